@@ -1,0 +1,1 @@
+//! Client library of the ringfold.v1 API.

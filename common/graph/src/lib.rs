@@ -1,0 +1,1 @@
+//! The tensor-graph IR: shapes, verifier, text dump, reverse-mode autodiff.

@@ -1,0 +1,1 @@
+//! Channel and server builders, shutdown, telemetry.

@@ -1,0 +1,19 @@
+//! Ids, units, job, cluster and dataset types, job files, error codes and the clock.
+//!
+//! This crate does no IO and knows no async runtime. Everything in it is a value or a pure
+//! function, so that the coordinator's core, the workers and the clients can share it.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`ids`] | newtype ids: a [`JobId`](ids::JobId) can't be passed for a [`Rank`](ids::Rank) |
+//! | [`job`] | [`JobSpec`](job::JobSpec), states, and what a job reports |
+//! | [`job_file`] | TOML to `JobSpec`; errors name file, line, key and what was expected |
+//! | [`dataset`] | what a dataset is known to hold; the part of it that a rank owns |
+//! | [`order`] | sample order as a pure function of (seed, epoch, position) |
+//! | [`random`] | the counter-based generator behind shuffling, dropout and initialisers |
+//! | [`error`] | the ten error codes at the edge |
+//! | [`clock`] | time as an argument |
+
+pub mod ids;
+pub mod order;
+pub mod random;

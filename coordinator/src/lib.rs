@@ -1,0 +1,1 @@
+//! The coordinator's shell: gRPC services and the leader loop.

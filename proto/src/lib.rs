@@ -1,0 +1,1 @@
+//! The wire: ringfold.v1 messages and services, and their conversions to the types of common.

@@ -1,0 +1,1 @@
+//! Ring all-reduce between ranks: algorithms over verbs, transports below them.

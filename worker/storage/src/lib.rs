@@ -1,0 +1,1 @@
+//! Dataset readers in, model files out.

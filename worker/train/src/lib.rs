@@ -1,0 +1,1 @@
+//! The step loop: optimizers, schedules, metrics and evaluation on one rank.
