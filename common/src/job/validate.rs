@@ -1,0 +1,310 @@
+//! Values that can't be right, whatever the cluster.
+
+use super::spec::{
+    AdamOptions, Architecture, ColumnRef, CsvSource, DataSource, DataSpec, Decay, EvaluateEvery,
+    JobSpec, Loss, MlpSpec, OptimizerSpec, Period, Scale, SgdOptions, TestData, TrainDuration,
+    TrainSpec,
+};
+
+/// Caps on what a job may ask for. Each is far above what this version is tested at.
+pub mod limits {
+    /// Bytes of a job's name.
+    pub const NAME_BYTES_MAX: usize = 200;
+    /// Bytes of a path.
+    pub const PATH_BYTES_MAX: usize = 4096;
+    /// Hidden layers of a perceptron.
+    pub const HIDDEN_LAYERS_MAX: usize = 64;
+    /// Width of one hidden layer.
+    pub const WIDTH_MAX: u32 = 1 << 16;
+    /// Samples of a global batch.
+    pub const GLOBAL_BATCH_MAX: u32 = 1 << 20;
+    /// Epochs of a job.
+    pub const EPOCHS_MAX: u64 = 1 << 32;
+    /// Steps of a job.
+    pub const STEPS_MAX: u64 = 1 << 40;
+    /// Ranks of a job.
+    pub const WORKERS_MAX: u32 = 1024;
+    /// Threads of a rank.
+    pub const THREADS_MAX: u32 = 1024;
+}
+
+/// A value that can't be right. `field` is the key of the job file, such as `train.global_batch`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {got}: expected {expected}")]
+pub struct SpecError {
+    /// The key, with its tables.
+    pub field: &'static str,
+    /// What would have been right.
+    pub expected: String,
+    /// What it is.
+    pub got: String,
+}
+
+/// Checks one value.
+fn check(
+    ok: bool,
+    field: &'static str,
+    got: impl ToString,
+    expected: impl Into<String>,
+) -> Result<(), SpecError> {
+    if ok {
+        return Ok(());
+    }
+    Err(SpecError {
+        field,
+        expected: expected.into(),
+        got: got.to_string(),
+    })
+}
+
+fn check_count(field: &'static str, got: u64, min: u64, max: u64) -> Result<(), SpecError> {
+    check(
+        (min..=max).contains(&got),
+        field,
+        got,
+        format!("a whole number from {min} to {max}"),
+    )
+}
+
+fn check_positive(field: &'static str, got: f64) -> Result<(), SpecError> {
+    check(
+        got.is_finite() && got > 0.0,
+        field,
+        got,
+        "a finite number above 0",
+    )
+}
+
+fn check_non_negative(field: &'static str, got: f64) -> Result<(), SpecError> {
+    check(
+        got.is_finite() && got >= 0.0,
+        field,
+        got,
+        "a finite number, 0 or more",
+    )
+}
+
+fn check_share(field: &'static str, got: f64) -> Result<(), SpecError> {
+    check(
+        (0.0..1.0).contains(&got),
+        field,
+        got,
+        "a number from 0 up to, but not, 1",
+    )
+}
+
+fn check_path(field: &'static str, path: &str) -> Result<(), SpecError> {
+    check(
+        !path.is_empty() && path.len() <= limits::PATH_BYTES_MAX && !path.contains('\0'),
+        field,
+        format!("{:?}", path.chars().take(80).collect::<String>()),
+        format!("a path of 1 to {} bytes", limits::PATH_BYTES_MAX),
+    )
+}
+
+impl JobSpec {
+    /// Checks every value against its range, and values against each other.
+    ///
+    /// # Errors
+    /// The first field, in the order of the job file, whose value can't be right.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        check(
+            !self.name.trim().is_empty()
+                && self.name.len() <= limits::NAME_BYTES_MAX
+                && !self.name.chars().any(char::is_control),
+            "name",
+            format!("{:?}", self.name.chars().take(80).collect::<String>()),
+            format!(
+                "1 to {} bytes without control characters",
+                limits::NAME_BYTES_MAX
+            ),
+        )?;
+        let Architecture::Mlp(mlp) = &self.model.architecture;
+        validate_mlp(mlp)?;
+        validate_data(&self.data)?;
+        validate_train(&self.train)?;
+        check_count(
+            "cluster.workers",
+            self.cluster.workers.into(),
+            1,
+            limits::WORKERS_MAX.into(),
+        )?;
+        check_count(
+            "cluster.threads",
+            self.cluster.threads.into(),
+            0,
+            limits::THREADS_MAX.into(),
+        )?;
+        check(
+            self.cluster.workers <= self.train.global_batch,
+            "cluster.workers",
+            self.cluster.workers,
+            format!(
+                "at most train.global_batch ({}), so that every rank has a sample",
+                self.train.global_batch
+            ),
+        )?;
+        check(
+            self.model.loss == Loss::CrossEntropy || matches!(self.data.source, DataSource::Csv(_)),
+            "model.loss",
+            "\"mean_squared_error\"",
+            "\"cross_entropy\" for data.format \"idx\", whose labels are classes",
+        )?;
+        check_path("output.dir", &self.output.dir)
+    }
+}
+
+fn validate_mlp(mlp: &MlpSpec) -> Result<(), SpecError> {
+    check(
+        mlp.hidden.len() <= limits::HIDDEN_LAYERS_MAX,
+        "model.hidden",
+        format!("a list of {}", mlp.hidden.len()),
+        format!("at most {} layers", limits::HIDDEN_LAYERS_MAX),
+    )?;
+    for &width in &mlp.hidden {
+        check_count("model.hidden", width.into(), 1, limits::WIDTH_MAX.into())?;
+    }
+    check_share("model.dropout", mlp.dropout)
+}
+
+fn validate_data(data: &DataSpec) -> Result<(), SpecError> {
+    match &data.source {
+        DataSource::Csv(csv) => validate_csv("data.path", csv)?,
+        DataSource::Idx(idx) => {
+            check_path("data.images", &idx.images)?;
+            check_path("data.labels", &idx.labels)?;
+        }
+    }
+    if let Scale::Divide(divisor) = data.scale {
+        check(
+            divisor.is_finite() && divisor != 0.0,
+            "data.scale.divide",
+            divisor,
+            "a finite number other than 0",
+        )?;
+    }
+    match (&data.test, &data.source) {
+        (TestData::None, _) => Ok(()),
+        (TestData::Fraction { fraction, .. }, _) => check(
+            *fraction > 0.0 && *fraction < 1.0,
+            "data.test.fraction",
+            fraction,
+            "a number between 0 and 1",
+        ),
+        (TestData::Files(DataSource::Csv(csv)), DataSource::Csv(_)) => {
+            validate_csv("data.test.path", csv)
+        }
+        (TestData::Files(DataSource::Idx(idx)), DataSource::Idx(_)) => {
+            check_path("data.test.images", &idx.images)?;
+            check_path("data.test.labels", &idx.labels)
+        }
+        (TestData::Files(_), _) => check(
+            false,
+            "data.test",
+            "of another format",
+            "files of the format of [data]",
+        ),
+    }
+}
+
+fn validate_csv(field: &'static str, csv: &CsvSource) -> Result<(), SpecError> {
+    check_path(field, &csv.path)?;
+    check(
+        csv.delimiter.is_ascii() && !matches!(csv.delimiter, b'"' | b'\n' | b'\r' | 0),
+        "data.delimiter",
+        format!("{:?}", char::from(csv.delimiter)),
+        "one ASCII character other than a quote or a line end",
+    )?;
+    check(
+        csv.header || matches!(csv.label, ColumnRef::Index(_)),
+        "data.label",
+        "a name",
+        "a column number from 0, because data.header is false",
+    )
+}
+
+fn validate_train(train: &TrainSpec) -> Result<(), SpecError> {
+    match train.duration {
+        TrainDuration::Epochs(epochs) => {
+            check_count("train.epochs", epochs, 1, limits::EPOCHS_MAX)?;
+        }
+        TrainDuration::Steps(steps) => check_count("train.steps", steps, 1, limits::STEPS_MAX)?,
+    }
+    check_count(
+        "train.global_batch",
+        train.global_batch.into(),
+        1,
+        limits::GLOBAL_BATCH_MAX.into(),
+    )?;
+    match &train.optimizer {
+        OptimizerSpec::Sgd(sgd) => validate_sgd(sgd)?,
+        OptimizerSpec::Adam(adam) | OptimizerSpec::AdamW(adam) => validate_adam(adam)?,
+    }
+    check_count(
+        "train.schedule.warmup_steps",
+        train.schedule.warmup_steps,
+        0,
+        limits::STEPS_MAX,
+    )?;
+    match train.schedule.decay {
+        Decay::Constant => {}
+        Decay::Step { every, gamma } => {
+            let (Period::Steps(count) | Period::Epochs(count)) = every;
+            check_count("train.schedule.every_steps", count, 1, limits::STEPS_MAX)?;
+            check(
+                gamma > 0.0 && gamma <= 1.0,
+                "train.schedule.gamma",
+                gamma,
+                "a number above 0, at most 1",
+            )?;
+        }
+        Decay::Cosine { min_rate } => {
+            check(
+                (0.0..=train.optimizer.learning_rate()).contains(&min_rate),
+                "train.schedule.min_rate",
+                min_rate,
+                format!(
+                    "from 0 to the learning rate ({})",
+                    train.optimizer.learning_rate()
+                ),
+            )?;
+        }
+    }
+    if let Some(norm) = train.clip_norm {
+        check_positive("train.clip_norm", norm)?;
+    }
+    check_non_negative("train.l2", train.l2)?;
+    if let EvaluateEvery::Period(period) = train.evaluate {
+        match period {
+            Period::Steps(n) => check_count("train.evaluate_steps", n, 1, limits::STEPS_MAX)?,
+            Period::Epochs(n) => check_count("train.evaluate_epochs", n, 1, limits::EPOCHS_MAX)?,
+        }
+    }
+    check_count(
+        "train.report_steps",
+        train.report_steps,
+        1,
+        limits::STEPS_MAX,
+    )?;
+    check_count("train.check_steps", train.check_steps, 0, limits::STEPS_MAX)
+}
+
+fn validate_sgd(sgd: &SgdOptions) -> Result<(), SpecError> {
+    check_positive("train.optimizer.learning_rate", sgd.learning_rate)?;
+    check_share("train.optimizer.momentum", sgd.momentum)?;
+    check(
+        !sgd.nesterov || sgd.momentum > 0.0,
+        "train.optimizer.nesterov",
+        "true",
+        "false, or a train.optimizer.momentum above 0",
+    )?;
+    check_non_negative("train.optimizer.weight_decay", sgd.weight_decay)
+}
+
+fn validate_adam(adam: &AdamOptions) -> Result<(), SpecError> {
+    check_positive("train.optimizer.learning_rate", adam.learning_rate)?;
+    check_share("train.optimizer.beta1", adam.beta1)?;
+    check_share("train.optimizer.beta2", adam.beta2)?;
+    check_positive("train.optimizer.epsilon", adam.epsilon)?;
+    check_non_negative("train.optimizer.weight_decay", adam.weight_decay)
+}
