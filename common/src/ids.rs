@@ -132,6 +132,28 @@ impl fmt::Debug for SpecHash {
     }
 }
 
+/// What every frame and RPC about a running job carries. A receiver drops, and counts, what does
+/// not match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Fence {
+    /// The job.
+    pub job: JobId,
+    /// The number of its world.
+    pub membership_epoch: MembershipEpoch,
+    /// The rank in that world.
+    pub rank: Rank,
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} epoch {} rank {}",
+            self.job, self.membership_epoch, self.rank
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

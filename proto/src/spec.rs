@@ -1,0 +1,436 @@
+//! `JobSpec` both ways. Receiving validates the whole spec.
+
+use ringfold_common::job::{
+    Activation, AdamOptions, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
+    Decay, Device, EvaluateEvery, IdxSource, Initialiser, JobSpec, LastBatch, Loss, MlpSpec,
+    ModelSpec, OptimizerSpec, OutputSpec, Period, Scale, ScheduleSpec, SgdOptions, TestData,
+    TrainDuration, TrainSpec,
+};
+
+use crate::error::{FieldError, required};
+use crate::v1;
+
+/// Pairs each variant of a common enum with its value on the wire, both ways.
+macro_rules! wire_enum {
+    ($common:ident, $wire:ident, $field:literal, { $($variant:ident),+ $(,)? }) => {
+        impl From<$common> for v1::$wire {
+            fn from(value: $common) -> Self {
+                match value { $($common::$variant => Self::$variant),+ }
+            }
+        }
+
+        impl TryFrom<v1::$wire> for $common {
+            type Error = FieldError;
+
+            fn try_from(value: v1::$wire) -> Result<Self, FieldError> {
+                match value {
+                    $(v1::$wire::$variant => Ok(Self::$variant),)+
+                    v1::$wire::Unspecified => Err(FieldError::new(
+                        $field,
+                        concat!("one of", $(" ", stringify!($variant)),+),
+                        "an unknown or unspecified value",
+                    )),
+                }
+            }
+        }
+    };
+}
+
+wire_enum!(Activation, Activation, "spec.model.mlp.activation", { Relu, Gelu, Tanh, Sigmoid });
+wire_enum!(Initialiser, Initialiser, "spec.model.mlp.initialiser", {
+    HeNormal, HeUniform, GlorotNormal, GlorotUniform, FanInUniform,
+});
+wire_enum!(Loss, Loss, "spec.model.loss", { CrossEntropy, MeanSquaredError });
+wire_enum!(LastBatch, LastBatch, "spec.train.last_batch", { Keep, Drop });
+wire_enum!(Device, Device, "spec.cluster.device", { Auto, Cpu });
+
+impl From<&JobSpec> for v1::JobSpec {
+    fn from(spec: &JobSpec) -> Self {
+        Self {
+            name: spec.name.clone(),
+            model: Some((&spec.model).into()),
+            data: Some((&spec.data).into()),
+            train: Some((&spec.train).into()),
+            cluster: Some(v1::ClusterSpec {
+                workers: spec.cluster.workers,
+                threads: spec.cluster.threads,
+                device: v1::Device::from(spec.cluster.device).into(),
+            }),
+            output: Some(v1::OutputSpec {
+                dir: spec.output.dir.clone(),
+            }),
+        }
+    }
+}
+
+impl TryFrom<v1::JobSpec> for JobSpec {
+    type Error = FieldError;
+
+    fn try_from(spec: v1::JobSpec) -> Result<Self, FieldError> {
+        let cluster = required(spec.cluster, "spec.cluster")?;
+        let spec = Self {
+            name: spec.name,
+            model: required(spec.model, "spec.model")?.try_into()?,
+            data: required(spec.data, "spec.data")?.try_into()?,
+            train: required(spec.train, "spec.train")?.try_into()?,
+            cluster: ClusterSpec {
+                workers: cluster.workers,
+                threads: cluster.threads,
+                device: cluster.device().try_into()?,
+            },
+            output: OutputSpec {
+                dir: required(spec.output, "spec.output")?.dir,
+            },
+        };
+        spec.validate()?;
+        require_absolute_paths(&spec)?;
+        Ok(spec)
+    }
+}
+
+/// On the wire every path is absolute: the receiver has another working directory.
+fn require_absolute_paths(spec: &JobSpec) -> Result<(), FieldError> {
+    let absolute = |field: &str, path: &str| {
+        if path.starts_with('/') {
+            return Ok(());
+        }
+        Err(FieldError::new(
+            field,
+            "an absolute path",
+            format!("{path:?}"),
+        ))
+    };
+    let source = |prefix: &str, source: &DataSource| match source {
+        DataSource::Csv(csv) => absolute(&format!("{prefix}.path"), &csv.path),
+        DataSource::Idx(idx) => {
+            absolute(&format!("{prefix}.images"), &idx.images)?;
+            absolute(&format!("{prefix}.labels"), &idx.labels)
+        }
+    };
+    source("spec.data", &spec.data.source)?;
+    if let TestData::Files(files) = &spec.data.test {
+        source("spec.data.test", files)?;
+    }
+    absolute("spec.output.dir", &spec.output.dir)
+}
+
+impl From<&ModelSpec> for v1::ModelSpec {
+    fn from(model: &ModelSpec) -> Self {
+        let Architecture::Mlp(mlp) = &model.architecture;
+        Self {
+            architecture: Some(v1::model_spec::Architecture::Mlp(v1::MlpSpec {
+                hidden: mlp.hidden.clone(),
+                activation: v1::Activation::from(mlp.activation).into(),
+                dropout: mlp.dropout,
+                initialiser: v1::Initialiser::from(mlp.initialiser).into(),
+            })),
+            loss: v1::Loss::from(model.loss).into(),
+        }
+    }
+}
+
+impl TryFrom<v1::ModelSpec> for ModelSpec {
+    type Error = FieldError;
+
+    fn try_from(model: v1::ModelSpec) -> Result<Self, FieldError> {
+        let loss = model.loss().try_into()?;
+        let v1::model_spec::Architecture::Mlp(mlp) =
+            required(model.architecture, "spec.model.architecture")?;
+        Ok(Self {
+            architecture: Architecture::Mlp(MlpSpec {
+                activation: mlp.activation().try_into()?,
+                initialiser: mlp.initialiser().try_into()?,
+                dropout: mlp.dropout,
+                hidden: mlp.hidden,
+            }),
+            loss,
+        })
+    }
+}
+
+impl From<&DataSpec> for v1::DataSpec {
+    fn from(data: &DataSpec) -> Self {
+        use v1::scale::Kind;
+        let scale = match data.scale {
+            Scale::None => Kind::None(v1::Unit {}),
+            Scale::Divide(divisor) => Kind::Divide(divisor),
+            Scale::Standardize => Kind::Standardize(v1::Unit {}),
+            Scale::MinMax => Kind::MinMax(v1::Unit {}),
+        };
+        let test = match &data.test {
+            TestData::None => None,
+            TestData::Fraction { fraction, seed } => {
+                Some(v1::test_data::Kind::Fraction(v1::TestFraction {
+                    fraction: *fraction,
+                    seed: *seed,
+                }))
+            }
+            TestData::Files(files) => Some(v1::test_data::Kind::Files(files.into())),
+        };
+        Self {
+            source: Some((&data.source).into()),
+            scale: Some(v1::Scale { kind: Some(scale) }),
+            test: test.map(|kind| v1::TestData { kind: Some(kind) }),
+        }
+    }
+}
+
+impl TryFrom<v1::DataSpec> for DataSpec {
+    type Error = FieldError;
+
+    fn try_from(data: v1::DataSpec) -> Result<Self, FieldError> {
+        use v1::scale::Kind;
+        let scale = required(data.scale, "spec.data.scale")?;
+        let scale = match required(scale.kind, "spec.data.scale.kind")? {
+            Kind::None(_) => Scale::None,
+            Kind::Divide(divisor) => Scale::Divide(divisor),
+            Kind::Standardize(_) => Scale::Standardize,
+            Kind::MinMax(_) => Scale::MinMax,
+        };
+        let test = match data.test {
+            None => TestData::None,
+            Some(test) => match required(test.kind, "spec.data.test.kind")? {
+                v1::test_data::Kind::Fraction(part) => TestData::Fraction {
+                    fraction: part.fraction,
+                    seed: part.seed,
+                },
+                v1::test_data::Kind::Files(files) => {
+                    TestData::Files(source_from_wire(files, "spec.data.test.files")?)
+                }
+            },
+        };
+        let source = source_from_wire(
+            required(data.source, "spec.data.source")?,
+            "spec.data.source",
+        )?;
+        Ok(Self {
+            source,
+            scale,
+            test,
+        })
+    }
+}
+
+impl From<&DataSource> for v1::DataSource {
+    fn from(source: &DataSource) -> Self {
+        let format = match source {
+            DataSource::Csv(csv) => v1::data_source::Format::Csv(v1::CsvSource {
+                path: csv.path.clone(),
+                label: Some(match &csv.label {
+                    ColumnRef::Name(name) => v1::csv_source::Label::LabelName(name.clone()),
+                    ColumnRef::Index(index) => v1::csv_source::Label::LabelIndex(*index),
+                }),
+                header: csv.header,
+                delimiter: csv.delimiter.into(),
+            }),
+            DataSource::Idx(idx) => v1::data_source::Format::Idx(v1::IdxSource {
+                images: idx.images.clone(),
+                labels: idx.labels.clone(),
+            }),
+        };
+        Self {
+            format: Some(format),
+        }
+    }
+}
+
+fn source_from_wire(source: v1::DataSource, field: &str) -> Result<DataSource, FieldError> {
+    match required(source.format, &format!("{field}.format"))? {
+        v1::data_source::Format::Csv(csv) => {
+            let label = required(csv.label, &format!("{field}.csv.label"))?;
+            let delimiter = if csv.delimiter == 0 {
+                u32::from(b',')
+            } else {
+                csv.delimiter
+            };
+            Ok(DataSource::Csv(CsvSource {
+                path: csv.path,
+                label: match label {
+                    v1::csv_source::Label::LabelName(name) => ColumnRef::Name(name),
+                    v1::csv_source::Label::LabelIndex(index) => ColumnRef::Index(index),
+                },
+                header: csv.header,
+                delimiter: u8::try_from(delimiter).map_err(|_| {
+                    FieldError::new(
+                        &format!("{field}.csv.delimiter"),
+                        "an ASCII code",
+                        csv.delimiter,
+                    )
+                })?,
+            }))
+        }
+        v1::data_source::Format::Idx(idx) => Ok(DataSource::Idx(IdxSource {
+            images: idx.images,
+            labels: idx.labels,
+        })),
+    }
+}
+
+impl From<Period> for v1::Period {
+    fn from(period: Period) -> Self {
+        Self {
+            unit: Some(match period {
+                Period::Steps(steps) => v1::period::Unit::Steps(steps),
+                Period::Epochs(epochs) => v1::period::Unit::Epochs(epochs),
+            }),
+        }
+    }
+}
+
+fn period_from_wire(period: v1::Period, field: &str) -> Result<Period, FieldError> {
+    Ok(match required(period.unit, field)? {
+        v1::period::Unit::Steps(steps) => Period::Steps(steps),
+        v1::period::Unit::Epochs(epochs) => Period::Epochs(epochs),
+    })
+}
+
+impl From<&TrainSpec> for v1::TrainSpec {
+    fn from(train: &TrainSpec) -> Self {
+        Self {
+            duration: Some(match train.duration {
+                TrainDuration::Epochs(epochs) => v1::train_spec::Duration::Epochs(epochs),
+                TrainDuration::Steps(steps) => v1::train_spec::Duration::Steps(steps),
+            }),
+            global_batch: train.global_batch,
+            last_batch: v1::LastBatch::from(train.last_batch).into(),
+            seed: train.seed,
+            optimizer: Some((&train.optimizer).into()),
+            schedule: Some((&train.schedule).into()),
+            clip_norm: train.clip_norm,
+            l2: train.l2,
+            evaluate_every: match train.evaluate {
+                EvaluateEvery::End => None,
+                EvaluateEvery::Period(period) => Some(period.into()),
+            },
+            report_steps: train.report_steps,
+            check_steps: train.check_steps,
+        }
+    }
+}
+
+impl TryFrom<v1::TrainSpec> for TrainSpec {
+    type Error = FieldError;
+
+    fn try_from(train: v1::TrainSpec) -> Result<Self, FieldError> {
+        let last_batch = train.last_batch().try_into()?;
+        Ok(Self {
+            duration: match required(train.duration, "spec.train.duration")? {
+                v1::train_spec::Duration::Epochs(epochs) => TrainDuration::Epochs(epochs),
+                v1::train_spec::Duration::Steps(steps) => TrainDuration::Steps(steps),
+            },
+            global_batch: train.global_batch,
+            last_batch,
+            seed: train.seed,
+            optimizer: required(train.optimizer, "spec.train.optimizer")?.try_into()?,
+            schedule: required(train.schedule, "spec.train.schedule")?.try_into()?,
+            clip_norm: train.clip_norm,
+            l2: train.l2,
+            evaluate: match train.evaluate_every {
+                None => EvaluateEvery::End,
+                Some(period) => EvaluateEvery::Period(period_from_wire(
+                    period,
+                    "spec.train.evaluate_every.unit",
+                )?),
+            },
+            report_steps: train.report_steps,
+            check_steps: train.check_steps,
+        })
+    }
+}
+
+impl From<&OptimizerSpec> for v1::OptimizerSpec {
+    fn from(optimizer: &OptimizerSpec) -> Self {
+        use v1::optimizer_spec::Kind;
+        let adam = |options: &AdamOptions| v1::AdamOptions {
+            learning_rate: options.learning_rate,
+            beta1: options.beta1,
+            beta2: options.beta2,
+            epsilon: options.epsilon,
+            weight_decay: options.weight_decay,
+        };
+        Self {
+            kind: Some(match optimizer {
+                OptimizerSpec::Sgd(options) => Kind::Sgd(v1::SgdOptions {
+                    learning_rate: options.learning_rate,
+                    momentum: options.momentum,
+                    nesterov: options.nesterov,
+                    weight_decay: options.weight_decay,
+                }),
+                OptimizerSpec::Adam(options) => Kind::Adam(adam(options)),
+                OptimizerSpec::AdamW(options) => Kind::Adamw(adam(options)),
+            }),
+        }
+    }
+}
+
+impl TryFrom<v1::OptimizerSpec> for OptimizerSpec {
+    type Error = FieldError;
+
+    fn try_from(optimizer: v1::OptimizerSpec) -> Result<Self, FieldError> {
+        use v1::optimizer_spec::Kind;
+        let adam = |options: v1::AdamOptions| AdamOptions {
+            learning_rate: options.learning_rate,
+            beta1: options.beta1,
+            beta2: options.beta2,
+            epsilon: options.epsilon,
+            weight_decay: options.weight_decay,
+        };
+        Ok(
+            match required(optimizer.kind, "spec.train.optimizer.kind")? {
+                Kind::Sgd(options) => Self::Sgd(SgdOptions {
+                    learning_rate: options.learning_rate,
+                    momentum: options.momentum,
+                    nesterov: options.nesterov,
+                    weight_decay: options.weight_decay,
+                }),
+                Kind::Adam(options) => Self::Adam(adam(options)),
+                Kind::Adamw(options) => Self::AdamW(adam(options)),
+            },
+        )
+    }
+}
+
+impl From<&ScheduleSpec> for v1::ScheduleSpec {
+    fn from(schedule: &ScheduleSpec) -> Self {
+        use v1::schedule_spec::Decay as Wire;
+        Self {
+            warmup_steps: schedule.warmup_steps,
+            decay: Some(match schedule.decay {
+                Decay::Constant => Wire::Constant(v1::Unit {}),
+                Decay::Step { every, gamma } => Wire::Step(v1::StepDecay {
+                    every: Some(every.into()),
+                    gamma,
+                }),
+                Decay::Cosine { min_rate } => Wire::Cosine(v1::CosineDecay { min_rate }),
+            }),
+        }
+    }
+}
+
+impl TryFrom<v1::ScheduleSpec> for ScheduleSpec {
+    type Error = FieldError;
+
+    fn try_from(schedule: v1::ScheduleSpec) -> Result<Self, FieldError> {
+        use v1::schedule_spec::Decay as Wire;
+        let decay = match required(schedule.decay, "spec.train.schedule.decay")? {
+            Wire::Constant(_) => Decay::Constant,
+            Wire::Step(step) => Decay::Step {
+                every: period_from_wire(
+                    required(step.every, "spec.train.schedule.step.every")?,
+                    "spec.train.schedule.step.every.unit",
+                )?,
+                gamma: step.gamma,
+            },
+            Wire::Cosine(cosine) => Decay::Cosine {
+                min_rate: cosine.min_rate,
+            },
+        };
+        Ok(Self {
+            warmup_steps: schedule.warmup_steps,
+            decay,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
