@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`ids`] | newtype ids: a [`JobId`](ids::JobId) can't be passed for a [`Rank`](ids::Rank) |
 //! | [`job`] | [`JobSpec`](job::JobSpec), states, and what a job reports |
-//! | `job_file` | TOML to `JobSpec`; errors name file, line, key and what was expected |
+//! | [`job_file`] | TOML to `JobSpec`; errors name file, line, key and what was expected |
 //! | [`dataset`] | what a dataset is known to hold; the part of it that a rank owns |
 //! | [`order`] | sample order as a pure function of (seed, epoch, position) |
 //! | [`random`] | the counter-based generator behind shuffling, dropout and initialisers |
@@ -19,5 +19,6 @@ pub mod dataset;
 pub mod error;
 pub mod ids;
 pub mod job;
+pub mod job_file;
 pub mod order;
 pub mod random;
