@@ -88,6 +88,10 @@ impl From<ExitCause> for Cause {
 
 /// One thing that happened. Every event that names a slot renews its lease.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one event lives at a time, and submissions are rare"
+)]
 pub enum Event {
     /// A worker opened its session. It is free. With an id that is registered already, the event
     /// is dropped and counted; past [`slots_max`](crate::CoreConfig::slots_max), the slot is

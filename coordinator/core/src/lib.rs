@@ -40,10 +40,13 @@
 //!
 //! [`Reason::CoordinatorRestarted`]: ringfold_common::job::Reason::CoordinatorRestarted
 
+mod blame;
 mod config;
 mod effect;
 mod event;
+mod log;
 mod machine;
+mod placement;
 mod record;
 mod view;
 
