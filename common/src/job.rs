@@ -4,6 +4,7 @@
 //! A value of these types may still ask for the impossible until [`JobSpec::validate`] has said
 //! yes; everything below the edge takes validated specs.
 
+mod any_float;
 mod report;
 mod spec;
 mod state;

@@ -22,14 +22,19 @@ pub struct Progress {
     /// Samples trained on since the start, over all ranks.
     pub samples: u64,
     /// The mean loss of the samples since the last report, over all ranks, before their updates.
+    #[serde(with = "super::any_float")]
     pub loss: f64,
     /// The learning rate of the last step.
+    #[serde(with = "super::any_float")]
     pub learning_rate: f64,
     /// The L2 norm of the last step's gradient before clipping.
+    #[serde(with = "super::any_float")]
     pub gradient_norm: f64,
     /// Since the last report, over all ranks.
+    #[serde(with = "super::any_float")]
     pub samples_per_second: f64,
     /// The share of time since the last report that rank 0 spent in the all-reduce, in [0, 1].
+    #[serde(with = "super::any_float")]
     pub communication_share: f64,
 }
 
@@ -43,6 +48,7 @@ pub struct Evaluation {
     /// Test records evaluated.
     pub records: u64,
     /// By name: `test_loss`, and `test_accuracy` for classes.
+    #[serde(with = "super::any_float::by_name")]
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -56,12 +62,15 @@ pub struct Summary {
     /// Samples trained on, over all ranks.
     pub samples: u64,
     /// Seconds from the ring's forming to the saved model, evaluation included.
+    #[serde(with = "super::any_float")]
     pub wall_seconds: f64,
     /// Samples trained on, by the seconds spent in training steps.
+    #[serde(with = "super::any_float")]
     pub samples_per_second: f64,
     /// Numbers that the model learned.
     pub parameters: u64,
     /// By name: `train_loss` (mean of the last epoch's samples), `test_loss`, `test_accuracy`.
+    #[serde(with = "super::any_float::by_name")]
     pub metrics: BTreeMap<String, f64>,
     /// BLAKE3 over the weights: every parameter's values in little-endian bytes, in the order of
     /// the names. In hexadecimal.

@@ -1,1 +1,58 @@
-//! The coordinator's state machine: event in, effects out.
+//! The coordinator's state machine: events in, effects out.
+//!
+//! [`Core::apply`] takes the time and one [`Event`] and returns the [`Effect`]s that the shell is
+//! to perform. The core reads no clock, opens nothing, draws no random number and iterates over
+//! ordered maps only: the same events give the same effects, byte for byte.
+//!
+//! # Contract with the shell
+//!
+//! - **Order.** Effects are performed in the order in which they stand. If durable state changed,
+//!   the first effect is [`Effect::Commit`], and there is no other commit in the batch. The rest
+//!   of the batch is performed only once the commit has succeeded. If it fails, the shell drops
+//!   the core, loads the store and restores a new core from it.
+//! - **Durable and soft.** The store holds what [`JobRecord`] holds, of every job, and the next
+//!   job id. Submission, start, the forming of the ring, evaluations and the end of a job are
+//!   committed. Slots, leases, queue reasons, how many ranks are ready, and progress are soft;
+//!   the last progress becomes durable with the job's end.
+//! - **Restart.** [`Core::restore`] starts from a [`Snapshot`] with no slots: workers register
+//!   again. A job that was starting or running is queued again at its old place, with
+//!   [`Reason::CoordinatorRestarted`], and runs from its start in a higher membership epoch.
+//! - **Slots.** The shell hands out slot ids, never the same twice in the life of a core. It
+//!   turns everything that a worker says into an event that names the slot; each renews the
+//!   slot's lease. Leases are checked on [`Event::Tick`]: drain what has been received before
+//!   ticking, so that a paused coordinator does not take silence for death.
+//! - **Fences.** What a rank says carries a [`Fence`]. What does not fit the slot's post is
+//!   dropped and counted in [`Core::stale_messages`].
+//! - **Robustness.** Nothing that arrives from the network makes the core panic.
+//!
+//! # Scheduling
+//!
+//! Strict first in, first out, in the order of job ids. The head of the queue starts when as many
+//! slots are free as it has ranks, all at once; the others wait behind it. Ranks are packed on few
+//! hosts, and on few nodes of a host, in an order that depends on names and numbers only.
+//!
+//! # A failure's first cause
+//!
+//! The first sign of a fault aborts the other ranks at once. If the sign may be the consequence of
+//! something else (a lost peer, a lost connection, a clean exit), the job waits
+//! [`CoreConfig::blame_grace`] for a better one. The best cause wins, and of equals the first:
+//! see [`Core::apply`] with [`Event::ProcessExited`] and [`Event::RankFailed`].
+//!
+//! [`Reason::CoordinatorRestarted`]: ringfold_common::job::Reason::CoordinatorRestarted
+
+mod blame;
+mod config;
+mod effect;
+mod event;
+mod log;
+mod machine;
+mod placement;
+mod record;
+mod view;
+
+pub use config::CoreConfig;
+pub use effect::{Assignment, CloseReason, Command, Effect, Refusal, Reply};
+pub use event::{Event, ExitCause, Fence, Now, RequestId, SlotInfo, StreamEnd};
+pub use machine::Core;
+pub use record::{Change, JobRecord, Snapshot};
+pub use view::{JobEvents, JobView, SlotState, SlotView};
