@@ -148,7 +148,7 @@ impl fmt::Display for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} epoch {} rank {}",
+            "{} membership epoch {} rank {}",
             self.job, self.membership_epoch, self.rank
         )
     }

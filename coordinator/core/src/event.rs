@@ -1,11 +1,11 @@
 //! What happens to the coordinator.
 
-use std::fmt;
 use std::time::Duration;
 
 use ringfold_common::clock::UnixMillis;
 use ringfold_common::dataset::DatasetInfo;
-use ringfold_common::ids::{JobId, MembershipEpoch, NodeName, Rank, SlotId};
+use ringfold_common::ids::{JobId, NodeName, SlotId};
+pub use ringfold_common::ids::Fence;
 use ringfold_common::job::{Cause, Evaluation, JobSpec, Phase, Progress, Summary};
 
 /// The time of an event. Leases and deadlines are measured on `monotonic`; records carry `wall`.
@@ -20,27 +20,6 @@ pub struct Now {
 /// Names a request of a client, so that the shell can route the reply. The core only hands it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
-
-/// What a rank's messages carry: whom they speak for. What does not fit is stale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fence {
-    /// The job.
-    pub job: JobId,
-    /// The number of its world.
-    pub membership_epoch: MembershipEpoch,
-    /// The position in that world.
-    pub rank: Rank,
-}
-
-impl fmt::Display for Fence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} membership epoch {} rank {}",
-            self.job, self.membership_epoch, self.rank
-        )
-    }
-}
 
 /// What a slot's process says of itself when it registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
