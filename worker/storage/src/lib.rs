@@ -1,1 +1,53 @@
 //! Dataset readers in, model files out.
+//!
+//! # Datasets
+//!
+//! [`inspect`] reads and validates the files that a job names and says what they hold: the
+//! coordinator does so when a job is submitted. [`Dataset::load`] makes the same pass and keeps
+//! the records: every rank does so. Both give the same [`DatasetInfo`](ringfold_common::dataset),
+//! whose fingerprint covers every decompressed byte, or the same [`StorageError`].
+//!
+//! - **CSV**: UTF-8 text, plain or gzip (told by its first bytes, not its name), with or without a
+//!   byte order mark and a header; lines end in LF or CRLF; fields may be quoted as in RFC 4180;
+//!   spaces and tabs around a field don't count; blank lines are skipped. Every column but the
+//!   label's is a feature and must hold finite numbers. Columns count from 0, lines and records
+//!   from 1.
+//! - **IDX**, the format of MNIST: unsigned bytes, plain or gzip. Images have one dimension or
+//!   more, the first is the record; labels have one.
+//!
+//! Under cross-entropy the distinct labels of the training and test files are the classes, sorted
+//! as integers if all are integers, else by their bytes; IDX labels give the classes `0` to the
+//! greatest. Under mean squared error a label is one finite number.
+//!
+//! A seeded test fraction takes exactly round(fraction x records) records, by
+//! [`Permutation`](ringfold_common::order::Permutation): a pure function of seed and record count.
+//!
+//! # Models
+//!
+//! A model is a directory: `weights.safetensors`, `model.json` (a [`ModelDescription`]),
+//! `summary.json`, `metrics.jsonl`. [`ModelFiles`] writes and reads it; each file appears whole or
+//! not at all. [`read_unlabelled`] and [`read_labelled`] read further data for a saved model.
+//!
+//! # What isn't here
+//!
+//! No training, no network, no clocks, no threads. Nothing is read in pieces: a dataset fits in
+//! the memory of each rank.
+
+mod dataset;
+mod error;
+mod limits;
+mod model;
+mod predict;
+mod records;
+mod scaler;
+
+pub use dataset::{Columns, Dataset, SourceFormat, inspect};
+pub use error::{Column, FieldPlace, FieldRole, StorageError};
+pub use limits::{BytesRead, Limits, ProgressHook, ReadOptions};
+pub use model::{
+    FORMAT_VERSION, MetricsWriter, Model, ModelDescription, ModelFiles, NamedTensor, Tensor,
+    check_output_dir, weights_blake3,
+};
+pub use predict::{LabelledFiles, Unlabelled, read_labelled, read_unlabelled};
+pub use records::{Features, LabelsOut, Records};
+pub use scaler::Scaler;

@@ -1,0 +1,256 @@
+//! Records in memory, and the gather that fills a micro-batch.
+
+use std::sync::Arc;
+
+use ringfold_common::order::Permutation;
+
+use crate::scaler::Scaler;
+
+/// The features of records, without labels: a row-major matrix `[len, width]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Features {
+    width: usize,
+    values: Values,
+}
+
+/// Feature values as compactly as their source allows.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Values {
+    /// Of IDX files.
+    U8(Vec<u8>),
+    /// Of CSV files.
+    F32(Vec<f32>),
+}
+
+impl Features {
+    /// Rows of `width` values.
+    ///
+    /// # Panics
+    /// If `width` is zero or the values aren't whole rows.
+    pub(crate) fn new(width: usize, values: Values) -> Self {
+        let count = match &values {
+            Values::U8(values) => values.len(),
+            Values::F32(values) => values.len(),
+        };
+        assert!(
+            width > 0 && count.is_multiple_of(width),
+            "{count} values in rows of {width}"
+        );
+        Self { width, values }
+    }
+
+    /// Records.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        let count = match &self.values {
+            Values::U8(values) => values.len(),
+            Values::F32(values) => values.len(),
+        };
+        (count / self.width) as u64
+    }
+
+    /// True if there are no records.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Numbers in one record.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Writes the scaled features of the records at `indices` to `out`, row-major
+    /// `[indices, width]`. Allocates nothing.
+    ///
+    /// # Panics
+    /// If `out` doesn't hold exactly that many rows, or an index is not below [`Self::len`], or
+    /// the scaler is of another width.
+    pub fn gather(&self, indices: impl IntoIterator<Item = u64>, scaler: &Scaler, out: &mut [f32]) {
+        let mut rows = out.chunks_exact_mut(self.width);
+        for index in indices {
+            let row = rows.next().expect("features_out has a row for every index");
+            self.copy_row(index, scaler, row);
+        }
+        assert!(
+            rows.len() == 0 && rows.into_remainder().is_empty(),
+            "features_out has one row for every index"
+        );
+    }
+
+    /// Writes one scaled row.
+    #[inline]
+    pub(crate) fn copy_row(&self, index: u64, scaler: &Scaler, out: &mut [f32]) {
+        let start = index as usize * self.width;
+        let range = start..start + self.width;
+        match &self.values {
+            Values::U8(values) => scaler.scale_bytes(&values[range], out),
+            Values::F32(values) => scaler.scale(&values[range], out),
+        }
+    }
+}
+
+/// The labels of records.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Labels {
+    /// Class numbers.
+    Classes(Vec<u32>),
+    /// Numbers to predict.
+    Values(Vec<f32>),
+}
+
+/// Where a gather writes labels: one element a record.
+#[derive(Debug)]
+pub enum LabelsOut<'a> {
+    /// Class numbers, for [`Target::Classes`](ringfold_common::dataset::Target::Classes).
+    Classes(&'a mut [i32]),
+    /// Numbers, for [`Target::Values`](ringfold_common::dataset::Target::Values) of one value.
+    Values(&'a mut [f32]),
+}
+
+/// Labelled records: the training or the test part of a dataset. Cloning shares the memory.
+#[derive(Clone, Debug)]
+pub struct Records {
+    features: Arc<Features>,
+    labels: Arc<Labels>,
+    selection: Selection,
+}
+
+/// Which rows of a table are records of a part.
+#[derive(Clone, Copy, Debug)]
+enum Selection {
+    /// The first `len`, in order.
+    First { len: u64 },
+    /// Those at positions `start..start + len` of a permutation.
+    Permuted {
+        permutation: Permutation,
+        start: u64,
+        len: u64,
+    },
+}
+
+impl Records {
+    /// All rows of a table.
+    pub(crate) fn all(features: Arc<Features>, labels: Arc<Labels>) -> Self {
+        let len = features.len();
+        Self {
+            features,
+            labels,
+            selection: Selection::First { len },
+        }
+    }
+
+    /// None of the rows of this part's table.
+    pub(crate) fn none(&self) -> Self {
+        Self {
+            selection: Selection::First { len: 0 },
+            ..self.clone()
+        }
+    }
+
+    /// The rows at positions `start..start + len` of a permutation of the table's rows.
+    pub(crate) fn permuted(&self, permutation: Permutation, start: u64, len: u64) -> Self {
+        Self {
+            selection: Selection::Permuted {
+                permutation,
+                start,
+                len,
+            },
+            ..self.clone()
+        }
+    }
+
+    /// Records.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self.selection {
+            Selection::First { len } | Selection::Permuted { len, .. } => len,
+        }
+    }
+
+    /// True if there are no records.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Numbers in one record, without its label.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.features.width()
+    }
+
+    /// The row of the table that is the record at `index`.
+    ///
+    /// # Panics
+    /// If `index` is not below [`Self::len`].
+    #[inline]
+    fn row(&self, index: u64) -> u64 {
+        assert!(index < self.len(), "record {index} of {}", self.len());
+        match &self.selection {
+            Selection::First { .. } => index,
+            Selection::Permuted {
+                permutation, start, ..
+            } => permutation.at(start + index),
+        }
+    }
+
+    /// Writes one unscaled row.
+    pub(crate) fn copy_raw(&self, index: u64, out: &mut [f32]) {
+        self.features.copy_row(self.row(index), &Scaler::None, out);
+    }
+
+    /// Writes the scaled features of the records at `indices` to `features_out`, row-major
+    /// `[indices, width]`, and their labels to `labels_out`. Allocates nothing.
+    ///
+    /// # Panics
+    /// If `features_out` or `labels_out` don't hold exactly one row or label for every index, if
+    /// `labels_out` is not of the kind of the dataset's target, if an index is not below
+    /// [`Self::len`], or if the scaler is of another width.
+    pub fn gather(
+        &self,
+        indices: impl IntoIterator<Item = u64>,
+        scaler: &Scaler,
+        features_out: &mut [f32],
+        labels_out: LabelsOut<'_>,
+    ) {
+        match (&*self.labels, labels_out) {
+            (Labels::Classes(labels), LabelsOut::Classes(out)) => {
+                self.gather_with(indices, scaler, features_out, out, |row| labels[row] as i32);
+            }
+            (Labels::Values(labels), LabelsOut::Values(out)) => {
+                self.gather_with(indices, scaler, features_out, out, |row| labels[row]);
+            }
+            (Labels::Classes(_), LabelsOut::Values(_)) => {
+                panic!("labels_out is for values, the labels are classes")
+            }
+            (Labels::Values(_), LabelsOut::Classes(_)) => {
+                panic!("labels_out is for classes, the labels are values")
+            }
+        }
+    }
+
+    fn gather_with<T>(
+        &self,
+        indices: impl IntoIterator<Item = u64>,
+        scaler: &Scaler,
+        features_out: &mut [f32],
+        labels_out: &mut [T],
+        label: impl Fn(usize) -> T,
+    ) {
+        let mut labels = labels_out.iter_mut();
+        let rows = indices.into_iter().map(|index| {
+            let row = self.row(index);
+            *labels
+                .next()
+                .expect("labels_out has an element for every index") = label(row as usize);
+            row
+        });
+        self.features.gather(rows, scaler, features_out);
+        assert!(
+            labels.len() == 0,
+            "labels_out has one element for every index"
+        );
+    }
+}
