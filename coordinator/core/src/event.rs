@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ringfold_common::clock::UnixMillis;
 use ringfold_common::dataset::DatasetInfo;
-use ringfold_common::ids::{JobId, NodeName, SlotId};
 pub use ringfold_common::ids::Fence;
+use ringfold_common::ids::{JobId, NodeName, SlotId};
 use ringfold_common::job::{Cause, Evaluation, JobSpec, Phase, Progress, Summary};
 
 /// The time of an event. Leases and deadlines are measured on `monotonic`; records carry `wall`.
