@@ -1,1 +1,55 @@
-//! The tensor-graph IR: shapes, verifier, text dump, reverse-mode autodiff.
+//! The tensor-graph IR: shapes, verifier, text dump, reverse-mode autodiff, initialisers, and the
+//! built-in models.
+//!
+//! This crate is pure: no IO, clocks, threads or unseeded randomness, and no output that depends on
+//! hash order. The same calls give the same graph and the same dump, byte for byte.
+//!
+//! # Contract
+//! - A [`Graph`] is a list of *values* (graph inputs, parameters, the loss scale, results of
+//!   nodes) and a list of *nodes* in an order in which they may run: every operand of a node is
+//!   defined before it. Ids ([`ValueId`], [`NodeId`], [`ParameterId`]) are positions in these
+//!   lists; they belong to one graph.
+//! - Every value has a [`TensorType`]: a [`DType`] and a [`Shape`] whose dimensions are fixed or
+//!   [`Dim::Batch`]. A model is built once and bound to a batch size when it is planned.
+//!   Tensors are dense and row-major. All floats of one graph have one type, [`Graph::dtype`].
+//! - [`Graph::apply`] infers the type of a result and refuses operands that don't fit;
+//!   [`Graph::verify`] checks a whole graph again (a graph that was rewritten or decoded).
+//! - [`differentiate`] appends the backward nodes. The result names one gradient per parameter, in
+//!   *gradient-ready order*: the order in which the nodes that finish them stand in the graph, so
+//!   that a reduction of the first ones can go on while later ones are computed. The gradient is
+//!   that of `loss_scale * loss`, where `loss_scale` is a scalar given at run time.
+//! - Conventions of operators, parameters and their names are those of PyTorch, so that exported
+//!   weights are drop-in: [`Op::Affine`] is `x · Wᵀ + b` with `W` of `[outputs, inputs]`.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`shape`] | [`DType`], [`Dim`], [`Shape`], [`TensorType`] |
+//! | [`op`] | [`Op`]: every operator, its formula and its operands |
+//! | [`graph`] | [`Graph`] and its parts; building |
+//! | `infer`, `verify` | type inference of one node; the check of a whole graph |
+//! | `dump` | the stable text form: `Display` of [`Graph`] |
+//! | [`autodiff`] | [`differentiate`] |
+//! | [`init`] | [`Initialiser`]: initial values as a pure function of seed, name, element |
+//! | [`models`] | built-in models: [`models::mlp`] |
+//! | [`error`] | [`GraphError`] |
+
+pub mod autodiff;
+mod dump;
+pub mod error;
+pub mod graph;
+mod infer;
+pub mod init;
+pub mod models;
+pub mod op;
+pub mod shape;
+mod verify;
+
+pub use autodiff::differentiate;
+pub use error::GraphError;
+pub use graph::{
+    Gradient, Graph, Input, Node, NodeId, Origin, Output, OutputRole, Parameter, ParameterId,
+    Value, ValueId,
+};
+pub use init::{Initialiser, InitialiserScheme};
+pub use op::{Activation, Op};
+pub use shape::{DType, Dim, Shape, TensorType};

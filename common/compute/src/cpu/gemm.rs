@@ -1,0 +1,191 @@
+//! Matrix products by the `gemm` crate.
+//!
+//! Invariant of this module, the only one with unsafe code: [`matmul`] is the only caller of
+//! `gemm::gemm`, and before the call it has asserted that each of the three slices holds exactly
+//! the elements of its dense, row-major matrix. Every address that the callee computes is base +
+//! row · row stride + column · column stride within those dimensions; the destination is borrowed
+//! mutably, so it overlaps neither operand.
+//!
+//! The sum over `k` is cut here into runs of [`K_RUN`]. The callee cuts longer sums at a length
+//! that it derives from the machine's cache sizes; up to 512 it doesn't cut. So the order of
+//! additions, and with it every bit, is the same for all cache sizes and thread counts.
+
+use gemm::Parallelism;
+
+use crate::element::Element;
+
+/// The longest sum that is handed over in one piece.
+pub const K_RUN: usize = 512;
+
+/// `dst [m, n] (+)= lhs [m, k] · rhs [k, n]`, all row-major.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatMul {
+    /// Rows of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// The length of the sums.
+    pub k: usize,
+    /// `lhs` is stored as `[k, m]`.
+    pub lhs_transposed: bool,
+    /// `rhs` is stored as `[n, k]`.
+    pub rhs_transposed: bool,
+    /// Adds to what `dst` holds.
+    pub accumulate: bool,
+    /// 1: the calling thread alone; more: the current rayon pool, in this many parts.
+    pub threads: usize,
+}
+
+/// Computes the product.
+///
+/// # Panics
+/// If a slice's length isn't that of its matrix.
+pub fn matmul<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T]) {
+    let &MatMul { m, n, k, .. } = spec;
+    assert_eq!(dst.len(), m * n, "destination of {spec:?}");
+    assert_eq!(lhs.len(), m * k, "left operand of {spec:?}");
+    assert_eq!(rhs.len(), k * n, "right operand of {spec:?}");
+    // (column stride, row stride)
+    let lhs_strides = if spec.lhs_transposed { (m, 1) } else { (1, k) };
+    let rhs_strides = if spec.rhs_transposed { (k, 1) } else { (1, n) };
+    let parallelism = if spec.threads == 1 {
+        Parallelism::None
+    } else {
+        Parallelism::Rayon(spec.threads)
+    };
+    let mut start = 0;
+    while start < k {
+        let run = (k - start).min(K_RUN);
+        let accumulate = spec.accumulate || start > 0;
+        // The first element of the run: column `start` of lhs, row `start` of rhs.
+        let lhs = &lhs[start * lhs_strides.0..];
+        let rhs = &rhs[start * rhs_strides.1..];
+        #[cfg(test)]
+        let _inside = crate::cpu::counting::inside_gemm();
+        // SAFETY: the matrices are dense with these strides and the asserted lengths; columns
+        // `start .. start + run` of lhs and rows `start .. start + run` of rhs lie within them,
+        // and `dst` is a unique borrow. `T` is `f32` or `f64`, which the callee supports.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                run,
+                dst.as_mut_ptr(),
+                1,
+                n as isize,
+                accumulate,
+                lhs.as_ptr(),
+                lhs_strides.0 as isize,
+                lhs_strides.1 as isize,
+                rhs.as_ptr(),
+                rhs_strides.0 as isize,
+                rhs_strides.1 as isize,
+                T::ONE,
+                T::ONE,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+        start += run;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn element(i: usize) -> f64 {
+        ((i * 37 + 11) % 19) as f64 - 9.0
+    }
+
+    fn reference(spec: &MatMul, dst: &mut [f64], lhs: &[f64], rhs: &[f64]) {
+        let &MatMul { m, n, k, .. } = spec;
+        for i in 0..m {
+            for j in 0..n {
+                let sum: f64 = (0..k)
+                    .map(|l| {
+                        let a = if spec.lhs_transposed {
+                            l * m + i
+                        } else {
+                            i * k + l
+                        };
+                        let b = if spec.rhs_transposed {
+                            j * k + l
+                        } else {
+                            l * n + j
+                        };
+                        lhs[a] * rhs[b]
+                    })
+                    .sum();
+                let before = if spec.accumulate { dst[i * n + j] } else { 0.0 };
+                dst[i * n + j] = before + sum;
+            }
+        }
+    }
+
+    /// Small integers: sums are exact in both types, whatever their order.
+    fn assert_exact(spec: &MatMul) {
+        let &MatMul { m, n, k, .. } = spec;
+        let lhs: Vec<f64> = (0..m * k).map(element).collect();
+        let rhs: Vec<f64> = (0..k * n).map(|i| element(i + 5)).collect();
+        let start: Vec<f64> = (0..m * n).map(|i| element(i + 3)).collect();
+        let mut expected = start.clone();
+        reference(spec, &mut expected, &lhs, &rhs);
+        let mut got = start.clone();
+        matmul(spec, &mut got, &lhs, &rhs);
+        assert_eq!(got, expected, "{spec:?}");
+        let single = |slice: &[f64]| slice.iter().map(|&x| x as f32).collect::<Vec<_>>();
+        let mut got = single(&start);
+        matmul(spec, &mut got, &single(&lhs), &single(&rhs));
+        assert_eq!(got, single(&expected), "{spec:?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn agrees_with_the_definition(
+            m in 1usize..70, n in 1usize..70, k in 1usize..70,
+            lhs_transposed: bool, rhs_transposed: bool, accumulate: bool, threads in 1usize..3,
+        ) {
+            assert_exact(&MatMul {
+                m, n, k, lhs_transposed, rhs_transposed, accumulate, threads,
+            });
+        }
+    }
+
+    #[test]
+    fn long_sums_are_cut() {
+        for (lhs_transposed, rhs_transposed) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            assert_exact(&MatMul {
+                m: 20,
+                n: 30,
+                k: 2 * K_RUN + 7,
+                lhs_transposed,
+                rhs_transposed,
+                accumulate: true,
+                threads: 1,
+            });
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "left operand")]
+    fn lengths_are_checked() {
+        let spec = MatMul {
+            m: 2,
+            n: 2,
+            k: 2,
+            lhs_transposed: false,
+            rhs_transposed: false,
+            accumulate: false,
+            threads: 1,
+        };
+        matmul(&spec, &mut [0.0f32; 4], &[0.0; 3], &[0.0; 4]);
+    }
+}

@@ -1,0 +1,136 @@
+//! Kernels: plain functions over slices, without allocation, bounds checks in inner loops, or
+//! knowledge of the graph.
+//!
+//! Sums are taken in one fixed order (by lane, then over lanes), so that their bits depend on
+//! nothing but the operands.
+
+pub mod activation;
+pub mod dropout;
+pub mod loss;
+pub mod rows;
+
+use crate::element::Element;
+
+/// An operand that may stand where the result does.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a, T> {
+    /// The operand is what the result's place holds.
+    InPlace,
+    /// The operand stands elsewhere and is as long as the result.
+    Apart(&'a [T]),
+}
+
+/// `dst = f(src)`, element by element.
+#[inline(always)]
+pub fn map<T: Element>(dst: &mut [T], src: Source<'_, T>, f: impl Fn(T) -> T) {
+    match src {
+        Source::InPlace => dst.iter_mut().for_each(|d| *d = f(*d)),
+        Source::Apart(src) => dst.iter_mut().zip(src).for_each(|(d, &s)| *d = f(s)),
+    }
+}
+
+/// `dst = f(a, b)`, element by element. At most one operand stands in place.
+#[inline(always)]
+pub fn zip<T: Element>(dst: &mut [T], a: Source<'_, T>, b: Source<'_, T>, f: impl Fn(T, T) -> T) {
+    match (a, b) {
+        (Source::InPlace, Source::InPlace) => dst.iter_mut().for_each(|d| *d = f(*d, *d)),
+        (Source::InPlace, Source::Apart(b)) => {
+            dst.iter_mut().zip(b).for_each(|(d, &b)| *d = f(*d, b));
+        }
+        (Source::Apart(a), Source::InPlace) => {
+            dst.iter_mut().zip(a).for_each(|(d, &a)| *d = f(a, *d));
+        }
+        (Source::Apart(a), Source::Apart(b)) => dst
+            .iter_mut()
+            .zip(a.iter().zip(b))
+            .for_each(|(d, (&a, &b))| *d = f(a, b)),
+    }
+}
+
+/// Partial sums that are kept apart; a multiple of every vector width.
+const LANES: usize = 16;
+
+/// `Σ f(x)` in the type of the elements.
+#[inline(always)]
+pub fn sum<T: Element>(slice: &[T], f: impl Fn(T) -> T) -> T {
+    let mut lanes = [T::ZERO; LANES];
+    let (chunks, rest) = slice.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += f(x);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane += f(x);
+    }
+    fold(lanes)
+}
+
+/// `Σ f(a, b)` in `f64`.
+#[inline(always)]
+pub fn sum_wide<T: Element>(a: &[T], b: &[T], f: impl Fn(f64, f64) -> f64) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for (lane, (&a, &b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += f(a.to_f64(), b.to_f64());
+        }
+    }
+    for (lane, (&a, &b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+        *lane += f(a.to_f64(), b.to_f64());
+    }
+    fold(lanes)
+}
+
+/// The sum of the lanes as a binary tree.
+#[inline(always)]
+fn fold<T: Element>(mut lanes: [T; LANES]) -> T {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = lanes[i] + lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The largest element; NaN if there is one.
+#[inline(always)]
+pub fn max<T: Element>(slice: &[T]) -> T {
+    let first = slice.first().copied().unwrap_or(T::ZERO);
+    // A NaN on either side isn't `<=`, and stays.
+    slice.iter().fold(
+        first,
+        |max, &x| {
+            if x <= max || max.is_nan() { max } else { x }
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_take_every_element_once() {
+        for len in [0, 1, 15, 16, 17, 100] {
+            let slice: Vec<f64> = (0..len).map(f64::from).collect();
+            let expected: f64 = slice.iter().sum();
+            assert_eq!(sum(&slice, |x| x), expected);
+            assert_eq!(sum_wide(&slice, &slice, |a, _| a), expected);
+        }
+    }
+
+    #[test]
+    fn max_keeps_nan() {
+        assert_eq!(max(&[1.0f32, 3.0, -2.0]), 3.0);
+        assert_eq!(max(&[f32::NEG_INFINITY; 2]), f32::NEG_INFINITY);
+        for i in 0..3 {
+            let mut slice = [1.0f32, 3.0, -2.0];
+            slice[i] = f32::NAN;
+            assert!(max(&slice).is_nan());
+        }
+    }
+}

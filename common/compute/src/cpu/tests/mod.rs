@@ -1,0 +1,2 @@
+mod gradients;
+mod runs;

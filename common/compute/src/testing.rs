@@ -1,0 +1,312 @@
+//! Graphs and data for this crate's tests.
+
+use proptest::prelude::*;
+use ringfold_common::random::Stream;
+use ringfold_graph::{
+    Activation, DType, Dim, Graph, Initialiser, Op, OutputRole, Shape, TensorType, ValueId,
+    differentiate,
+};
+
+use crate::backend::{Mode, PlanOptions, RunArgs, TensorRef, TrainMemory};
+use crate::buffer::{Arena, Workspace};
+use crate::cpu::{Cpu, CpuOptions, CpuPlan};
+use crate::element::Element;
+use crate::layout::ParameterLayout;
+
+pub const ACTIVATIONS: [Activation; 5] = [
+    Activation::Relu,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Tanh,
+    Activation::Sigmoid,
+];
+
+/// A parameter with normal initial values.
+pub fn parameter(graph: &mut Graph, name: &str, dims: &[usize]) -> ValueId {
+    let initialiser = Initialiser::Normal { deviation: 0.7 };
+    graph
+        .add_parameter(name, Shape::fixed(dims), initialiser)
+        .unwrap()
+}
+
+/// A float input of a given shape.
+pub fn input(graph: &mut Graph, name: &str, shape: Shape) -> ValueId {
+    let ty = TensorType::new(graph.dtype(), shape);
+    graph.add_input(name, ty).unwrap()
+}
+
+/// Names the loss and differentiates.
+pub fn finish(mut graph: Graph, loss: ValueId) -> Graph {
+    graph.add_output("loss", OutputRole::Loss, loss).unwrap();
+    let graph = differentiate(&graph, "loss").unwrap();
+    graph.verify().unwrap();
+    graph
+}
+
+/// The owned inputs of one run.
+pub struct Inputs<T> {
+    floats: Vec<Vec<T>>,
+    ints: Vec<Vec<i32>>,
+    is_float: Vec<bool>,
+}
+
+impl<T: Element> Inputs<T> {
+    /// Normal floats and labels in range.
+    pub fn random(plan: &CpuPlan<T>, seed: u64) -> Self {
+        let classes = plan.label_checks().iter().map(|check| check.classes);
+        let classes = classes.min().unwrap_or(1) as u32;
+        let mut inputs = Self {
+            floats: Vec::new(),
+            ints: Vec::new(),
+            is_float: Vec::new(),
+        };
+        for (i, spec) in plan.inputs().iter().enumerate() {
+            let stream = Stream::new(seed, i as u64);
+            let elements = 0..spec.len as u64;
+            inputs.is_float.push(spec.dtype.is_float());
+            if spec.dtype.is_float() {
+                let values = elements.map(|e| T::from_f64(stream.normal(e)));
+                inputs.floats.push(values.collect());
+            } else {
+                let labels = elements.map(|e| (stream.word(e) % classes) as i32);
+                inputs.ints.push(labels.collect());
+            }
+        }
+        inputs
+    }
+
+    pub fn refs(&self) -> Vec<TensorRef<'_, T>> {
+        let (mut floats, mut ints) = (self.floats.iter(), self.ints.iter());
+        let kinds = self.is_float.iter();
+        kinds
+            .map(|is_float| {
+                if *is_float {
+                    TensorRef::Float(floats.next().unwrap())
+                } else {
+                    TensorRef::Int(ints.next().unwrap())
+                }
+            })
+            .collect()
+    }
+}
+
+/// A training plan with everything that it needs.
+pub struct Rig<T> {
+    pub layout: ParameterLayout,
+    pub plan: CpuPlan<T>,
+    pub workspace: Workspace<T>,
+    pub parameters: Arena<T>,
+    pub gradients: Arena<T>,
+    pub inputs: Inputs<T>,
+    pub args: RunArgs,
+}
+
+impl<T: Element> Rig<T> {
+    pub fn new(graph: &Graph, batch: usize) -> Self {
+        Self::with_threads(graph, batch, 1)
+    }
+
+    pub fn with_threads(graph: &Graph, batch: usize, threads: usize) -> Self {
+        let layout = ParameterLayout::new::<T>(graph).unwrap();
+        let options = PlanOptions {
+            mode: Mode::Training,
+            batch,
+        };
+        let cpu = Cpu::new(CpuOptions { threads }).unwrap();
+        let plan = cpu.plan::<T>(graph, &layout, options).unwrap();
+        Self {
+            workspace: plan.workspace().unwrap(),
+            parameters: layout.initial(1).unwrap(),
+            gradients: layout.zeros().unwrap(),
+            inputs: Inputs::random(&plan, 2),
+            args: RunArgs {
+                seed: 3,
+                step: 4,
+                replica: 5,
+                loss_scale: 1.0,
+            },
+            layout,
+            plan,
+        }
+    }
+
+    /// Runs the plan and returns the loss.
+    pub fn run(&mut self) -> T {
+        let memory = TrainMemory {
+            workspace: &mut self.workspace,
+            parameters: &*self.parameters,
+            gradients: &mut *self.gradients,
+        };
+        let mut ready = |_: usize, _: &[T]| {};
+        self.plan
+            .train(memory, &self.inputs.refs(), &self.args, &mut ready)
+            .unwrap();
+        self.plan.scalar(&self.workspace, "loss").unwrap()
+    }
+}
+
+/// Compares every gradient with central differences. Elements at a kink (where one-sided
+/// differences disagree) are left out, few as they are.
+pub fn assert_gradients(graph: &Graph, batch: usize) {
+    const H: f64 = 1e-5;
+    let mut rig = Rig::<f64>::new(graph, batch);
+    rig.args.loss_scale = 0.75;
+    let here = rig.run();
+    let gradients = rig.gradients.to_vec();
+    let (mut kinks, mut count) = (0, 0);
+    for slot in rig.layout.slots().to_vec() {
+        for (i, &gradient) in gradients
+            .iter()
+            .enumerate()
+            .skip(slot.offset)
+            .take(slot.len)
+        {
+            let at = rig.parameters[i];
+            rig.parameters[i] = at + H;
+            let above = rig.run();
+            rig.parameters[i] = at - H;
+            let below = rig.run();
+            rig.parameters[i] = at;
+            count += 1;
+            let forward = (above - here) / H;
+            let backward = (here - below) / H;
+            if (forward - backward).abs() > 1e-2 * (1.0 + forward.abs()) {
+                kinks += 1;
+                continue;
+            }
+            let expected = 0.75 * (above - below) / (2.0 * H);
+            let error = (gradient - expected).abs() / (1.0 + expected.abs());
+            assert!(
+                error < 1e-7,
+                "{}[{}]: gradient {gradient}, differences {expected}\n{graph}",
+                slot.name,
+                i - slot.offset
+            );
+        }
+    }
+    assert!(kinks * 10 <= count, "{kinks} kinks of {count}");
+}
+
+/// One more operator of a random graph.
+#[derive(Clone, Debug)]
+pub enum Growth {
+    /// To this many units, with or without bias.
+    Affine(usize, bool),
+    /// A square affine whose weight is used twice.
+    Shared,
+    Activation(usize),
+    Dropout(f64),
+    /// The sum with an earlier value of the same shape, or with itself.
+    Add(usize),
+    Scale(f64),
+    Softmax,
+    Identity,
+}
+
+/// A random graph: growth from the features, the loss, and a penalty on some parameters.
+#[derive(Clone, Debug)]
+pub struct RandomGraph {
+    pub features: usize,
+    pub growth: Vec<Growth>,
+    pub cross_entropy: bool,
+    pub penalty_every: usize,
+}
+
+pub fn random_graphs() -> impl Strategy<Value = RandomGraph> {
+    let growth = prop_oneof![
+        3 => (1usize..7, any::<bool>()).prop_map(|(units, bias)| Growth::Affine(units, bias)),
+        1 => Just(Growth::Shared),
+        3 => (0usize..5).prop_map(Growth::Activation),
+        1 => (0.0..0.8f64).prop_map(Growth::Dropout),
+        2 => any::<usize>().prop_map(Growth::Add),
+        1 => (-2.0..2.0f64).prop_map(Growth::Scale),
+        1 => Just(Growth::Softmax),
+        1 => Just(Growth::Identity),
+    ];
+    let growth = proptest::collection::vec(growth, 0..9);
+    (1usize..6, growth, any::<bool>(), 1usize..4).prop_map(
+        |(features, growth, cross_entropy, penalty_every)| RandomGraph {
+            features,
+            growth,
+            cross_entropy,
+            penalty_every,
+        },
+    )
+}
+
+impl RandomGraph {
+    /// The differentiated graph.
+    pub fn build(&self, dtype: DType) -> Graph {
+        let mut graph = Graph::new("random", dtype).unwrap();
+        let mut value = input(&mut graph, "x", Shape::batched(&[self.features]));
+        // The first operator is affine, so that there is a parameter.
+        value = self.grow(&mut graph, value, &Growth::Affine(4, true), 0);
+        for (i, growth) in self.growth.iter().enumerate() {
+            value = self.grow(&mut graph, value, growth, i + 1);
+        }
+        let mut loss = self.loss(&mut graph, value);
+        graph
+            .add_output("prediction", OutputRole::Prediction, value)
+            .unwrap();
+        let weights: Vec<ValueId> = graph.parameters().iter().map(|p| p.value).collect();
+        for &weight in weights.iter().step_by(self.penalty_every) {
+            let penalty = graph
+                .apply(Op::L2Penalty { lambda: 0.1 }, &[weight])
+                .unwrap();
+            loss = graph.apply(Op::Add, &[loss, penalty]).unwrap();
+        }
+        finish(graph, loss)
+    }
+
+    fn loss(&self, graph: &mut Graph, value: ValueId) -> ValueId {
+        let shape = graph.value(value).ty.shape.clone();
+        if self.cross_entropy {
+            let ty = TensorType::new(DType::I32, Shape::batched(&[]));
+            let y = graph.add_input("y", ty).unwrap();
+            graph.apply(Op::SoftmaxCrossEntropy, &[value, y]).unwrap()
+        } else {
+            let y = input(graph, "y", shape);
+            graph.apply(Op::MeanSquaredError, &[value, y]).unwrap()
+        }
+    }
+
+    fn grow(&self, graph: &mut Graph, value: ValueId, growth: &Growth, i: usize) -> ValueId {
+        let units = match graph.value(value).ty.shape.dims() {
+            [Dim::Batch, Dim::Fixed(units)] => *units,
+            other => panic!("{other:?}"),
+        };
+        let name = |part: &str| format!("{i}.{part}");
+        match *growth {
+            Growth::Affine(out, bias) => {
+                let mut operands = vec![value, parameter(graph, &name("weight"), &[out, units])];
+                if bias {
+                    operands.push(parameter(graph, &name("bias"), &[out]));
+                }
+                graph.apply(Op::Affine, &operands).unwrap()
+            }
+            Growth::Shared => {
+                let weight = parameter(graph, &name("weight"), &[units, units]);
+                let once = graph.apply(Op::Affine, &[value, weight]).unwrap();
+                graph.apply(Op::Affine, &[once, weight]).unwrap()
+            }
+            Growth::Activation(kind) => graph
+                .apply(Op::Activation(ACTIVATIONS[kind]), &[value])
+                .unwrap(),
+            Growth::Dropout(rate) => {
+                let key = i as u64;
+                graph.apply(Op::Dropout { rate, key }, &[value]).unwrap()
+            }
+            Growth::Add(pick) => {
+                let ty = graph.value(value).ty.clone();
+                let values = (0..graph.values().len() as u32).map(ValueId);
+                let same: Vec<ValueId> = values.filter(|&v| graph.value(v).ty == ty).collect();
+                graph
+                    .apply(Op::Add, &[value, same[pick % same.len()]])
+                    .unwrap()
+            }
+            Growth::Scale(factor) => graph.apply(Op::Scale { factor }, &[value]).unwrap(),
+            Growth::Softmax => graph.apply(Op::Softmax, &[value]).unwrap(),
+            Growth::Identity => graph.apply(Op::Identity, &[value]).unwrap(),
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The graph, its parts, and how it is built.
+
+use std::fmt;
+
+use crate::error::GraphError;
+use crate::infer::infer;
+use crate::init::Initialiser;
+use crate::op::Op;
+use crate::shape::{DType, Shape, TensorType};
+
+/// The longest name of an input, parameter or output, in bytes.
+pub const NAME_LEN_MAX: usize = 256;
+
+/// A node of one graph: its position in the order of execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+/// A value of one graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub u32);
+
+/// A parameter of one graph: its position in the order of declaration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParameterId(pub u32);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+impl fmt::Display for ValueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "%{}", self.0)
+    }
+}
+
+impl fmt::Display for ParameterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What defines a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The graph input at this position in [`Graph::inputs`].
+    Input(usize),
+    /// A parameter.
+    Parameter(ParameterId),
+    /// The scalar by which the loss is multiplied before it is differentiated.
+    LossScale,
+    /// A node's result at position `result`.
+    Node {
+        /// The node.
+        node: NodeId,
+        /// The position in [`Node::results`].
+        result: usize,
+    },
+}
+
+/// A tensor in the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    /// Its elements and shape.
+    pub ty: TensorType,
+    /// What defines it.
+    pub origin: Origin,
+}
+
+/// The application of an operator to values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// The operator.
+    pub op: Op,
+    /// The values that it reads, in the operator's order.
+    pub operands: Vec<ValueId>,
+    /// The values that it defines.
+    pub results: Vec<ValueId>,
+}
+
+/// A tensor that is given anew at every run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Input {
+    /// The name, unique among inputs.
+    pub name: String,
+    /// The value.
+    pub value: ValueId,
+}
+
+/// A tensor that training changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// The name, unique among parameters, as in a PyTorch state dict: `layers.0.weight`.
+    pub name: String,
+    /// The value.
+    pub value: ValueId,
+    /// The value before the first step.
+    pub initialiser: Initialiser,
+}
+
+/// What an output is for: it decides in which modes a plan computes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OutputRole {
+    /// A loss: needs labels; computed in training and evaluation.
+    Loss,
+    /// What the model says about each sample; computed in every mode.
+    Prediction,
+    /// A form of the prediction for people (probabilities); computed in prediction only.
+    Derived,
+}
+
+/// A named result of the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// The name, unique among outputs.
+    pub name: String,
+    /// What it is for.
+    pub role: OutputRole,
+    /// The value; several outputs may name one value.
+    pub value: ValueId,
+}
+
+/// The gradient of the scaled loss with respect to a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gradient {
+    /// The parameter.
+    pub parameter: ParameterId,
+    /// The value, of the parameter's type.
+    pub value: ValueId,
+}
+
+/// A model as data: values, nodes in an order in which they may run, inputs, parameters, outputs,
+/// and (once differentiated) gradients.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) values: Vec<Value>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) gradients: Vec<Gradient>,
+}
+
+impl Graph {
+    /// An empty graph whose floats are of `dtype`.
+    ///
+    /// # Errors
+    /// [`GraphError::NotFloat`] if `dtype` isn't a float.
+    pub fn new(name: &str, dtype: DType) -> Result<Self, GraphError> {
+        if !dtype.is_float() {
+            return Err(GraphError::NotFloat {
+                kind: "graph",
+                name: name.to_owned(),
+                got: dtype,
+            });
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            dtype,
+            values: Vec::new(),
+            nodes: Vec::new(),
+            inputs: Vec::new(),
+            parameters: Vec::new(),
+            outputs: Vec::new(),
+            gradients: Vec::new(),
+        })
+    }
+
+    /// The model's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The type of every float in the graph.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// All values; a [`ValueId`] is a position here.
+    #[must_use]
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    /// All nodes in order of execution; a [`NodeId`] is a position here.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The inputs in order of declaration.
+    #[must_use]
+    pub fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+
+    /// The parameters in order of declaration; a [`ParameterId`] is a position here.
+    #[must_use]
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The outputs in order of declaration.
+    #[must_use]
+    pub fn outputs(&self) -> &[Output] {
+        &self.outputs
+    }
+
+    /// One gradient per parameter in gradient-ready order; empty before [`crate::differentiate`].
+    #[must_use]
+    pub fn gradients(&self) -> &[Gradient] {
+        &self.gradients
+    }
+
+    /// The value `id`.
+    ///
+    /// # Panics
+    /// If `id` is of another, larger graph.
+    #[must_use]
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.0 as usize]
+    }
+
+    /// The parameter `id`.
+    ///
+    /// # Panics
+    /// If `id` is of another, larger graph.
+    #[must_use]
+    pub fn parameter(&self, id: ParameterId) -> &Parameter {
+        &self.parameters[id.0 as usize]
+    }
+
+    /// The output of this name.
+    ///
+    /// # Errors
+    /// [`GraphError::OutputUnknown`].
+    pub fn output(&self, name: &str) -> Result<&Output, GraphError> {
+        let found = self.outputs.iter().find(|output| output.name == name);
+        found.ok_or_else(|| GraphError::OutputUnknown {
+            name: name.to_owned(),
+        })
+    }
+
+    /// Declares an input.
+    ///
+    /// # Errors
+    /// A bad or taken name, a zero dimension, or floats of another type than the graph's.
+    pub fn add_input(&mut self, name: &str, ty: TensorType) -> Result<ValueId, GraphError> {
+        let position = self.inputs.len();
+        let value = self.push_value(ty, Origin::Input(position));
+        self.inputs.push(Input {
+            name: name.to_owned(),
+            value,
+        });
+        let checked = self.verify_input(position);
+        if checked.is_err() {
+            self.inputs.pop();
+            self.values.pop();
+        }
+        checked.map(|()| value)
+    }
+
+    /// Declares a parameter of the graph's float type.
+    ///
+    /// # Errors
+    /// A bad or taken name, a dimension that is zero or the batch, a bad initialiser.
+    pub fn add_parameter(
+        &mut self,
+        name: &str,
+        shape: Shape,
+        initialiser: Initialiser,
+    ) -> Result<ValueId, GraphError> {
+        let position = self.parameters.len();
+        let id = ParameterId(position as u32);
+        let ty = TensorType::new(self.dtype, shape);
+        let value = self.push_value(ty, Origin::Parameter(id));
+        self.parameters.push(Parameter {
+            name: name.to_owned(),
+            value,
+            initialiser,
+        });
+        let checked = self.verify_parameter(position);
+        if checked.is_err() {
+            self.parameters.pop();
+            self.values.pop();
+        }
+        checked.map(|()| value)
+    }
+
+    /// Appends a node and returns its first result.
+    ///
+    /// # Errors
+    /// Operands or attributes that don't fit the operator; the graph is unchanged.
+    pub fn apply(&mut self, op: Op, operands: &[ValueId]) -> Result<ValueId, GraphError> {
+        let node = NodeId(self.nodes.len() as u32);
+        let mut types = Vec::with_capacity(operands.len());
+        for (operand, &value) in operands.iter().enumerate() {
+            let Some(found) = self.values.get(value.0 as usize) else {
+                return Err(GraphError::OperandUndefined {
+                    node,
+                    op: op.name(),
+                    operand,
+                    value,
+                });
+            };
+            types.push(&found.ty);
+        }
+        let ty = infer(node, &op, self.dtype, &types)?;
+        let value = self.push_value(ty, Origin::Node { node, result: 0 });
+        self.nodes.push(Node {
+            op,
+            operands: operands.to_vec(),
+            results: vec![value],
+        });
+        Ok(value)
+    }
+
+    /// Names a value as an output.
+    ///
+    /// # Errors
+    /// A bad or taken name, or a value that isn't the result of a node.
+    pub fn add_output(
+        &mut self,
+        name: &str,
+        role: OutputRole,
+        value: ValueId,
+    ) -> Result<(), GraphError> {
+        let position = self.outputs.len();
+        self.outputs.push(Output {
+            name: name.to_owned(),
+            role,
+            value,
+        });
+        let checked = self.verify_output(position);
+        if checked.is_err() {
+            self.outputs.pop();
+        }
+        checked
+    }
+
+    /// Declares the loss scale.
+    pub(crate) fn add_loss_scale(&mut self) -> ValueId {
+        let ty = TensorType::new(self.dtype, Shape::scalar());
+        self.push_value(ty, Origin::LossScale)
+    }
+
+    fn push_value(&mut self, ty: TensorType, origin: Origin) -> ValueId {
+        let id = ValueId(self.values.len() as u32);
+        self.values.push(Value { ty, origin });
+        id
+    }
+}

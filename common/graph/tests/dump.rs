@@ -1,0 +1,38 @@
+//! The text dump is stable. `RINGFOLD_BLESS=1 cargo test -p ringfold-graph` rewrites the goldens.
+
+use std::path::Path;
+
+use ringfold_graph::models::{LOSS, MlpOptions, mlp};
+use ringfold_graph::{Activation, Graph, differentiate};
+
+fn assert_golden(name: &str, graph: &Graph) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    let got = graph.to_string();
+    if std::env::var_os("RINGFOLD_BLESS").is_some() {
+        std::fs::write(&path, &got).expect("golden is writable");
+    }
+    let expected = std::fs::read_to_string(&path).expect("golden exists");
+    assert!(
+        expected == got,
+        "{name} differs; expected:\n{expected}\ngot:\n{got}"
+    );
+}
+
+#[test]
+fn classifier_with_dropout_and_penalty() {
+    let mut options = MlpOptions::classifier(8, &[16, 12], 4);
+    options.dropout = 0.25;
+    options.l2 = 0.001;
+    options.activation = Activation::Gelu;
+    let graph = mlp(&options).unwrap();
+    assert_golden("classifier_forward.txt", &graph);
+    assert_golden("classifier.txt", &differentiate(&graph, LOSS).unwrap());
+}
+
+#[test]
+fn regression() {
+    let graph = mlp(&MlpOptions::regression(3, &[5], 2)).unwrap();
+    assert_golden("regression.txt", &differentiate(&graph, LOSS).unwrap());
+}
