@@ -1,13 +1,21 @@
 //! A job's dataset: training and test records of one or more files.
 
-use ringfold_common::dataset::DatasetInfo;
-use ringfold_common::job::{DataSpec, Loss};
+use std::path::Path;
+use std::sync::Arc;
+
+use ringfold_common::dataset::{DatasetInfo, Target};
+use ringfold_common::job::{DataSource, DataSpec, Loss, TestData};
+use ringfold_common::order::Permutation;
+use ringfold_common::random::{Domain, stream_key};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StorageError;
+use crate::labels::LabelKind;
 use crate::limits::ReadOptions;
-use crate::records::Records;
+use crate::part::{Keep, Part, open_csv, read_csv, read_idx};
+use crate::records::{Labels, Records};
 use crate::scaler::Scaler;
+use crate::stream::Pass;
 
 /// What the columns of a dataset are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,8 +55,7 @@ pub fn inspect(
     loss: Loss,
     options: &ReadOptions<'_>,
 ) -> Result<DatasetInfo, StorageError> {
-    let _ = (spec, loss, options);
-    unimplemented!()
+    Contents::read(spec, loss, options, Keep::Nothing).map(|contents| contents.info)
 }
 
 /// A dataset in memory, with the scaler fitted on its training records.
@@ -73,8 +80,23 @@ impl Dataset {
         loss: Loss,
         options: &ReadOptions<'_>,
     ) -> Result<Self, StorageError> {
-        let _ = (spec, loss, options);
-        unimplemented!()
+        let contents = Contents::read(spec, loss, options, Keep::Records)?;
+        let table = |part: Part| Records::all(Arc::new(part.features), Arc::new(part.labels));
+        let all = table(contents.train);
+        let (train, test) = match contents.test {
+            TestPart::None => (all.clone(), all.none()),
+            TestPart::Files(part) => (all, table(part)),
+            TestPart::Split(split) => split.apply(&all),
+        };
+        let names = contents.columns.feature_names.as_deref();
+        let scaler = Scaler::fit(spec.scale, &train, names)?;
+        Ok(Self {
+            info: contents.info,
+            columns: contents.columns,
+            scaler,
+            train,
+            test,
+        })
     }
 
     /// What [`inspect`] says of the same files.
@@ -105,5 +127,167 @@ impl Dataset {
     #[must_use]
     pub fn test(&self) -> &Records {
         &self.test
+    }
+}
+
+/// What the files of a dataset hold.
+struct Contents {
+    info: DatasetInfo,
+    columns: Columns,
+    /// All records of the training files, those split off for testing included.
+    train: Part,
+    test: TestPart,
+}
+
+/// Where the test records are.
+enum TestPart {
+    None,
+    Files(Part),
+    Split(Split),
+}
+
+impl Contents {
+    fn read(
+        spec: &DataSpec,
+        loss: Loss,
+        options: &ReadOptions<'_>,
+        keep: Keep,
+    ) -> Result<Self, StorageError> {
+        let mut kind = LabelKind::of_loss(loss);
+        let pass = Pass::new(&paths(spec), options)?;
+        let (columns, mut train, files) = match &spec.source {
+            DataSource::Csv(source) => {
+                let (file, layout) = open_csv(&pass, source)?;
+                let train = read_csv(&pass, file, &layout, &mut kind, keep)?;
+                let test = match &spec.test {
+                    TestData::Files(DataSource::Csv(test)) => {
+                        let (file, test_layout) = open_csv(&pass, test)?;
+                        let (path, train_path) = (Path::new(&test.path), Path::new(&source.path));
+                        test_layout.check_same(path, &layout, train_path)?;
+                        Some(read_csv(&pass, file, &test_layout, &mut kind, keep)?)
+                    }
+                    TestData::Files(DataSource::Idx(_)) => {
+                        return Err(formats_differ("csv", "idx"));
+                    }
+                    TestData::None | TestData::Fraction { .. } => None,
+                };
+                let columns = layout.to_columns(source.header, source.delimiter);
+                (columns, train, test)
+            }
+            DataSource::Idx(source) => {
+                let (images, labels) = (Path::new(&source.images), Path::new(&source.labels));
+                let train = read_idx(&pass, images, labels, &mut kind, keep, None)?;
+                let test = match &spec.test {
+                    TestData::Files(DataSource::Idx(test)) => {
+                        let like = Some((source.images.as_str(), train.width));
+                        let (images, labels) = (Path::new(&test.images), Path::new(&test.labels));
+                        Some(read_idx(&pass, images, labels, &mut kind, keep, like)?)
+                    }
+                    TestData::Files(DataSource::Csv(_)) => {
+                        return Err(formats_differ("idx", "csv"));
+                    }
+                    TestData::None | TestData::Fraction { .. } => None,
+                };
+                let columns = Columns {
+                    feature_names: None,
+                    label_name: None,
+                    format: SourceFormat::Idx,
+                };
+                (columns, train, test)
+            }
+        };
+        pass.report()?;
+        let (train_records, test_records, mut test) = match (files, &spec.test) {
+            (Some(part), _) => (train.records, part.records, TestPart::Files(part)),
+            (None, &TestData::Fraction { fraction, seed }) => {
+                let split = Split::new(fraction, seed, train.records)?;
+                let test_records = split.test_records;
+                let train_records = train.records - test_records;
+                (train_records, test_records, TestPart::Split(split))
+            }
+            (None, _) => (train.records, 0, TestPart::None),
+        };
+        let target = match kind {
+            LabelKind::Find(classes) => {
+                let (names, positions) = classes.sorted();
+                renumber(&mut train.labels, &positions);
+                if let TestPart::Files(part) = &mut test {
+                    renumber(&mut part.labels, &positions);
+                }
+                Target::Classes(names)
+            }
+            LabelKind::Known(_) | LabelKind::Values => Target::Values(1),
+        };
+        Ok(Self {
+            info: DatasetInfo {
+                train_records,
+                test_records,
+                features: train.width as u32,
+                target,
+                fingerprint: pass.fingerprint(),
+            },
+            columns,
+            train,
+            test,
+        })
+    }
+}
+
+/// The seeded split of one table: test record j is row `at(j)` of the permutation, training record
+/// j is row `at(test_records + j)`.
+struct Split {
+    permutation: Permutation,
+    test_records: u64,
+}
+
+impl Split {
+    fn new(fraction: f64, seed: u64, records: u64) -> Result<Self, StorageError> {
+        let test_records = (fraction * records as f64).round() as u64;
+        if test_records == 0 || test_records >= records {
+            return Err(StorageError::EmptySplit {
+                fraction,
+                records,
+                test_records,
+            });
+        }
+        let key = stream_key(seed, Domain::Split, 0, 0);
+        Ok(Self {
+            permutation: Permutation::new(key, records),
+            test_records,
+        })
+    }
+
+    /// Training and test records of the rows of `all`.
+    fn apply(&self, all: &Records) -> (Records, Records) {
+        let test = all.permuted(self.permutation, 0, self.test_records);
+        let train_records = all.len() - self.test_records;
+        let train = all.permuted(self.permutation, self.test_records, train_records);
+        (train, test)
+    }
+}
+
+/// The files that `spec` names, in the order of the job file.
+fn paths(spec: &DataSpec) -> Vec<&Path> {
+    let mut sources = vec![&spec.source];
+    if let TestData::Files(source) = &spec.test {
+        sources.push(source);
+    }
+    let paths = sources.into_iter().flat_map(|source| match source {
+        DataSource::Csv(source) => vec![source.path.as_str()],
+        DataSource::Idx(source) => vec![source.images.as_str(), source.labels.as_str()],
+    });
+    paths.map(Path::new).collect()
+}
+
+pub(crate) fn formats_differ(expected: &'static str, got: &'static str) -> StorageError {
+    StorageError::FormatsDiffer { expected, got }
+}
+
+/// Replaces each class number by its position in the sorted classes.
+fn renumber(labels: &mut Labels, positions: &[u32]) {
+    if let Labels::Classes(numbers) = labels {
+        for number in numbers {
+            *number = positions[*number as usize];
+        }
     }
 }

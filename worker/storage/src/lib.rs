@@ -33,13 +33,19 @@
 //! No training, no network, no clocks, no threads. Nothing is read in pieces: a dataset fits in
 //! the memory of each rank.
 
+mod csv;
 mod dataset;
 mod error;
+mod idx;
+mod labels;
+mod layout;
 mod limits;
 mod model;
+mod part;
 mod predict;
 mod records;
 mod scaler;
+mod stream;
 
 pub use dataset::{Columns, Dataset, SourceFormat, inspect};
 pub use error::{Column, FieldPlace, FieldRole, StorageError};

@@ -1,11 +1,24 @@
 //! Further data for a saved model.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use ringfold_common::job::ColumnRef;
+
+use crate::csv::CsvFile;
+use crate::dataset::{SourceFormat, formats_differ};
 use crate::error::{Column, StorageError};
+use crate::idx::IdxFile;
+use crate::labels::LabelKind;
+use crate::layout::{Layout, check_names};
 use crate::limits::ReadOptions;
 use crate::model::ModelDescription;
-use crate::records::{Features, Records};
+use crate::part::{Keep, check_like, read_csv, read_idx};
+use crate::records::{Features, Records, Values};
+use crate::stream::Pass;
+
+/// What errors call the other side of a comparison.
+const MODEL: &str = "the model";
 
 /// Records to predict labels for.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,8 +55,39 @@ pub fn read_unlabelled(
     description: &ModelDescription,
     options: &ReadOptions<'_>,
 ) -> Result<Unlabelled, StorageError> {
-    let _ = (path, description, options);
-    unimplemented!()
+    let pass = Pass::new(&[path], options)?;
+    let width = description.features as usize;
+    let unlabelled = match description.columns.format {
+        SourceFormat::Idx => {
+            let images = IdxFile::open_images(&pass, path)?;
+            check_like(path, images.width, Some((MODEL, width)))?;
+            let mut values = Vec::new();
+            images.read(|chunk| values.extend_from_slice(chunk))?;
+            Unlabelled {
+                features: Features::new(width, Values::U8(values)),
+                ignored_label: None,
+            }
+        }
+        SourceFormat::Csv {
+            header, delimiter, ..
+        } => {
+            let mut file = CsvFile::open(&pass, path, header, delimiter)?;
+            let label = find_optional_label(&file, description)?;
+            let mut values = Vec::new();
+            while file.advance()? {
+                file.features(label, &mut values)?;
+            }
+            Unlabelled {
+                features: Features::new(width, Values::F32(values)),
+                ignored_label: label.map(|index| Column {
+                    index,
+                    name: file.names().map(|names| names[index].clone()),
+                }),
+            }
+        }
+    };
+    pass.report()?;
+    Ok(unlabelled)
 }
 
 /// Reads labelled records to evaluate a model on. Class labels become the model's class numbers.
@@ -56,6 +100,96 @@ pub fn read_labelled(
     description: &ModelDescription,
     options: &ReadOptions<'_>,
 ) -> Result<Records, StorageError> {
-    let _ = (files, description, options);
-    unimplemented!()
+    let mut kind = LabelKind::of_target(&description.target);
+    let width = description.features as usize;
+    let part = match (*files, &description.columns.format) {
+        (
+            LabelledFiles::Csv(path),
+            SourceFormat::Csv {
+                header,
+                delimiter,
+                label_column,
+            },
+        ) => {
+            let pass = Pass::new(&[path], options)?;
+            let file = CsvFile::open(&pass, path, *header, *delimiter)?;
+            check_columns(&file, width + 1)?;
+            let label = match &description.columns.label_name {
+                Some(name) if *header => ColumnRef::Name(name.clone()),
+                _ => ColumnRef::Index(*label_column),
+            };
+            let layout = Layout::find(&file, &label, &pass.limits)?;
+            check_feature_names(&file, Some(layout.label), description)?;
+            let part = read_csv(&pass, file, &layout, &mut kind, Keep::Records)?;
+            pass.report()?;
+            part
+        }
+        (LabelledFiles::Idx { images, labels }, SourceFormat::Idx) => {
+            let pass = Pass::new(&[images, labels], options)?;
+            let part = read_idx(
+                &pass,
+                images,
+                labels,
+                &mut kind,
+                Keep::Records,
+                Some((MODEL, width)),
+            )?;
+            pass.report()?;
+            part
+        }
+        (LabelledFiles::Csv(_), SourceFormat::Idx) => return Err(formats_differ("idx", "csv")),
+        (LabelledFiles::Idx { .. }, SourceFormat::Csv { .. }) => {
+            return Err(formats_differ("csv", "idx"));
+        }
+    };
+    Ok(Records::all(Arc::new(part.features), Arc::new(part.labels)))
+}
+
+/// The label's column in a file that may have none, once its columns are those of the model.
+fn find_optional_label(
+    file: &CsvFile<'_>,
+    description: &ModelDescription,
+) -> Result<Option<usize>, StorageError> {
+    let width = description.features as usize;
+    let label = match (file.names(), &description.columns.label_name) {
+        (Some(names), Some(label)) => names.iter().position(|name| name == label),
+        _ if file.columns() == width + 1 => match description.columns.format {
+            SourceFormat::Csv { label_column, .. } => Some(label_column as usize),
+            SourceFormat::Idx => None,
+        },
+        _ => None,
+    };
+    check_feature_names(file, label, description)?;
+    check_columns(file, width + usize::from(label.is_some()))?;
+    Ok(label)
+}
+
+fn check_columns(file: &CsvFile<'_>, expected: usize) -> Result<(), StorageError> {
+    if file.columns() == expected {
+        return Ok(());
+    }
+    Err(StorageError::ColumnsDiffer {
+        path: file.path().to_owned(),
+        other: MODEL.to_owned(),
+        expected,
+        got: file.columns(),
+    })
+}
+
+/// Refuses feature columns whose names aren't the model's, where both have names.
+fn check_feature_names(
+    file: &CsvFile<'_>,
+    label: Option<usize>,
+    description: &ModelDescription,
+) -> Result<(), StorageError> {
+    let (Some(names), Some(expected)) = (file.names(), &description.columns.feature_names) else {
+        return Ok(());
+    };
+    // The expected names with the label's put back where the file has it, so that the column in
+    // an error is the file's.
+    let mut expected = expected.clone();
+    if let Some(label) = label.filter(|&label| label <= expected.len()) {
+        expected.insert(label, names[label].clone());
+    }
+    check_names(file.path(), names, MODEL, &expected)
 }

@@ -107,6 +107,18 @@ impl Scaler {
         }
     }
 
+    /// True if every number is finite and there is an offset for every factor.
+    pub(crate) fn is_valid(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Uniform { factor } => factor.is_finite(),
+            Self::PerFeature { offset, factor } => {
+                let mut numbers = offset.iter().chain(factor);
+                offset.len() == factor.len() && numbers.all(|number| number.is_finite())
+            }
+        }
+    }
+
     /// Scales one record into `out`.
     ///
     /// # Panics

@@ -4,12 +4,20 @@ use ringfold_common::error::ErrorCode;
 use ringfold_common::job::ColumnRef;
 
 use super::{FieldRole, StorageError};
+use crate::model::ModelFiles;
 
 impl StorageError {
     /// What a user may do about it, in one sentence.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::MissingFile { path }
+                if [ModelFiles::MODEL, ModelFiles::WEIGHTS]
+                    .iter()
+                    .any(|name| path.ends_with(name)) =>
+            {
+                "a model is the output directory of a job that has succeeded"
+            }
             Self::MissingFile { .. } => {
                 "paths in a job file are relative to the job file's directory, and must exist on \
                  every node that runs the job"
@@ -22,6 +30,10 @@ impl StorageError {
                 ..
             } => return Some(format!("did you mean {nearest:?}?")),
             Self::MissingLabelColumn { label, names, .. } => match label {
+                ColumnRef::Name(_) if names.is_empty() => {
+                    "a file without a header has no column names: name the label column by its \
+                     number, from 0"
+                }
                 ColumnRef::Name(_) if names.iter().all(|name| name.parse::<f64>().is_ok()) => {
                     "if the first line is a record, set data.header = false and name the label \
                      column by its number"

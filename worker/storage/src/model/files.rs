@@ -1,10 +1,19 @@
 //! Writing and reading a model's directory.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
+use ringfold_common::dataset::Target;
 use ringfold_common::job::Summary;
+use safetensors::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
 
-use super::{Model, ModelDescription, NamedTensor};
+use super::output::write_atomically;
+use super::{FORMAT_VERSION, Model, ModelDescription, NamedTensor, Tensor};
+use crate::dataset::SourceFormat;
 use crate::error::StorageError;
 
 /// The files of a model.
@@ -15,8 +24,30 @@ use crate::error::StorageError;
 #[derive(Debug)]
 pub struct ModelFiles;
 
+/// The content of `model.json`.
+#[derive(Serialize, Deserialize)]
+struct ModelDocument<'a> {
+    format_version: u64,
+    description: Cow<'a, ModelDescription>,
+    tensors: Vec<TensorShape>,
+    weights_blake3: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct TensorShape {
+    name: String,
+    shape: Vec<usize>,
+}
+
+/// What is read of `model.json` before all else.
+#[derive(Deserialize)]
+struct Version {
+    format_version: u64,
+}
+
 impl ModelFiles {
-    /// The parameters, all of type F32.
+    /// The parameters, all of type F32. Their metadata has one key, `ringfold`: a JSON object of
+    /// `format_version` and `job_name`.
     pub const WEIGHTS: &'static str = "weights.safetensors";
     /// The [`ModelDescription`], the format's version, tensors and their hash.
     pub const MODEL: &'static str = "model.json";
@@ -31,15 +62,28 @@ impl ModelFiles {
     /// bytes.
     ///
     /// # Errors
-    /// [`StorageError::TensorLength`], [`StorageError::TensorTwice`], [`StorageError::Write`].
+    /// [`StorageError::TensorLength`], [`StorageError::TensorTwice`],
+    /// [`StorageError::Unserialisable`], [`StorageError::Weights`], [`StorageError::Write`].
     pub fn write(
         dir: &Path,
         description: &ModelDescription,
         weights: &[NamedTensor<'_>],
         summary: &Summary,
     ) -> Result<(), StorageError> {
-        let _ = (dir, description, weights, summary);
-        unimplemented!()
+        let document = ModelDocument {
+            format_version: FORMAT_VERSION,
+            description: Cow::Borrowed(description),
+            tensors: shapes(weights)?,
+            weights_blake3: weights_blake3(weights),
+        };
+        // All that can be wrong with the values is found before a file is touched.
+        let path = dir.join(Self::WEIGHTS);
+        let weights = serialize_weights(&path, description, weights)?;
+        let summary = to_json(&dir.join(Self::SUMMARY), summary)?;
+        let document = to_json(&dir.join(Self::MODEL), &document)?;
+        write_atomically(dir, Self::WEIGHTS, &weights)?;
+        write_atomically(dir, Self::SUMMARY, &summary)?;
+        write_atomically(dir, Self::MODEL, &document)
     }
 
     /// Reads the model in the directory `dir`.
@@ -48,8 +92,27 @@ impl ModelFiles {
     /// A missing or unreadable file, and everything in which the files are not those of one model:
     /// see the variants of [`StorageError`] about models.
     pub fn read(dir: &Path) -> Result<Model, StorageError> {
-        let _ = dir;
-        unimplemented!()
+        let path = dir.join(Self::MODEL);
+        let document = parse_document(&path, &read_file(&path, Self::MODEL_BYTES_MAX)?)?;
+        let path = dir.join(Self::WEIGHTS);
+        let tensors = parse_weights(
+            &path,
+            &read_file(&path, Self::WEIGHTS_BYTES_MAX)?,
+            document.tensors,
+        )?;
+        let views: Vec<NamedTensor<'_>> = tensors.iter().map(Tensor::view).collect();
+        let got = weights_blake3(&views);
+        if got != document.weights_blake3 {
+            return Err(StorageError::WeightsDiffer {
+                path,
+                expected: document.weights_blake3,
+                got,
+            });
+        }
+        Ok(Model {
+            description: document.description.into_owned(),
+            tensors,
+        })
     }
 }
 
@@ -58,15 +121,252 @@ impl ModelFiles {
 #[must_use]
 pub fn weights_blake3(tensors: &[NamedTensor<'_>]) -> String {
     let mut sorted: Vec<_> = tensors.iter().collect();
-    sorted.sort_unstable_by_key(|tensor| tensor.name);
+    sorted.sort_by_key(|tensor| tensor.name);
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = Vec::with_capacity(1 << 16);
+    let mut bytes = Vec::with_capacity(1 << 16);
     for tensor in sorted {
         for values in tensor.values.chunks(1 << 14) {
-            buffer.clear();
-            buffer.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-            hasher.update(&buffer);
+            bytes.clear();
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            hasher.update(&bytes);
         }
     }
     hasher.finalize().to_hex().to_string()
+}
+
+/// Names and shapes in the order of the names' bytes, once they make sense.
+fn shapes(weights: &[NamedTensor<'_>]) -> Result<Vec<TensorShape>, StorageError> {
+    let mut shapes = Vec::with_capacity(weights.len());
+    for tensor in weights {
+        let product = tensor
+            .shape
+            .iter()
+            .try_fold(1usize, |product, &size| product.checked_mul(size));
+        if product != Some(tensor.values.len()) {
+            return Err(StorageError::TensorLength {
+                name: tensor.name.to_owned(),
+                shape: tensor.shape.to_vec(),
+                values: tensor.values.len(),
+            });
+        }
+        shapes.push(TensorShape {
+            name: tensor.name.to_owned(),
+            shape: tensor.shape.to_vec(),
+        });
+    }
+    shapes.sort_by(|a, b| a.name.cmp(&b.name));
+    match shapes.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        Some(pair) => Err(StorageError::TensorTwice {
+            name: pair[0].name.clone(),
+        }),
+        None => Ok(shapes),
+    }
+}
+
+/// A tensor as the safetensors crate wants it.
+struct F32View<'a>(NamedTensor<'a>);
+
+impl View for F32View<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.0.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let bytes = self.0.values.iter().flat_map(|value| value.to_le_bytes());
+        Cow::Owned(bytes.collect())
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.0.values)
+    }
+}
+
+fn serialize_weights(
+    path: &Path,
+    description: &ModelDescription,
+    weights: &[NamedTensor<'_>],
+) -> Result<Vec<u8>, StorageError> {
+    // One key: the format's writer takes a map without order, and equal models must give equal
+    // bytes.
+    let ringfold = serde_json::json!({
+        "format_version": FORMAT_VERSION,
+        "job_name": description.job_name,
+    });
+    let metadata = HashMap::from([("ringfold".to_owned(), ringfold.to_string())]);
+    let views = weights.iter().map(|&tensor| (tensor.name, F32View(tensor)));
+    safetensors::serialize(views, Some(metadata)).map_err(|source| StorageError::Weights {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn to_json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, StorageError> {
+    let mut json =
+        serde_json::to_vec_pretty(value).map_err(|source| StorageError::Unserialisable {
+            path: path.to_owned(),
+            source,
+        })?;
+    json.push(b'\n');
+    Ok(json)
+}
+
+fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, StorageError> {
+    let from_open = |error| StorageError::from_open(path, error);
+    let file = File::open(path).map_err(from_open)?;
+    let mut bytes = Vec::new();
+    let mut capped = file.take(bytes_max + 1);
+    capped.read_to_end(&mut bytes).map_err(from_open)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(StorageError::FileTooLong {
+            path: path.to_owned(),
+            bytes_max,
+        });
+    }
+    Ok(bytes)
+}
+
+fn parse_document(path: &Path, json: &[u8]) -> Result<ModelDocument<'static>, StorageError> {
+    let model_json = |source| StorageError::ModelJson {
+        path: path.to_owned(),
+        source,
+    };
+    // A later version may have other fields: its number is looked at first.
+    let Version { format_version } = serde_json::from_slice(json).map_err(model_json)?;
+    if format_version > FORMAT_VERSION {
+        return Err(StorageError::ModelVersion {
+            path: path.to_owned(),
+            got: format_version,
+            supported: FORMAT_VERSION,
+        });
+    }
+    let document: ModelDocument<'static> = serde_json::from_slice(json).map_err(model_json)?;
+    check_document(path, &document)?;
+    Ok(document)
+}
+
+/// Checks the values of `model.json` against each other.
+fn check_document(path: &Path, document: &ModelDocument<'_>) -> Result<(), StorageError> {
+    let check = |ok: bool, field, got: String, expected: &str| {
+        if ok {
+            return Ok(());
+        }
+        Err(StorageError::ModelField {
+            path: path.to_owned(),
+            field,
+            expected: expected.to_owned(),
+            got,
+        })
+    };
+    let description = &*document.description;
+    let features = description.features as usize;
+    check(
+        document.format_version == FORMAT_VERSION,
+        "format_version",
+        document.format_version.to_string(),
+        "1",
+    )?;
+    check(
+        features > 0,
+        "description.features",
+        features.to_string(),
+        "1 or more",
+    )?;
+    check(
+        description.target.outputs() > 0,
+        "description.target",
+        "without an output".to_owned(),
+        "one class or more, or one value",
+    )?;
+    if let Target::Classes(names) = &description.target {
+        let mut sorted: Vec<&String> = names.iter().collect();
+        sorted.sort_unstable();
+        let twice = sorted.windows(2).find(|pair| pair[0] == pair[1]);
+        check(
+            twice.is_none(),
+            "description.target",
+            format!("a list with {:?} twice", twice.map_or("", |pair| pair[0])),
+            "distinct classes",
+        )?;
+    }
+    let width = description.scaler.width();
+    check(
+        width.is_none_or(|width| width == features),
+        "description.scaler",
+        format!("for {} features", width.unwrap_or(0)),
+        &format!("{features}, as description.features"),
+    )?;
+    check(
+        description.scaler.is_valid(),
+        "description.scaler",
+        "a list of other than finite numbers, or lists of different lengths".to_owned(),
+        "finite numbers, an offset and a factor for every feature",
+    )?;
+    let columns = &description.columns;
+    let names = columns.feature_names.as_ref().map(Vec::len);
+    check(
+        names.is_none_or(|names| names == features),
+        "description.columns.feature_names",
+        format!("a list of {}", names.unwrap_or(0)),
+        &format!("{features}, as description.features"),
+    )?;
+    if let SourceFormat::Csv { label_column, .. } = columns.format {
+        check(
+            label_column <= description.features,
+            "description.columns.format.csv.label_column",
+            label_column.to_string(),
+            &format!("at most {features}, as description.features"),
+        )?;
+    }
+    Ok(())
+}
+
+/// The tensors that `expected` lists, in its order, which becomes that of their names.
+fn parse_weights(
+    path: &Path,
+    bytes: &[u8],
+    mut expected: Vec<TensorShape>,
+) -> Result<Vec<Tensor>, StorageError> {
+    let weights = SafeTensors::deserialize(bytes).map_err(|source| StorageError::Weights {
+        path: path.to_owned(),
+        source,
+    })?;
+    // By name: which of several faults is told doesn't depend on the order in a hash map.
+    let mut views: BTreeMap<&str, _> = weights.iter().collect();
+    expected.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut tensors = Vec::with_capacity(expected.len());
+    for TensorShape { name, shape } in expected {
+        let path = path.to_owned();
+        let Some(view) = views.remove(name.as_str()) else {
+            return Err(StorageError::TensorMissing { path, name });
+        };
+        if view.dtype() != Dtype::F32 {
+            let got = format!("{:?}", view.dtype());
+            return Err(StorageError::TensorDtype { path, name, got });
+        }
+        if view.shape() != shape {
+            return Err(StorageError::TensorShape {
+                path,
+                name,
+                expected: shape,
+                got: view.shape().to_vec(),
+            });
+        }
+        let values = view.data().as_chunks::<4>().0.iter();
+        tensors.push(Tensor {
+            name,
+            shape,
+            values: values.map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        });
+    }
+    match views.pop_first() {
+        Some((name, _)) => Err(StorageError::TensorExtra {
+            path: path.to_owned(),
+            name: name.to_owned(),
+        }),
+        None => Ok(tensors),
+    }
 }

@@ -1,0 +1,189 @@
+//! One part of a dataset: the labelled records of one CSV file or of one pair of IDX files.
+
+use std::path::Path;
+
+use ringfold_common::job::CsvSource;
+
+use crate::csv::CsvFile;
+use crate::error::{FieldPlace, FieldRole, StorageError};
+use crate::idx::IdxFile;
+use crate::labels::LabelKind;
+use crate::layout::Layout;
+use crate::records::{Features, Labels, Values};
+use crate::stream::Pass;
+
+/// Whether records are kept in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// They are only counted and checked.
+    Nothing,
+    /// They are kept.
+    Records,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub records: u64,
+    pub width: usize,
+    /// Empty under [`Keep::Nothing`].
+    pub features: Features,
+    /// Empty under [`Keep::Nothing`]. Class numbers are those of the label kind: not yet sorted if
+    /// they were found.
+    pub labels: Labels,
+}
+
+/// Reads the labelled records of an open CSV file.
+pub(crate) fn read_csv(
+    pass: &Pass<'_>,
+    mut file: CsvFile<'_>,
+    layout: &Layout,
+    kind: &mut LabelKind<'_>,
+    keep: Keep,
+) -> Result<Part, StorageError> {
+    let (mut records, mut values, mut labels) = (0, Vec::new(), kind.no_labels());
+    let column = layout.label;
+    while file.advance()? {
+        records += 1;
+        file.features(Some(column), &mut values)?;
+        match &mut labels {
+            Labels::Classes(numbers) => {
+                let place = || file.place(column, FieldRole::ClassLabel);
+                let label = file.class_at(column)?;
+                numbers.push(match kind {
+                    LabelKind::Find(classes) => classes.number(label, &pass.limits, place)?,
+                    LabelKind::Known(classes) => classes.number(label, place)?,
+                    LabelKind::Values => unreachable!("labels are of the kind"),
+                });
+            }
+            Labels::Values(numbers) => {
+                numbers.push(file.number_at(column, FieldRole::ValueLabel)?);
+            }
+        }
+        if keep == Keep::Nothing {
+            values.clear();
+            labels = kind.no_labels();
+        }
+    }
+    values.shrink_to_fit();
+    Ok(Part {
+        records,
+        width: layout.width(),
+        features: Features::new(layout.width(), Values::F32(values)),
+        labels,
+    })
+}
+
+/// Opens a CSV file and finds its label column.
+pub(crate) fn open_csv<'p>(
+    pass: &'p Pass<'p>,
+    source: &CsvSource,
+) -> Result<(CsvFile<'p>, Layout), StorageError> {
+    let path = Path::new(&source.path);
+    let file = CsvFile::open(pass, path, source.header, source.delimiter)?;
+    let layout = Layout::find(&file, &source.label, &pass.limits)?;
+    Ok((file, layout))
+}
+
+/// Reads a pair of IDX files. `like` is another file and the features that images must have too.
+pub(crate) fn read_idx(
+    pass: &Pass<'_>,
+    images_path: &Path,
+    labels_path: &Path,
+    kind: &mut LabelKind<'_>,
+    keep: Keep,
+    like: Option<(&str, usize)>,
+) -> Result<Part, StorageError> {
+    let images = IdxFile::open_images(pass, images_path)?;
+    let (image_count, width) = (images.records, images.width);
+    check_like(images.path(), width, like)?;
+    let mut values = Vec::new();
+    images.read(|chunk| {
+        if keep == Keep::Records {
+            values.extend_from_slice(chunk);
+        }
+    })?;
+    let file = IdxFile::open_labels(pass, labels_path)?;
+    if file.records != image_count {
+        return Err(StorageError::CountsDiffer {
+            images: images_path.to_owned(),
+            labels: labels_path.to_owned(),
+            image_count,
+            label_count: file.records,
+        });
+    }
+    let mut bytes = Vec::new();
+    file.read(|chunk| bytes.extend_from_slice(chunk))?;
+    let mut numbers = class_numbers(pass, labels_path, &bytes, kind)?;
+    if keep == Keep::Nothing {
+        numbers = Vec::new();
+    }
+    values.shrink_to_fit();
+    Ok(Part {
+        records: image_count,
+        width,
+        features: Features::new(width, Values::U8(values)),
+        labels: Labels::Classes(numbers),
+    })
+}
+
+/// Refuses images of another size than those of `like`.
+pub(crate) fn check_like(
+    path: &Path,
+    width: usize,
+    like: Option<(&str, usize)>,
+) -> Result<(), StorageError> {
+    match like {
+        Some((other, expected)) if expected != width => Err(StorageError::FeaturesDiffer {
+            path: path.to_owned(),
+            other: other.to_owned(),
+            expected: expected as u32,
+            got: width as u64,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The class numbers of IDX labels: a label is the name of its class.
+fn class_numbers(
+    pass: &Pass<'_>,
+    path: &Path,
+    labels: &[u8],
+    kind: &mut LabelKind<'_>,
+) -> Result<Vec<u32>, StorageError> {
+    // 256 look-ups by name, not one a record.
+    let mut numbers = [None; 256];
+    let number_of = |(index, &label): (usize, &u8)| {
+        if let Some(number) = numbers[usize::from(label)] {
+            return Ok(number);
+        }
+        let name = label.to_string();
+        let place = || {
+            Box::new(FieldPlace {
+                path: path.to_owned(),
+                line: None,
+                record: index as u64 + 1,
+                column: None,
+                role: FieldRole::ClassLabel,
+            })
+        };
+        let number = match kind {
+            LabelKind::Find(classes) => {
+                // Classes are those from 0 to the greatest, seen or not.
+                for smaller in 0..label {
+                    classes.number(&smaller.to_string(), &pass.limits, place)?;
+                }
+                classes.number(&name, &pass.limits, place)?
+            }
+            LabelKind::Known(classes) => classes.number(&name, place)?,
+            LabelKind::Values => {
+                return Err(StorageError::LabelsAreClasses {
+                    path: path.to_owned(),
+                });
+            }
+        };
+        numbers[usize::from(label)] = Some(number);
+        Ok(number)
+    };
+    labels.iter().enumerate().map(number_of).collect()
+}
