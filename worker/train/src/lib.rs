@@ -1,1 +1,43 @@
-//! The step loop: optimizers, schedules, metrics and evaluation on one rank.
+//! The step loop of one rank: gradients, all-reduce, optimizer, evaluation, saved model.
+//!
+//! # Contract
+//!
+//! - **A step.** The samples of step *s* are positions of the epoch's order, a pure function of
+//!   (seed, epoch, position). Rank *r* of *W* runs its contiguous share of the batch; its gradient
+//!   is scaled by its share of the samples, and the ring sums the gradients of all ranks. Every
+//!   rank then makes the same update to the same parameters.
+//! - **Uneven shares.** A batch that *W* does not divide, and an epoch's last partial batch, are
+//!   weighted by samples: the update is that of the mean over the whole batch. A rank without a
+//!   sample adds zeros.
+//! - **Identical weights.** Every `check_steps` steps and at the end, ranks compare the BLAKE3 of
+//!   their parameters; a rank that differs is named and the job fails.
+//! - **Memory.** Parameters, gradients and optimizer state are flat arenas of one layout, in
+//!   gradient-ready order. After the first step nothing of the size of a batch or of the model is
+//!   allocated.
+//! - **Time** is read from a [`Clock`](ringfold_common::clock::Clock) and decides nothing but
+//!   reports.
+//! - **Stopping.** An [`AbortSignal`](ringfold_collective::AbortSignal) ends a run within a step.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`network`] | a job's model as a graph, its layout and its plans |
+//! | [`optimizer`] | SGD, Adam, AdamW: one pass over the flat arenas; clipping |
+//! | [`schedule`] | the learning rate of a step |
+//! | [`batches`] | which samples a rank sees in a step |
+//! | [`trainer`] | the loop |
+//! | [`evaluate`] | sharded evaluation; confusion matrix |
+//! | [`predict`] | a saved model applied to records |
+//! | [`error`] | [`TrainError`] |
+
+pub mod batches;
+pub mod error;
+pub mod evaluate;
+pub mod network;
+pub mod optimizer;
+pub mod predict;
+pub mod schedule;
+pub mod trainer;
+
+pub use error::TrainError;
+pub use predict::Predictor;
+pub use trainer::{Observer, RankJob, train};

@@ -1,0 +1,247 @@
+//! Which samples a rank sees in a step.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use ringfold_common::dataset::{StepPlan, StepSamples, share};
+use ringfold_common::ids::{Epoch, Rank, Step};
+use ringfold_common::job::{TrainDuration, TrainSpec};
+use ringfold_common::order::Permutation;
+
+use crate::error::TrainError;
+
+/// The batches of one rank of a job.
+#[derive(Clone, Copy, Debug)]
+pub struct Batches {
+    plan: StepPlan,
+    records: u64,
+    global_batch: u64,
+    seed: u64,
+    rank: Rank,
+    world: u32,
+    steps_total: u64,
+    order: (Epoch, Permutation),
+}
+
+/// A rank's part of one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MicroBatch {
+    /// The whole batch.
+    pub samples: StepSamples,
+    /// This rank's positions in the epoch's order; may be empty.
+    pub positions: Range<u64>,
+}
+
+impl MicroBatch {
+    /// Samples of this rank.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        (self.positions.end - self.positions.start) as usize
+    }
+
+    /// True if this rank has no sample in the step.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// Samples of all ranks.
+    #[must_use]
+    pub fn global_len(&self) -> u64 {
+        self.samples.positions.end - self.samples.positions.start
+    }
+
+    /// This rank's share of the batch's samples: what its mean gradient is multiplied by.
+    #[must_use]
+    pub fn weight(&self) -> f64 {
+        self.len() as f64 / self.global_len() as f64
+    }
+}
+
+impl Batches {
+    /// The batches of `rank` of `world` over `records` training records.
+    ///
+    /// # Errors
+    /// If there is no step to take, or more than can be counted.
+    pub fn new(
+        train: &TrainSpec,
+        records: u64,
+        rank: Rank,
+        world: u32,
+    ) -> Result<Self, TrainError> {
+        let plan = StepPlan::new(records, train.global_batch, train.last_batch)?;
+        let steps_per_epoch = plan.steps_per_epoch();
+        let steps_total = match train.duration {
+            TrainDuration::Steps(steps) => steps,
+            TrainDuration::Epochs(epochs) => {
+                epochs
+                    .checked_mul(steps_per_epoch)
+                    .ok_or(TrainError::TooManySteps {
+                        epochs,
+                        steps_per_epoch,
+                    })?
+            }
+        };
+        Ok(Self {
+            plan,
+            records,
+            global_batch: train.global_batch.into(),
+            seed: train.seed,
+            rank,
+            world,
+            steps_total,
+            order: (
+                Epoch(0),
+                Permutation::of_epoch(train.seed, Epoch(0), records),
+            ),
+        })
+    }
+
+    /// Steps of the job.
+    #[must_use]
+    pub fn steps_total(&self) -> u64 {
+        self.steps_total
+    }
+
+    /// Steps of an epoch.
+    #[must_use]
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.plan.steps_per_epoch()
+    }
+
+    /// Epochs of the job, the last one perhaps partial.
+    #[must_use]
+    pub fn epochs_total(&self) -> u64 {
+        self.steps_total.div_ceil(self.plan.steps_per_epoch())
+    }
+
+    /// This rank's part of `step`.
+    #[must_use]
+    pub fn micro_batch(&self, step: Step) -> MicroBatch {
+        let samples = self.plan.samples(step);
+        let start = samples.positions.start;
+        let share = share(samples.positions.end - start, self.world, self.rank);
+        MicroBatch {
+            positions: start + share.start..start + share.end,
+            samples,
+        }
+    }
+
+    /// Every length but zero that a micro-batch of this rank can have.
+    #[must_use]
+    pub fn lengths(&self) -> BTreeSet<usize> {
+        let full = self.global_batch.min(self.records);
+        let last = self
+            .plan
+            .samples(Step(self.plan.steps_per_epoch()))
+            .positions;
+        [full, last.end - last.start]
+            .into_iter()
+            .map(|len| share(len, self.world, self.rank))
+            .map(|share| (share.end - share.start) as usize)
+            .filter(|&len| len > 0)
+            .collect()
+    }
+
+    /// The records of a micro-batch, in order.
+    pub fn records(&mut self, batch: &MicroBatch) -> impl Iterator<Item = u64> + use<> {
+        let epoch = batch.samples.epoch;
+        if self.order.0 != epoch {
+            self.order = (epoch, Permutation::of_epoch(self.seed, epoch, self.records));
+        }
+        let order = self.order.1;
+        batch
+            .positions
+            .clone()
+            .map(move |position| order.at(position))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ringfold_common::job::{
+        Decay, EvaluateEvery, LastBatch, OptimizerSpec, ScheduleSpec, SgdOptions,
+    };
+
+    use super::*;
+
+    fn spec(epochs: u64, global_batch: u32, last_batch: LastBatch) -> TrainSpec {
+        TrainSpec {
+            duration: TrainDuration::Epochs(epochs),
+            global_batch,
+            last_batch,
+            seed: 3,
+            optimizer: OptimizerSpec::Sgd(SgdOptions {
+                learning_rate: 0.1,
+                momentum: 0.0,
+                nesterov: false,
+                weight_decay: 0.0,
+            }),
+            schedule: ScheduleSpec {
+                warmup_steps: 0,
+                decay: Decay::Constant,
+            },
+            clip_norm: None,
+            l2: 0.0,
+            evaluate: EvaluateEvery::End,
+            report_steps: 1,
+            check_steps: 1,
+        }
+    }
+
+    proptest! {
+        /// Over an epoch, all ranks together see every record once, whatever the world.
+        #[test]
+        fn ranks_share_an_epoch_exactly(
+            records in 1u64..400,
+            batch in 1u32..50,
+            world in 1u32..7,
+        ) {
+            let train = spec(2, batch, LastBatch::Keep);
+            let mut seen = vec![0u32; records as usize];
+            for rank in 0..world {
+                let mut batches = Batches::new(&train, records, Rank(rank), world).unwrap();
+                let lengths = batches.lengths();
+                for step in 1..=batches.steps_total() {
+                    let micro = batches.micro_batch(Step(step));
+                    prop_assert!(micro.is_empty() || lengths.contains(&micro.len()));
+                    for record in batches.records(&micro) {
+                        seen[record as usize] += 1;
+                    }
+                }
+            }
+            prop_assert!(seen.iter().all(|&count| count == 2));
+        }
+
+        /// The global batch of a step does not depend on the world.
+        #[test]
+        fn a_step_has_the_same_samples_in_any_world(step in 1u64..40, world in 2u32..7) {
+            let train = spec(10, 13, LastBatch::Keep);
+            let of_world = |world: u32| -> Vec<u64> {
+                (0..world)
+                    .flat_map(|rank| {
+                        let mut batches = Batches::new(&train, 100, Rank(rank), world).unwrap();
+                        let micro = batches.micro_batch(Step(step));
+                        batches.records(&micro).collect::<Vec<_>>()
+                    })
+                    .collect()
+            };
+            prop_assert_eq!(of_world(1), of_world(world));
+        }
+    }
+
+    #[test]
+    fn weights_of_all_ranks_sum_to_one() {
+        let train = spec(1, 10, LastBatch::Keep);
+        for step in 1..=3 {
+            let total: f64 = (0..4)
+                .map(|rank| {
+                    let batches = Batches::new(&train, 23, Rank(rank), 4).unwrap();
+                    batches.micro_batch(Step(step)).weight()
+                })
+                .sum();
+            assert!((total - 1.0).abs() < 1e-12);
+        }
+    }
+}

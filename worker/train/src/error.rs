@@ -1,0 +1,121 @@
+//! Why a rank stopped.
+
+use std::error::Error;
+
+use ringfold_collective::CollectiveError;
+use ringfold_common::dataset::StepPlanError;
+use ringfold_common::ids::{Rank, Step};
+use ringfold_common::job::Cause;
+use ringfold_compute::ComputeError;
+use ringfold_graph::GraphError;
+use ringfold_storage::StorageError;
+
+/// Why training, evaluation or prediction failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The model can't be built.
+    #[error("can't build the model")]
+    Graph(#[from] GraphError),
+    /// The model can't be planned or run.
+    #[error("can't compute")]
+    Compute(#[from] ComputeError),
+    /// The ring failed.
+    #[error("the ring failed")]
+    Collective(#[from] CollectiveError),
+    /// Files can't be read or written.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// There is no step to take.
+    #[error(transparent)]
+    StepPlan(#[from] StepPlanError),
+    /// More steps than can be counted.
+    #[error("{epochs} epochs of {steps_per_epoch} steps: more steps than can be counted")]
+    TooManySteps {
+        /// Epochs asked for.
+        epochs: u64,
+        /// Steps of each.
+        steps_per_epoch: u64,
+    },
+    /// The numbers ran away.
+    #[error(
+        "the {what} is not finite ({value}) after step {step}: a smaller learning rate, \
+         train.clip_norm or data.scale may help"
+    )]
+    NotFinite {
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// When it was seen.
+        step: Step,
+    },
+    /// Ranks that must hold the same weights don't.
+    #[error("after step {step} the weights of {} differ from those of the other ranks", ranks(.ranks))]
+    WeightsDiffer {
+        /// When it was seen.
+        step: Step,
+        /// The ranks that differ from the most common weights; all but the first if none are more
+        /// common.
+        ranks: Vec<Rank>,
+    },
+    /// The threads can't be had.
+    #[error("can't start {threads} threads: {reason}")]
+    Threads {
+        /// As many as were asked for.
+        threads: u32,
+        /// What the system said.
+        reason: String,
+    },
+    /// Somebody asked for the end.
+    #[error("aborted: {reason}")]
+    Aborted {
+        /// Why.
+        reason: String,
+    },
+    /// A saved model whose tensors are not those of its network.
+    #[error("the model's tensor {name} is {got:?}: the network has {expected:?}")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// The shape of the file.
+        got: Option<Vec<usize>>,
+        /// The shape of the network.
+        expected: Option<Vec<usize>>,
+    },
+}
+
+fn ranks(ranks: &[Rank]) -> String {
+    let list: Vec<String> = ranks.iter().map(Rank::to_string).collect();
+    format!("rank {}", list.join(", rank "))
+}
+
+impl TrainError {
+    /// The error with its causes, as one line.
+    #[must_use]
+    pub fn full(&self) -> String {
+        let mut line = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            // `transparent` variants say what their source says.
+            let text = cause.to_string();
+            if !line.ends_with(&text) {
+                line = format!("{line}: {text}");
+            }
+            source = cause.source();
+        }
+        line
+    }
+
+    /// What the coordinator is told. `None` if the coordinator itself asked for the end.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        Some(match self {
+            Self::Aborted { .. } | Self::Collective(CollectiveError::Aborted { .. }) => {
+                return None;
+            }
+            Self::Collective(error) if !error.accused().is_empty() => Cause::PeerLost(self.full()),
+            Self::WeightsDiffer { .. } => Cause::WeightsDiffer(self.full()),
+            _ => Cause::Error(self.full()),
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! A saved model applied to records.
+
+use ringfold_common::dataset::Target;
+use ringfold_compute::{Arena, Mode};
+use ringfold_graph::models::{PREDICTION, PROBABILITIES};
+use ringfold_storage::{Features, Model, ModelDescription, Records};
+
+use crate::error::TrainError;
+use crate::evaluate::{ConfusionMatrix, Sums, argmax, chunks, evaluate};
+use crate::network::Network;
+
+/// A saved model, ready to run.
+#[derive(Debug)]
+pub struct Predictor {
+    description: ModelDescription,
+    network: Network,
+    parameters: Arena<f32>,
+}
+
+/// What is predicted for one record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Prediction<'a> {
+    /// The most likely class and the probabilities of all.
+    Class {
+        /// Its number.
+        class: usize,
+        /// Its name.
+        name: &'a str,
+        /// One a class.
+        probabilities: &'a [f32],
+    },
+    /// Numbers.
+    Values(&'a [f32]),
+}
+
+impl Predictor {
+    /// Puts a model's tensors into its network, on one thread.
+    ///
+    /// # Errors
+    /// A tensor that is missing, superfluous or of another shape.
+    pub fn new(model: Model) -> Result<Self, TrainError> {
+        let description = model.description;
+        let network = Network::new(
+            &description.model,
+            description.features,
+            &description.target,
+            0.0,
+            1,
+        )?;
+        let mut parameters = network.layout().zeros()?;
+        for tensor in &model.tensors {
+            let slot = network.layout().slot(&tensor.name);
+            match slot.filter(|slot| slot.shape == tensor.shape) {
+                Some(slot) => parameters[slot.range()].copy_from_slice(&tensor.values),
+                None => {
+                    return Err(TrainError::Tensor {
+                        name: tensor.name.clone(),
+                        got: Some(tensor.shape.clone()),
+                        expected: slot.map(|slot| slot.shape.clone()),
+                    });
+                }
+            }
+        }
+        let found = |name: &str| model.tensors.iter().any(|tensor| tensor.name == name);
+        if let Some(slot) = network
+            .layout()
+            .slots()
+            .iter()
+            .find(|slot| !found(&slot.name))
+        {
+            return Err(TrainError::Tensor {
+                name: slot.name.clone(),
+                got: None,
+                expected: Some(slot.shape.clone()),
+            });
+        }
+        Ok(Self {
+            description,
+            network,
+            parameters,
+        })
+    }
+
+    /// How the model is described.
+    #[must_use]
+    pub fn description(&self) -> &ModelDescription {
+        &self.description
+    }
+
+    /// Predicts every record in order.
+    ///
+    /// # Errors
+    /// What a run refuses, and what `each` returns.
+    pub fn predict<E: From<TrainError>>(
+        &self,
+        features: &Features,
+        mut each: impl FnMut(Prediction<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let sizes = chunks(0..features.len())
+            .map(|chunk| (Mode::Prediction, (chunk.end - chunk.start) as usize));
+        let mut plans = self.network.plans(sizes)?;
+        for chunk in chunks(0..features.len()) {
+            let len = (chunk.end - chunk.start) as usize;
+            let (plan, workspace, batch) = plans.get(Mode::Prediction, len);
+            let (rows, _) = batch.fill(len);
+            features.gather(chunk, &self.description.scaler, rows);
+            let inputs = batch.inputs(len);
+            plan.infer(workspace, &self.parameters, &inputs[..1])
+                .map_err(TrainError::from)?;
+            match self.network.target() {
+                Target::Classes(names) => {
+                    let all = plan.output(workspace, PROBABILITIES).unwrap_or_default();
+                    for probabilities in all.chunks_exact(names.len().max(1)) {
+                        let class = argmax(probabilities);
+                        each(Prediction::Class {
+                            class,
+                            name: &names[class],
+                            probabilities,
+                        })?;
+                    }
+                }
+                Target::Values(count) => {
+                    let all = plan.output(workspace, PREDICTION).unwrap_or_default();
+                    for values in all.chunks_exact((*count).max(1) as usize) {
+                        each(Prediction::Values(values))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Evaluates labelled records; with a confusion matrix for classes.
+    ///
+    /// # Errors
+    /// What a run refuses.
+    pub fn evaluate(
+        &self,
+        records: &Records,
+    ) -> Result<(Sums, Option<ConfusionMatrix>), TrainError> {
+        let sizes = chunks(0..records.len())
+            .map(|chunk| (Mode::Evaluation, (chunk.end - chunk.start) as usize));
+        let mut plans = self.network.plans(sizes)?;
+        let target = self.network.target();
+        let mut matrix = match target {
+            Target::Classes(names) => Some(ConfusionMatrix::new(names.len())),
+            Target::Values(_) => None,
+        };
+        let sums = evaluate(
+            &mut plans,
+            target,
+            &self.parameters,
+            (records, &self.description.scaler),
+            0..records.len(),
+            |truth, predicted| {
+                if let Some(matrix) = &mut matrix {
+                    matrix.add(truth, predicted);
+                }
+            },
+            || Ok(()),
+        )?;
+        Ok((sums, matrix))
+    }
+}
