@@ -214,7 +214,7 @@ impl Store for FileStore {
         transaction
             .set_durability(Durability::Immediate)
             .named("write", &self.path)?;
-        let next = expected.next();
+        let next;
         {
             let mut meta = transaction.open_table(META).named("write", &self.path)?;
             let mut jobs = transaction.open_table(JOBS).named("write", &self.path)?;
@@ -222,6 +222,7 @@ impl Store for FileStore {
             if actual != expected {
                 return Err(StoreError::RevisionMismatch { expected, actual });
             }
+            next = expected.next();
             let value = self.encode("meta/revision", &next)?;
             meta.insert("revision", value.as_slice())
                 .named("write", &self.path)?;

@@ -1,0 +1,11 @@
+//! What the core does about each event, seen from the shell.
+
+#[path = "../rig/mod.rs"]
+mod rig;
+
+mod cancel;
+mod faults;
+mod limits;
+mod restart;
+mod starts;
+mod submits;
