@@ -50,7 +50,7 @@ pub enum TrainError {
         step: Step,
     },
     /// Ranks that must hold the same weights don't.
-    #[error("after step {step} the weights of {} differ from those of the other ranks", ranks(.ranks))]
+    #[error("after step {step} the weights of {} differ from those of the other ranks", list(.ranks))]
     WeightsDiffer {
         /// When it was seen.
         step: Step,
@@ -84,9 +84,9 @@ pub enum TrainError {
     },
 }
 
-fn ranks(ranks: &[Rank]) -> String {
-    let list: Vec<String> = ranks.iter().map(Rank::to_string).collect();
-    format!("rank {}", list.join(", rank "))
+fn list(ranks: &[Rank]) -> String {
+    let numbers: Vec<String> = ranks.iter().map(Rank::to_string).collect();
+    format!("rank {}", numbers.join(", rank "))
 }
 
 impl TrainError {

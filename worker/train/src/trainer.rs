@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::batches::{Batches, MicroBatch};
 use crate::error::TrainError;
-use crate::evaluate::{Sums, chunks, evaluate};
+use crate::evaluate::{chunks, evaluate};
 use crate::network::{Network, Plans};
 use crate::optimizer::{Optimizer, clip_scale, global_norm};
 use crate::schedule::Schedule;
@@ -269,7 +269,7 @@ impl<'a> Run<'a> {
             labels,
         );
         let memory = TrainMemory {
-            workspace,
+            workspace: &mut *workspace,
             parameters: &*self.parameters,
             gradients: &mut *self.gradients,
         };
@@ -286,7 +286,7 @@ impl<'a> Run<'a> {
             &mut |_: usize, _: &[f32]| {},
         )?;
         Ok(plan
-            .scalar(&self.plans.workspace, DATA_LOSS)
+            .scalar(workspace, DATA_LOSS)
             .map_or(f64::NAN, f64::from))
     }
 
