@@ -1,6 +1,7 @@
 //! Rings within one process, for tests: real sockets on the loopback, one thread a rank.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::panic::resume_unwind;
 use std::thread;
 
 use ringfold_common::ids::{JobId, MembershipEpoch, Rank, SpecHash};
@@ -80,7 +81,7 @@ pub fn on_threads<I: Send, T: Send>(inputs: Vec<I>, body: impl Fn(I) -> T + Sync
             .collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().expect("a rank panicked"))
+            .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
             .collect()
     })
 }
