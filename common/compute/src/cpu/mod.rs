@@ -8,6 +8,7 @@ mod kernel;
 pub mod kernels;
 pub mod math;
 mod memory;
+mod simd;
 
 #[cfg(test)]
 pub(crate) mod counting;
