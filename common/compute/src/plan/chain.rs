@@ -2,8 +2,8 @@
 
 use ringfold_graph::{Graph, Origin};
 
-use super::Selection;
 use super::place::Buffer;
+use super::select::Selection;
 
 /// A chain of values that share one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //!
 //! This part knows no device. A backend turns each [`Step`] into a kernel.
 //!
-//! 1. *Select* (here): the nodes that the mode's outputs and gradients need, in graph order.
+//! 1. *Select* (`select`): the nodes that the mode's outputs and gradients need, in graph order.
 //! 2. *Chain* ([`chain`]): an element-wise node whose operand nobody reads later takes that
 //!    operand's place. A chain of such values is one buffer.
 //! 3. *Place* ([`place`]): buffers whose lifetimes overlap get disjoint ranges of one workspace;
@@ -10,9 +10,11 @@
 
 pub mod chain;
 pub mod place;
+mod select;
 
-use ringfold_graph::{Graph, NodeId, Op, Origin, OutputRole, ValueId};
+use ringfold_graph::{Graph, NodeId, Op, Origin, ValueId};
 
+use self::select::{Selection, computes};
 use crate::backend::{InputSpec, Mode, OutputSpec, PlanOptions};
 use crate::buffer::ARENA_ELEMENTS_MAX;
 use crate::element::Element;
@@ -149,70 +151,6 @@ fn lens(graph: &Graph, batch: usize) -> Result<Vec<usize>, ComputeError> {
                 })
         })
         .collect()
-}
-
-/// What a mode computes of a graph.
-pub(crate) struct Selection {
-    /// The nodes to run, in order.
-    pub nodes: Vec<NodeId>,
-    /// By value: it is an output of the mode.
-    pub is_output: Vec<bool>,
-    /// By value: the position in the layout of the parameter whose gradient it is.
-    pub gradient_of: Vec<Option<usize>>,
-    /// By value: a selected node reads it.
-    pub is_read: Vec<bool>,
-}
-
-impl Selection {
-    pub(crate) fn new(graph: &Graph, mode: Mode) -> Result<Self, ComputeError> {
-        let count = graph.values().len();
-        let mut is_output = vec![false; count];
-        for output in graph.outputs() {
-            is_output[output.value.0 as usize] |= computes(mode, output.role);
-        }
-        if !is_output.contains(&true) {
-            return Err(ComputeError::NoOutputs {
-                graph: graph.name().to_owned(),
-                mode,
-            });
-        }
-        let mut gradient_of = vec![None; count];
-        if mode == Mode::Training {
-            for (slot, gradient) in graph.gradients().iter().enumerate() {
-                gradient_of[gradient.value.0 as usize] = Some(slot);
-            }
-        }
-        let mut is_read = vec![false; count];
-        let mut nodes = Vec::new();
-        for (i, node) in graph.nodes().iter().enumerate().rev() {
-            let needed = node.results.iter().map(|value| value.0 as usize);
-            if !needed
-                .into_iter()
-                .any(|v| is_read[v] || is_output[v] || gradient_of[v].is_some())
-            {
-                continue;
-            }
-            nodes.push(NodeId(i as u32));
-            for operand in &node.operands {
-                is_read[operand.0 as usize] = true;
-            }
-        }
-        nodes.reverse();
-        Ok(Self {
-            nodes,
-            is_output,
-            gradient_of,
-            is_read,
-        })
-    }
-}
-
-fn computes(mode: Mode, role: OutputRole) -> bool {
-    match role {
-        OutputRole::Loss => mode != Mode::Prediction,
-        OutputRole::Prediction => true,
-        OutputRole::Derived => mode == Mode::Prediction,
-    }
 }
 
 struct Planner<'a> {
