@@ -63,12 +63,11 @@ impl ActiveRank {
             context,
             abort: abort.clone(),
             phase: Arc::clone(&phase),
-            peers,
         };
         std::thread::Builder::new()
             .name(format!("rank-{}", fence.rank))
             .spawn(move || {
-                runner.run();
+                runner.run(&peers);
                 let _ = ended_sender.send(());
             })
             .map_err(|error| failed("start the rank's thread", &error))?;
@@ -102,13 +101,15 @@ impl ActiveRank {
     }
 }
 
+/// Brings the addresses of all ranks.
+type Peers = std_mpsc::Receiver<Vec<SocketAddr>>;
+
 /// The thread's side.
 struct Runner {
     assignment: Assignment,
     context: RankContext,
     abort: AbortSignal,
     phase: Arc<Mutex<Phase>>,
-    peers: std_mpsc::Receiver<Vec<SocketAddr>>,
 }
 
 /// Why a rank ended before its job did.
@@ -138,9 +139,9 @@ impl From<StorageError> for RankError {
 
 impl Runner {
     /// Runs to the end and says how it was.
-    fn run(self) {
+    fn run(self, peers: &Peers) {
         let fence = self.assignment.fence;
-        let result = catch_unwind(AssertUnwindSafe(|| self.train()));
+        let result = catch_unwind(AssertUnwindSafe(|| self.train(peers)));
         let aborted = self.abort.reason().is_some();
         let failed = |cause: Cause| {
             tracing::error!(%fence, "{cause}");
@@ -171,7 +172,7 @@ impl Runner {
         self.send(message);
     }
 
-    fn train(&self) -> Result<Option<Summary>, RankError> {
+    fn train(&self, peers: &Peers) -> Result<Option<Summary>, RankError> {
         let Assignment {
             fence,
             world,
@@ -188,7 +189,7 @@ impl Runner {
             fence: Some((*fence).into()),
             address: listener.addr().to_string(),
         }));
-        let peers = self.wait_for_peers()?;
+        let peers = self.wait_for(peers)?;
         let identity = Identity {
             job: fence.job,
             membership_epoch: fence.membership_epoch,
@@ -261,9 +262,9 @@ impl Runner {
         Ok(dataset)
     }
 
-    fn wait_for_peers(&self) -> Result<Vec<SocketAddr>, TrainError> {
+    fn wait_for(&self, peers: &Peers) -> Result<Vec<SocketAddr>, TrainError> {
         loop {
-            match self.peers.recv_timeout(ABORT_POLL) {
+            match peers.recv_timeout(ABORT_POLL) {
                 Ok(peers) => return Ok(peers),
                 Err(std_mpsc::RecvTimeoutError::Timeout) => {
                     if let Some(reason) = self.abort.reason() {
