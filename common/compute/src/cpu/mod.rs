@@ -6,7 +6,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `plan` | [`CpuPlan`]: checks, runs, outputs |
-//! | `kernel` | instructions: steps with places and dimensions resolved |
+//! | `kernel` | instructions: calls with places and dimensions resolved |
 //! | `run` | one instruction on the memories |
 //! | `memory` | how an instruction borrows from the memories |
 //! | [`kernels`] | the loops, over slices |
@@ -89,10 +89,10 @@ impl Cpu {
             next.map_or(layout.len(), |slot| slot.offset)
         });
         let ends: Vec<usize> = ends.collect();
-        let instructions = program.steps.iter().map(|step| Instruction {
-            kernel: Kernel::lower(step, self.options.threads),
-            result: step.result.place,
-            finishes: step.finishes.map(|slot| (slot, ends[slot])),
+        let instructions = program.calls.iter().map(|call| Instruction {
+            kernel: Kernel::lower(call, self.options.threads),
+            result: call.result.place,
+            finishes: call.finishes.map(|slot| (slot, ends[slot])),
         });
         let instructions = instructions.filter(|instruction| {
             // A void instruction that finishes a gradient is kept for the report.

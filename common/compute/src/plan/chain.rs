@@ -21,7 +21,7 @@ pub struct Chains {
     pub buffers: Vec<Chain>,
     /// By value: its chain, if a selected node defines it.
     pub buffer_of: Vec<Option<usize>>,
-    /// By step: the operand whose place the result takes.
+    /// By call: the operand whose place the result takes.
     pub in_place: Vec<Option<usize>>,
 }
 

@@ -1,6 +1,6 @@
 //! From a graph to a program: which nodes run, in which order, and where every value stands.
 //!
-//! This part knows no device. A backend turns each [`Step`] into a kernel.
+//! This part knows no device. A backend turns each [`Call`] into a kernel.
 //!
 //! 1. *Select* (`select`): the nodes that the mode's outputs and gradients need, in graph order.
 //! 2. *Chain* ([`chain`]): an element-wise node whose operand nobody reads later takes that
@@ -56,9 +56,9 @@ pub struct Located {
     pub shape: Vec<usize>,
 }
 
-/// One node to run.
+/// One node to run: an operator applied to placed values. (A *step* is an optimizer update.)
 #[derive(Clone, Debug, PartialEq)]
-pub struct Step {
+pub struct Call {
     /// The node in the graph.
     pub node: NodeId,
     /// The operator.
@@ -69,7 +69,7 @@ pub struct Step {
     pub result: Located,
     /// The operand whose place the result takes.
     pub in_place: Option<usize>,
-    /// The parameter (position in the layout) whose gradient is final after this step.
+    /// The parameter (position in the layout) whose gradient is final after this call.
     pub finishes: Option<usize>,
 }
 
@@ -90,8 +90,8 @@ pub struct Program {
     /// The number of samples.
     pub batch: usize,
     /// The nodes in order.
-    pub steps: Vec<Step>,
-    /// The inputs that the steps read, in the graph's order.
+    pub calls: Vec<Call>,
+    /// The inputs that the calls read, in the graph's order.
     pub inputs: Vec<InputSpec>,
     /// Label inputs to check before a run.
     pub label_checks: Vec<LabelCheck>,
@@ -183,12 +183,12 @@ impl Planner<'_> {
         }
         let (inputs, input_positions) = self.inputs();
         let places = self.places(&chains, &homes, &input_positions)?;
-        let steps = self.steps(&chains, &places)?;
+        let calls = self.calls(&chains, &places)?;
         Ok(Program {
             mode: self.options.mode,
             batch: self.options.batch,
-            label_checks: label_checks(&steps),
-            steps,
+            label_checks: label_checks(&calls),
+            calls,
             inputs,
             outputs: self.outputs(&places),
             workspace_len: placement.len,
@@ -272,8 +272,8 @@ impl Planner<'_> {
         }
     }
 
-    fn steps(&self, chains: &chain::Chains, places: &[Place]) -> Result<Vec<Step>, ComputeError> {
-        let mut steps = Vec::with_capacity(self.selection.nodes.len());
+    fn calls(&self, chains: &chain::Chains, places: &[Place]) -> Result<Vec<Call>, ComputeError> {
+        let mut calls = Vec::with_capacity(self.selection.nodes.len());
         for (position, &id) in self.selection.nodes.iter().enumerate() {
             let node = &self.graph.nodes()[id.0 as usize];
             let result = node.results[0];
@@ -281,7 +281,7 @@ impl Planner<'_> {
                 (Op::Dropout { .. }, Mode::Evaluation | Mode::Prediction) => Op::Identity,
                 (op, _) => op.clone(),
             };
-            steps.push(Step {
+            calls.push(Call {
                 node: id,
                 op,
                 operands: node
@@ -294,7 +294,7 @@ impl Planner<'_> {
                 finishes: self.selection.gradient_of[result.0 as usize],
             });
         }
-        Ok(steps)
+        Ok(calls)
     }
 
     fn outputs(&self, places: &[Place]) -> Vec<(OutputSpec, Place)> {
@@ -314,17 +314,17 @@ impl Planner<'_> {
     }
 }
 
-/// The checks that the steps need: an integer operand is a label of the logits before it.
-fn label_checks(steps: &[Step]) -> Vec<LabelCheck> {
+/// The checks that the calls need: an integer operand is a label of the logits before it.
+fn label_checks(calls: &[Call]) -> Vec<LabelCheck> {
     let mut checks = Vec::new();
-    for step in steps {
+    for call in calls {
         if !matches!(
-            step.op,
+            call.op,
             Op::SoftmaxCrossEntropy | Op::SoftmaxCrossEntropyGrad
         ) {
             continue;
         }
-        let (logits, labels) = (&step.operands[0], &step.operands[1]);
+        let (logits, labels) = (&call.operands[0], &call.operands[1]);
         if let Space::Input(input) = labels.place.space {
             let check = LabelCheck {
                 input,

@@ -1,6 +1,6 @@
 //! Inverted dropout with counter-based masks.
 //!
-//! The masks are the words of [`Stream`](ringfold_common::random::Stream), drawn here for [`BLOCKS`]
+//! The masks are the words of [`Stream`](ringfold_common::random::Stream), drawn here for `BLOCKS`
 //! blocks at a time, so that the rounds of the generator run in vectors. A test pins the equality.
 
 use ringfold_common::random::{Domain, stream_key};
