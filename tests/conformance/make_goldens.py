@@ -306,22 +306,23 @@ def schedules():
             "rates": rates(base_lr, lambda o: s.StepLR(o, step_size, gamma), steps),
         }
 
-    def cosine(base_lr, warmup_steps, start_factor, total_steps, minimum, steps):
-        """LinearLR from `start_factor` over `warmup_steps`, then CosineAnnealingLR to `minimum` over
-        the rest. Without warm-up, the cosine alone. Closed form, t < total_steps:
-        t < w: base * (f + (1 - f) * t / w)
+    def cosine(base_lr, warmup_steps, total_steps, minimum, steps):
+        """LinearLR from `1 / warmup_steps` that reaches 1 in the last step of the warm-up, then
+        CosineAnnealingLR to `minimum` over the rest. Without warm-up, the cosine alone. Closed
+        form, t < total_steps:
+        t < w: base * (t + 1) / w
         else:  min + (base - min) * (1 + cos(pi * (t - w) / (total - w))) / 2"""
 
         def make(o):
             down = s.CosineAnnealingLR(o, total_steps - warmup_steps, eta_min=minimum)
             if warmup_steps == 0:
                 return down
-            up = s.LinearLR(o, start_factor, 1.0, warmup_steps)
+            up = s.LinearLR(o, 1 / warmup_steps, 1.0, warmup_steps - 1)
             return s.SequentialLR(o, [up, down], [warmup_steps])
 
         def closed(t):
             if t < warmup_steps:
-                return base_lr * (start_factor + (1 - start_factor) * t / warmup_steps)
+                return base_lr * (t + 1) / warmup_steps
             progress = (t - warmup_steps) / (total_steps - warmup_steps)
             return minimum + (base_lr - minimum) * (1 + math.cos(math.pi * progress)) / 2
 
@@ -332,7 +333,6 @@ def schedules():
             "kind": "cosine",
             "base_lr": base_lr,
             "warmup_steps": warmup_steps,
-            "start_factor": start_factor,
             "total_steps": total_steps,
             "minimum": minimum,
             "rates": values,
@@ -344,9 +344,9 @@ def schedules():
             "schedules": [
                 step(0.1, 5, 0.5, 20),
                 step(1.0, 1, 0.9, 10),
-                cosine(0.1, 0, 1.0, 20, 0.0, 20),
-                cosine(0.1, 5, 0.1, 25, 0.0, 25),
-                cosine(0.01, 4, 0.25, 16, 0.001, 16),
+                cosine(0.1, 0, 20, 0.0, 20),
+                cosine(0.1, 5, 25, 0.0, 25),
+                cosine(0.01, 4, 16, 0.001, 16),
             ]
         },
     )

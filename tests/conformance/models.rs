@@ -1,6 +1,6 @@
 //! Forward, loss and gradients of whole models against PyTorch, in `f32`.
 //!
-//! The ten-step optimizer runs in the same files are compared by the trainer's test.
+//! The ten-step optimizer runs in the same files are compared in `optimizers.rs`.
 
 mod support;
 
