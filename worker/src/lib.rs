@@ -1,1 +1,35 @@
-//! The worker's shell: the agent, its slots, and their sessions with the coordinator.
+//! The worker's shell.
+//!
+//! A **node** is one agent process on one host. It starts one **slot** process per share of the
+//! host's cores and is their parent: when one ends, the agent tells the coordinator how (exit code
+//! or signal, last log lines) and starts another. Each slot process holds one gRPC session with the
+//! coordinator and runs at most one rank at a time, on a thread of its own.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`agent`] | starts, watches, reports and restarts slot processes |
+//! | [`slot`] | a slot process: sessions one after the other, until it is told to stop |
+//! | `session` | one session: register, heartbeats, assignments, aborts, reports |
+//! | `rank` | one rank from assignment to end, on its own thread |
+//! | `assignment` | an assignment, checked on receive |
+//! | `host` | what this host is and has |
+//!
+//! Contract:
+//! - **No orphans.** A slot process ends when its standard input does, which is when its parent
+//!   ends, however that happens. An agent that stops in order closes the inputs of its slots and
+//!   kills what has not ended after [`agent::STOP_GRACE`].
+//! - **A lost session** aborts the rank and is followed by attempts to register again, with growing
+//!   waits.
+//! - **The control plane is never on the path of a step**: progress that can't be sent at once is
+//!   dropped; only an evaluation and the end of a rank wait for the session.
+
+pub mod agent;
+mod assignment;
+mod host;
+mod rank;
+mod session;
+pub mod slot;
+
+pub use agent::{AgentError, AgentOptions};
+pub use host::host_name;
+pub use slot::{SlotError, SlotOptions};

@@ -49,6 +49,8 @@ pub trait Element:
     fn to_f64(self) -> f64;
     /// True for NaN.
     fn is_nan(self) -> bool;
+    /// `a` or `b`, without a branch.
+    fn select(condition: bool, a: Self, b: Self) -> Self;
     /// `e` to this power.
     fn exp(self) -> Self;
     /// The natural logarithm.
@@ -77,6 +79,11 @@ impl Element for f32 {
     #[inline(always)]
     fn is_nan(self) -> bool {
         self.is_nan()
+    }
+
+    #[inline(always)]
+    fn select(condition: bool, a: Self, b: Self) -> Self {
+        math::select_f32(condition, a, b)
     }
 
     #[inline(always)]
@@ -118,6 +125,11 @@ impl Element for f64 {
     #[inline(always)]
     fn is_nan(self) -> bool {
         self.is_nan()
+    }
+
+    #[inline(always)]
+    fn select(condition: bool, a: Self, b: Self) -> Self {
+        math::select_f64(condition, a, b)
     }
 
     #[inline(always)]

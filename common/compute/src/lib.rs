@@ -22,6 +22,51 @@
 //!   gradients nor workspace. Labels out of range are an error.
 //! - **Threads.** See [`cpu::CpuOptions`].
 //!
+//! # Example
+//! ```
+//! use ringfold_compute::{
+//!     Cpu, CpuOptions, Mode, ParameterLayout, PlanOptions, RunArgs, TensorRef, TrainMemory,
+//! };
+//! use ringfold_graph::differentiate;
+//! use ringfold_graph::models::{LOSS, MlpOptions, PROBABILITIES, mlp};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let graph = differentiate(&mlp(&MlpOptions::classifier(2, &[8], 2))?, LOSS)?;
+//! let layout = ParameterLayout::new::<f32>(&graph)?;
+//! let cpu = Cpu::new(CpuOptions { threads: 1 })?;
+//! let options = |mode, batch| PlanOptions { mode, batch };
+//! let train = cpu.plan::<f32>(&graph, &layout, options(Mode::Training, 4))?;
+//! let predict = cpu.plan::<f32>(&graph, &layout, options(Mode::Prediction, 1))?;
+//! let mut parameters = layout.initial::<f32>(7)?;
+//! let mut gradients = layout.zeros::<f32>()?;
+//! let mut workspace = train.workspace()?;
+//!
+//! let x = [0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0];
+//! let inputs = [TensorRef::Float(&x), TensorRef::Int(&[0, 1, 1, 0])];
+//! let mut losses = Vec::new();
+//! for step in 0..500 {
+//!     let memory = TrainMemory {
+//!         workspace: &mut workspace,
+//!         parameters: &parameters[..],
+//!         gradients: &mut gradients[..],
+//!     };
+//!     let args = RunArgs { step, ..RunArgs::default() };
+//!     train.train(memory, &inputs, &args, &mut |_slot: usize, _finished: &[f32]| {})?;
+//!     losses.extend(train.scalar(&workspace, LOSS));
+//!     for (parameter, gradient) in parameters.iter_mut().zip(gradients.iter()) {
+//!         *parameter -= 0.5 * gradient;
+//!     }
+//! }
+//! assert!(losses[499] < 0.1 * losses[0]);
+//!
+//! let mut workspace = predict.workspace()?;
+//! predict.infer(&mut workspace, &parameters, &[TensorRef::Float(&[1.0, 0.0])])?;
+//! let probabilities = predict.output(&workspace, PROBABILITIES).unwrap();
+//! assert!(probabilities[1] > 0.5);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Allocation
 //! A run allocates nothing itself. The `gemm` crate allocates a packing buffer and a small flag
 //! vector in calls whose matrices exceed its smallest kernels, also on one thread; a test pins

@@ -1,1 +1,69 @@
 //! Ring all-reduce between ranks: algorithms over verbs, transports below them.
+//!
+//! Three questions in three places:
+//!
+//! | module | question |
+//! |---|---|
+//! | [`topology`] | who are my neighbours, and which part of the operand is whose? |
+//! | [`algorithm`] | in which order do parts travel? Written over four verbs; does no IO |
+//! | `transport` | how do bytes move? TCP now; shared memory and NCCL have a place beside it |
+//!
+//! # Contract
+//!
+//! **Joining.** [`Listener::bind`] opens a port; its [`addr`](Listener::addr) goes to the
+//! coordinator, which hands the addresses of all ranks, in rank order, to all ranks.
+//! [`Listener::connect_ring`] dials the next rank, accepts the one before, and returns a [`Ring`]
+//! once both neighbours have proven to belong to the same [`Identity`]: protocol version, job,
+//! membership epoch, world, rank, spec hash and segment size. A neighbour that doesn't match is
+//! told so, and both sides return [`CollectiveError::Handshake`] with the field and both values.
+//! Whatever else connects (a port scanner, a silent socket, a rank of an older membership epoch)
+//! is dropped, and the listener goes on waiting for the true neighbour until the deadline.
+//!
+//! **Calling.** All ranks make the same calls in the same order. A call blocks its thread and
+//! starts no other. It returns `Ok` when this rank's part is done and its result is complete.
+//! After [`Ring::all_reduce_sum_f32`] all ranks hold *identical bytes*: every element is summed in
+//! one ring order, ends at one owner, and is copied from there. That order depends on the world's
+//! size; a sum that does not is the business of a reproducible fold.
+//!
+//! **Failing.** No call hangs. A neighbour that closes, resets or sends a wrong frame is an error
+//! at once; one that is silent is [`CollectiveError::Stalled`] when no byte has moved in either
+//! direction for [`RingOptions::progress_deadline`]; [`AbortSignal::abort`], from any thread, ends
+//! every blocking call within milliseconds. The first error closes both sockets, so that the
+//! neighbours fail too, and every later call returns [`CollectiveError::Poisoned`] with it. After
+//! an error the operand holds unspecified values. Dropping a [`Ring`] closes both sockets.
+//! A refused argument ([`CollectiveError::is_argument`]) changes nothing and doesn't poison.
+//!
+//! **Limits.** [`WORLD_MAX`] ranks, [`OPERATION_ELEMENTS_MAX`] elements an operation,
+//! [`SEGMENT_BYTES_MAX`] bytes of payload a frame, [`STALE_FRAMES_MAX`] stale frames and
+//! [`PENDING_CONNECTIONS_MAX`] unproven connections at a time.
+//!
+//! **Trust.** Nothing is encrypted or authenticated here; payloads carry no checksum of their own
+//! beyond TCP's, headers do.
+
+#[cfg(target_endian = "big")]
+compile_error!(
+    "ringfold-collective sends values as they lie in memory, and its wire format is little-endian"
+);
+
+pub mod algorithm;
+pub mod topology;
+
+mod abort;
+mod element;
+mod error;
+mod identity;
+mod mismatch;
+mod ring;
+#[doc(hidden)]
+pub mod testing;
+mod transport;
+
+pub use abort::AbortSignal;
+pub use error::{CollectiveError, Neighbour, Peer, Position, RingGap, Unreached};
+pub use identity::{Identity, OPERATION_ELEMENTS_MAX, RingOptions, SEGMENT_BYTES_MAX, WORLD_MAX};
+pub use mismatch::Mismatch;
+pub use ring::{Metrics, Ring};
+pub use transport::tcp::{
+    Call, FrameFault, HANDSHAKE_BYTES, HEADER_BYTES, Listener, PENDING_CONNECTIONS_MAX,
+    STALE_FRAMES_MAX,
+};

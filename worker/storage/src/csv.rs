@@ -24,6 +24,8 @@ pub(crate) struct CsvFile<'p> {
     is_ahead: bool,
     /// The number of the current record, from 1; 0 for the header.
     number: u64,
+    /// The line after the record before the current one.
+    line_before: u64,
     limits: Limits,
 }
 
@@ -57,6 +59,7 @@ impl<'p> CsvFile<'p> {
             columns: 0,
             is_ahead: false,
             number: 0,
+            line_before: 1,
             limits: pass.limits,
         };
         if header && file.read_record()? {
@@ -197,9 +200,11 @@ impl<'p> CsvFile<'p> {
 
     /// The line where the current record starts, from 1.
     fn line(&self) -> u64 {
-        // The stream ends every record with a line break; other breaks of it are in its fields.
+        // The stream ends every record with a line break; other breaks of it are in its fields. If
+        // a quote is still open at the end of the file, the last one is in a field too.
         let breaks = self.record.as_slice().iter().filter(|&&byte| byte == b'\n');
-        (self.reader.position().line() - 1).saturating_sub(breaks.count() as u64)
+        let line = (self.reader.position().line() - 1).saturating_sub(breaks.count() as u64);
+        line.max(self.line_before)
     }
 
     /// Reads the next record that isn't blank; false at the end of the file.
@@ -207,17 +212,17 @@ impl<'p> CsvFile<'p> {
         loop {
             let allowance = self.limits.record_bytes_max;
             self.reader.get_ref().allowance.set(allowance);
-            let line = self.reader.position().line();
+            self.line_before = self.reader.position().line();
             match self.reader.read_byte_record(&mut self.record) {
                 Ok(false) => return Ok(false),
                 Ok(true) if self.record.len() == 1 && trim(&self.record[0]).is_empty() => {}
                 Ok(true) => return Ok(true),
-                Err(error) => return Err(self.read_error(error, line)),
+                Err(error) => return Err(self.read_error(error)),
             }
         }
     }
 
-    fn read_error(&self, error: ::csv::Error, record_line: u64) -> StorageError {
+    fn read_error(&self, error: ::csv::Error) -> StorageError {
         let source = match error.into_kind() {
             ::csv::ErrorKind::Io(source) => source,
             // None of the others can come of reading bytes with flexible lengths.
@@ -228,7 +233,7 @@ impl<'p> CsvFile<'p> {
                 path, bytes_max, ..
             } => StorageError::RecordTooLong {
                 path,
-                line: record_line,
+                line: self.line_before,
                 bytes_max,
             },
             error => error,

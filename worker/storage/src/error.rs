@@ -1,4 +1,6 @@
 //! Everything that can be wrong with a dataset, a model directory or an output directory.
+//!
+//! Long because it is a list: one enum of one crate, each variant with its words and its data.
 
 mod hint;
 mod place;
@@ -593,5 +595,37 @@ impl StorageError {
                 source,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_operating_system_become_named_ones() {
+        let of = |kind: io::ErrorKind| StorageError::from_open(Path::new("x"), kind.into());
+        let denied = of(io::ErrorKind::PermissionDenied);
+        assert!(
+            matches!(denied, StorageError::PermissionDenied { .. }),
+            "{denied}"
+        );
+        assert_eq!(denied.to_string(), "x: permission denied");
+        let missing = of(io::ErrorKind::NotFound);
+        assert!(
+            matches!(missing, StorageError::MissingFile { .. }),
+            "{missing}"
+        );
+        let other = of(io::ErrorKind::TimedOut);
+        assert!(matches!(other, StorageError::Read { .. }), "{other}");
+    }
+
+    #[test]
+    fn an_error_inside_a_read_error_comes_out() {
+        let inner = io::Error::other(StorageError::Cancelled);
+        let error = StorageError::from_read(Path::new("x"), inner);
+        assert!(matches!(error, StorageError::Cancelled), "{error}");
+        let error = StorageError::from_read(Path::new("x"), io::ErrorKind::TimedOut.into());
+        assert!(matches!(error, StorageError::Read { .. }), "{error}");
     }
 }

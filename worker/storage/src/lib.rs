@@ -8,8 +8,8 @@
 //! whose fingerprint covers every decompressed byte, or the same [`StorageError`].
 //!
 //! - **CSV**: UTF-8 text, plain or gzip (told by its first bytes, not its name), with or without a
-//!   byte order mark and a header; lines end in LF or CRLF; fields may be quoted as in RFC 4180;
-//!   spaces and tabs around a field don't count; blank lines are skipped. Every column but the
+//!   byte order mark and a header; lines end in LF or CRLF; fields may be quoted as in RFC 4180,
+//!   the quote being a field's first byte; spaces and tabs around a field don't count; blank lines are skipped. Every column but the
 //!   label's is a feature and must hold finite numbers. Columns count from 0, lines and records
 //!   from 1.
 //! - **IDX**, the format of MNIST: unsigned bytes, plain or gzip. Images have one dimension or

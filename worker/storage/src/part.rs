@@ -62,7 +62,7 @@ pub(crate) fn read_csv(
         }
         if keep == Keep::Nothing {
             values.clear();
-            labels = kind.no_labels();
+            labels.clear();
         }
     }
     values.shrink_to_fit();

@@ -100,6 +100,16 @@ pub(crate) enum Labels {
     Values(Vec<f32>),
 }
 
+impl Labels {
+    /// Forgets all labels, but not their kind.
+    pub fn clear(&mut self) {
+        match self {
+            Self::Classes(numbers) => numbers.clear(),
+            Self::Values(numbers) => numbers.clear(),
+        }
+    }
+}
+
 /// Where a gather writes labels: one element a record.
 #[derive(Debug)]
 pub enum LabelsOut<'a> {

@@ -1,10 +1,10 @@
-//! Instructions: a program's steps with every dimension and place resolved.
+//! Instructions: a program's calls with every dimension and place resolved.
 
 use ringfold_graph::{Activation, Op};
 
 use super::gemm::MatMul;
 use super::kernels::dropout::Dropout;
-use crate::plan::{Place, Step};
+use crate::plan::{Call, Place};
 
 /// What one instruction does. Operands are named by their places; an operand at the result's place
 /// is changed in place.
@@ -97,13 +97,13 @@ pub(crate) struct Instruction {
 }
 
 impl Kernel {
-    /// The kernel of a step.
-    pub(crate) fn lower(step: &Step, threads: usize) -> Self {
-        let at = |operand: usize| step.operands[operand].place;
+    /// The kernel of a call.
+    pub(crate) fn lower(call: &Call, threads: usize) -> Self {
+        let at = |operand: usize| call.operands[operand].place;
         // Shapes have been inferred and verified: matrices have two dimensions.
-        let dim = |operand: usize, axis: usize| step.operands[operand].shape[axis];
+        let dim = |operand: usize, axis: usize| call.operands[operand].shape[axis];
         let columns = |operand: usize| {
-            let last = step.operands[operand].shape.last();
+            let last = call.operands[operand].shape.last();
             last.copied().unwrap_or(1)
         };
         let product = MatMul {
@@ -115,19 +115,19 @@ impl Kernel {
             accumulate: false,
             threads,
         };
-        match step.op {
+        match call.op {
             Op::Affine => Self::MatMul {
                 spec: MatMul {
                     m: dim(0, 0),
                     n: dim(1, 0),
                     k: dim(0, 1),
                     rhs_transposed: true,
-                    accumulate: step.operands.len() == 3,
+                    accumulate: call.operands.len() == 3,
                     ..product
                 },
                 lhs: at(0),
                 rhs: at(1),
-                bias: step.operands.get(2).map(|bias| bias.place),
+                bias: call.operands.get(2).map(|bias| bias.place),
             },
             Op::AffineGradInput => Self::MatMul {
                 spec: MatMul {
@@ -196,7 +196,7 @@ impl Kernel {
             Op::L2PenaltyGrad { lambda } => Self::L2PenaltyGrad {
                 w: at(0),
                 dloss: at(1),
-                other: step.operands.get(2).map(|other| other.place),
+                other: call.operands.get(2).map(|other| other.place),
                 lambda,
             },
             Op::Add => Self::Add { a: at(0), b: at(1) },

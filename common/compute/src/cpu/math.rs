@@ -39,6 +39,20 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits((n.wrapping_add(127) as u32) << 23)
 }
 
+/// `a` or `b`, without a branch: the compiler may not move the computation of either behind one.
+#[inline(always)]
+pub fn select_f32(condition: bool, a: f32, b: f32) -> f32 {
+    let mask = u32::from(condition).wrapping_neg();
+    f32::from_bits(a.to_bits() & mask | b.to_bits() & !mask)
+}
+
+/// `a` or `b`, without a branch.
+#[inline(always)]
+pub fn select_f64(condition: bool, a: f64, b: f64) -> f64 {
+    let mask = u64::from(condition).wrapping_neg();
+    f64::from_bits(a.to_bits() & mask | b.to_bits() & !mask)
+}
+
 /// `tanh x`; the error is below 3 ulp. Keeps NaN.
 #[inline(always)]
 pub fn tanh_f32(x: f32) -> f32 {
@@ -53,8 +67,7 @@ pub fn tanh_f32(x: f32) -> f32 {
     let p = p * z - 3.333_333_4e-1;
     let small = a + a * (z * p);
     let large = 1.0 - 2.0 / (exp_f32(a + a) + 1.0);
-    let y = if a < 0.625 { small } else { large };
-    y.copysign(x)
+    select_f32(a < 0.625, small, large).copysign(x)
 }
 
 /// `erf x`; the error is below 3e-7. Keeps NaN.
@@ -70,7 +83,7 @@ pub fn erf_f32(x: f32) -> f32 {
     let p = p * z - 2.686_543_8e-2;
     let p = p * z + 1.128_378_3e-1;
     let p = p * z - 3.761_264e-1;
-    let p = p * z + 1.128_379_2;
+    let p = p * z + std::f32::consts::FRAC_2_SQRT_PI;
     let small = a * p;
     // erfc(a) e^(a²) / t with t = 1 / (1 + a/2) on 1 <= a <= 4; above, erfc is below half an ulp.
     let b = if a > 4.0 { 4.0 } else { a };
@@ -83,8 +96,7 @@ pub fn erf_f32(x: f32) -> f32 {
     let q = q * t + 2.742_441e-1;
     let q = q * t + 2.826_126_2e-1;
     let large = 1.0 - t * q * exp_f32(-(b * b));
-    let y = if a < 1.0 { small } else { large };
-    y.copysign(x)
+    select_f32(a < 1.0, small, large).copysign(x)
 }
 
 #[cfg(test)]

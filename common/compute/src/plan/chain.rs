@@ -2,8 +2,8 @@
 
 use ringfold_graph::{Graph, Origin};
 
-use super::Selection;
 use super::place::Buffer;
+use super::select::Selection;
 
 /// A chain of values that share one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Chains {
     pub buffers: Vec<Chain>,
     /// By value: its chain, if a selected node defines it.
     pub buffer_of: Vec<Option<usize>>,
-    /// By step: the operand whose place the result takes.
+    /// By call: the operand whose place the result takes.
     pub in_place: Vec<Option<usize>>,
 }
 

@@ -1,8 +1,8 @@
 //! From a graph to a program: which nodes run, in which order, and where every value stands.
 //!
-//! This part knows no device. A backend turns each [`Step`] into a kernel.
+//! This part knows no device. A backend turns each [`Call`] into a kernel.
 //!
-//! 1. *Select* (here): the nodes that the mode's outputs and gradients need, in graph order.
+//! 1. *Select* (`select`): the nodes that the mode's outputs and gradients need, in graph order.
 //! 2. *Chain* ([`chain`]): an element-wise node whose operand nobody reads later takes that
 //!    operand's place. A chain of such values is one buffer.
 //! 3. *Place* ([`place`]): buffers whose lifetimes overlap get disjoint ranges of one workspace;
@@ -10,9 +10,11 @@
 
 pub mod chain;
 pub mod place;
+mod select;
 
-use ringfold_graph::{Graph, NodeId, Op, Origin, OutputRole, ValueId};
+use ringfold_graph::{Graph, NodeId, Op, Origin, ValueId};
 
+use self::select::{Selection, computes};
 use crate::backend::{InputSpec, Mode, OutputSpec, PlanOptions};
 use crate::buffer::ARENA_ELEMENTS_MAX;
 use crate::element::Element;
@@ -54,9 +56,9 @@ pub struct Located {
     pub shape: Vec<usize>,
 }
 
-/// One node to run.
+/// One node to run: an operator applied to placed values. (A *step* is an optimizer update.)
 #[derive(Clone, Debug, PartialEq)]
-pub struct Step {
+pub struct Call {
     /// The node in the graph.
     pub node: NodeId,
     /// The operator.
@@ -67,7 +69,7 @@ pub struct Step {
     pub result: Located,
     /// The operand whose place the result takes.
     pub in_place: Option<usize>,
-    /// The parameter (position in the layout) whose gradient is final after this step.
+    /// The parameter (position in the layout) whose gradient is final after this call.
     pub finishes: Option<usize>,
 }
 
@@ -88,8 +90,8 @@ pub struct Program {
     /// The number of samples.
     pub batch: usize,
     /// The nodes in order.
-    pub steps: Vec<Step>,
-    /// The inputs that the steps read, in the graph's order.
+    pub calls: Vec<Call>,
+    /// The inputs that the calls read, in the graph's order.
     pub inputs: Vec<InputSpec>,
     /// Label inputs to check before a run.
     pub label_checks: Vec<LabelCheck>,
@@ -151,70 +153,6 @@ fn lens(graph: &Graph, batch: usize) -> Result<Vec<usize>, ComputeError> {
         .collect()
 }
 
-/// What a mode computes of a graph.
-pub(crate) struct Selection {
-    /// The nodes to run, in order.
-    pub nodes: Vec<NodeId>,
-    /// By value: it is an output of the mode.
-    pub is_output: Vec<bool>,
-    /// By value: the position in the layout of the parameter whose gradient it is.
-    pub gradient_of: Vec<Option<usize>>,
-    /// By value: a selected node reads it.
-    pub is_read: Vec<bool>,
-}
-
-impl Selection {
-    pub(crate) fn new(graph: &Graph, mode: Mode) -> Result<Self, ComputeError> {
-        let count = graph.values().len();
-        let mut is_output = vec![false; count];
-        for output in graph.outputs() {
-            is_output[output.value.0 as usize] |= computes(mode, output.role);
-        }
-        if !is_output.contains(&true) {
-            return Err(ComputeError::NoOutputs {
-                graph: graph.name().to_owned(),
-                mode,
-            });
-        }
-        let mut gradient_of = vec![None; count];
-        if mode == Mode::Training {
-            for (slot, gradient) in graph.gradients().iter().enumerate() {
-                gradient_of[gradient.value.0 as usize] = Some(slot);
-            }
-        }
-        let mut is_read = vec![false; count];
-        let mut nodes = Vec::new();
-        for (i, node) in graph.nodes().iter().enumerate().rev() {
-            let needed = node.results.iter().map(|value| value.0 as usize);
-            if !needed
-                .into_iter()
-                .any(|v| is_read[v] || is_output[v] || gradient_of[v].is_some())
-            {
-                continue;
-            }
-            nodes.push(NodeId(i as u32));
-            for operand in &node.operands {
-                is_read[operand.0 as usize] = true;
-            }
-        }
-        nodes.reverse();
-        Ok(Self {
-            nodes,
-            is_output,
-            gradient_of,
-            is_read,
-        })
-    }
-}
-
-fn computes(mode: Mode, role: OutputRole) -> bool {
-    match role {
-        OutputRole::Loss => mode != Mode::Prediction,
-        OutputRole::Prediction => true,
-        OutputRole::Derived => mode == Mode::Prediction,
-    }
-}
-
 struct Planner<'a> {
     graph: &'a Graph,
     layout: &'a ParameterLayout,
@@ -245,12 +183,12 @@ impl Planner<'_> {
         }
         let (inputs, input_positions) = self.inputs();
         let places = self.places(&chains, &homes, &input_positions)?;
-        let steps = self.steps(&chains, &places)?;
+        let calls = self.calls(&chains, &places)?;
         Ok(Program {
             mode: self.options.mode,
             batch: self.options.batch,
-            label_checks: label_checks(&steps),
-            steps,
+            label_checks: label_checks(&calls),
+            calls,
             inputs,
             outputs: self.outputs(&places),
             workspace_len: placement.len,
@@ -334,8 +272,8 @@ impl Planner<'_> {
         }
     }
 
-    fn steps(&self, chains: &chain::Chains, places: &[Place]) -> Result<Vec<Step>, ComputeError> {
-        let mut steps = Vec::with_capacity(self.selection.nodes.len());
+    fn calls(&self, chains: &chain::Chains, places: &[Place]) -> Result<Vec<Call>, ComputeError> {
+        let mut calls = Vec::with_capacity(self.selection.nodes.len());
         for (position, &id) in self.selection.nodes.iter().enumerate() {
             let node = &self.graph.nodes()[id.0 as usize];
             let result = node.results[0];
@@ -343,7 +281,7 @@ impl Planner<'_> {
                 (Op::Dropout { .. }, Mode::Evaluation | Mode::Prediction) => Op::Identity,
                 (op, _) => op.clone(),
             };
-            steps.push(Step {
+            calls.push(Call {
                 node: id,
                 op,
                 operands: node
@@ -356,7 +294,7 @@ impl Planner<'_> {
                 finishes: self.selection.gradient_of[result.0 as usize],
             });
         }
-        Ok(steps)
+        Ok(calls)
     }
 
     fn outputs(&self, places: &[Place]) -> Vec<(OutputSpec, Place)> {
@@ -376,17 +314,17 @@ impl Planner<'_> {
     }
 }
 
-/// The checks that the steps need: an integer operand is a label of the logits before it.
-fn label_checks(steps: &[Step]) -> Vec<LabelCheck> {
+/// The checks that the calls need: an integer operand is a label of the logits before it.
+fn label_checks(calls: &[Call]) -> Vec<LabelCheck> {
     let mut checks = Vec::new();
-    for step in steps {
+    for call in calls {
         if !matches!(
-            step.op,
+            call.op,
             Op::SoftmaxCrossEntropy | Op::SoftmaxCrossEntropyGrad
         ) {
             continue;
         }
-        let (logits, labels) = (&step.operands[0], &step.operands[1]);
+        let (logits, labels) = (&call.operands[0], &call.operands[1]);
         if let Space::Input(input) = labels.place.space {
             let check = LabelCheck {
                 input,

@@ -4,20 +4,20 @@ use crate::buffer::{ARENA_ELEMENTS_MAX, padded};
 use crate::element::Element;
 use crate::error::ComputeError;
 
-/// A buffer and the steps during which it is alive, both ends included: an operand and a result
-/// of one step are alive together.
+/// A buffer and the calls during which it is alive, both ends included: an operand and a result
+/// of one call are alive together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffer {
     /// Elements.
     pub len: usize,
-    /// The step that defines it.
+    /// The call that defines it.
     pub first: usize,
-    /// The last step that reads it.
+    /// The last call that reads it.
     pub last: usize,
 }
 
 impl Buffer {
-    /// True if a step exists during which both are alive.
+    /// True if a call exists during which both are alive.
     #[must_use]
     pub fn is_alive_with(&self, other: &Self) -> bool {
         self.first <= other.last && other.first <= self.last

@@ -20,9 +20,9 @@ fn assert_sound(graph: &Graph, program: &Program) {
     let mut workspace: Vec<Option<ValueId>> = vec![None; program.workspace_len];
     let mut gradients: Vec<Option<ValueId>> = vec![None; program.parameters_len];
     let mut finished: Vec<(Place, ValueId)> = Vec::new();
-    for step in &program.steps {
-        let node = &graph.nodes()[step.node.0 as usize];
-        for (position, (operand, &value)) in step.operands.iter().zip(&node.operands).enumerate() {
+    for call in &program.calls {
+        let node = &graph.nodes()[call.node.0 as usize];
+        for (position, (operand, &value)) in call.operands.iter().zip(&node.operands).enumerate() {
             let place = operand.place;
             let range = place.offset..place.offset + place.len;
             let held = match place.space {
@@ -30,12 +30,12 @@ fn assert_sound(graph: &Graph, program: &Program) {
                 Space::Gradients => &gradients[range],
                 _ => continue,
             };
-            assert!(held.iter().all(|held| *held == Some(value)), "{step:?}");
-            let in_place = step.in_place == Some(position);
-            assert_eq!(in_place, place == step.result.place, "{step:?}");
-            assert!(in_place || !overlap(place, step.result.place), "{step:?}");
+            assert!(held.iter().all(|held| *held == Some(value)), "{call:?}");
+            let in_place = call.in_place == Some(position);
+            assert_eq!(in_place, place == call.result.place, "{call:?}");
+            assert!(in_place || !overlap(place, call.result.place), "{call:?}");
         }
-        let place = step.result.place;
+        let place = call.result.place;
         let memory = match place.space {
             Space::Workspace => &mut workspace,
             Space::Gradients => &mut gradients,
@@ -43,7 +43,7 @@ fn assert_sound(graph: &Graph, program: &Program) {
         };
         memory[place.offset..place.offset + place.len].fill(Some(node.results[0]));
         assert!(finished.iter().all(|(done, _)| !overlap(*done, place)));
-        if step.finishes.is_some() {
+        if call.finishes.is_some() {
             finished.push((place, node.results[0]));
         }
     }
@@ -96,9 +96,9 @@ fn a_mode_computes_its_outputs_and_no_more() {
     // Dropout and activations run in place: one buffer a layer, of which two are alive.
     assert!(
         prediction
-            .steps
+            .calls
             .iter()
-            .all(|step| step.op.name() != "dropout")
+            .all(|call| call.op.name() != "dropout")
     );
 }
 

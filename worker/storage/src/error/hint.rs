@@ -22,6 +22,9 @@ impl StorageError {
                 "paths in a job file are relative to the job file's directory, and must exist on \
                  every node that runs the job"
             }
+            Self::PermissionDenied { .. } => {
+                "the user that the worker or coordinator runs as must be allowed to read it"
+            }
             Self::TruncatedGzip { .. } | Self::CorruptGzip { .. } | Self::IdxTruncated { .. } => {
                 "copy or download the file again"
             }

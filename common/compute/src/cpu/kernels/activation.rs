@@ -8,15 +8,36 @@ use crate::element::Element;
 /// `dst = f(src)`.
 pub fn activation<T: Element>(activation: Activation, dst: &mut [T], src: Source<'_, T>) {
     match activation {
-        // NaN isn't `<=` 0, and stays.
-        Activation::Relu => map(dst, src, |x| if x <= T::ZERO { T::ZERO } else { x }),
-        Activation::Gelu => map(dst, src, |x| x * normal_cdf(x)),
-        Activation::GeluTanh => map(dst, src, |x| {
-            let half = T::from_f64(0.5);
-            half * x * (T::ONE + tanh_argument(x).tanh())
-        }),
-        Activation::Tanh => map(dst, src, T::tanh),
-        Activation::Sigmoid => map(dst, src, sigmoid),
+        Activation::Relu => map(
+            dst,
+            src,
+            #[inline(always)]
+            |x| relu(x),
+        ),
+        Activation::Gelu => map(
+            dst,
+            src,
+            #[inline(always)]
+            |x| gelu(x),
+        ),
+        Activation::GeluTanh => map(
+            dst,
+            src,
+            #[inline(always)]
+            |x| gelu_tanh(x),
+        ),
+        Activation::Tanh => map(
+            dst,
+            src,
+            #[inline(always)]
+            |x| x.tanh(),
+        ),
+        Activation::Sigmoid => map(
+            dst,
+            src,
+            #[inline(always)]
+            |x| sigmoid(x),
+        ),
     }
 }
 
@@ -33,25 +54,92 @@ pub fn activation_grad<T: Element>(
             dst,
             saved,
             dy,
-            |y, dy| {
-                if y <= T::ZERO { T::ZERO } else { dy }
-            },
+            #[inline(always)]
+            |s, dy| relu_grad(s, dy),
         ),
-        Activation::Gelu => zip(dst, saved, dy, |x, dy| {
-            // d/dx x Φ(x) = Φ(x) + x φ(x)
-            let density = T::from_f64(INV_SQRT_TAU) * (T::from_f64(-0.5) * x * x).exp();
-            dy * (normal_cdf(x) + x * density)
-        }),
-        Activation::GeluTanh => zip(dst, saved, dy, |x, dy| {
-            let half = T::from_f64(0.5);
-            let t = tanh_argument(x).tanh();
-            let slope =
-                T::from_f64(SQRT_2_OVER_PI) * (T::ONE + T::from_f64(3.0 * GELU_CUBIC) * x * x);
-            dy * (half * (T::ONE + t) + half * x * (T::ONE - t * t) * slope)
-        }),
-        Activation::Tanh => zip(dst, saved, dy, |y, dy| dy * (T::ONE - y * y)),
-        Activation::Sigmoid => zip(dst, saved, dy, |y, dy| dy * (y * (T::ONE - y))),
+        Activation::Gelu => zip(
+            dst,
+            saved,
+            dy,
+            #[inline(always)]
+            |s, dy| gelu_grad(s, dy),
+        ),
+        Activation::GeluTanh => zip(
+            dst,
+            saved,
+            dy,
+            #[inline(always)]
+            |s, dy| gelu_tanh_grad(s, dy),
+        ),
+        Activation::Tanh => zip(
+            dst,
+            saved,
+            dy,
+            #[inline(always)]
+            |s, dy| tanh_grad(s, dy),
+        ),
+        Activation::Sigmoid => zip(
+            dst,
+            saved,
+            dy,
+            #[inline(always)]
+            |s, dy| sigmoid_grad(s, dy),
+        ),
     }
+}
+
+// Functions and the closures that call them are always inlined: a call left in the loop would keep
+// it from being vectorised.
+
+#[inline(always)]
+fn relu<T: Element>(x: T) -> T {
+    // NaN isn't `<=` 0, and stays.
+    if x <= T::ZERO { T::ZERO } else { x }
+}
+
+#[inline(always)]
+fn relu_grad<T: Element>(y: T, dy: T) -> T {
+    if y <= T::ZERO { T::ZERO } else { dy }
+}
+
+#[inline(always)]
+fn gelu<T: Element>(x: T) -> T {
+    x * normal_cdf(x)
+}
+
+/// `d/dx x Φ(x) = Φ(x) + x φ(x)`.
+#[inline(always)]
+fn gelu_grad<T: Element>(x: T, dy: T) -> T {
+    let density = T::from_f64(INV_SQRT_TAU) * (T::from_f64(-0.5) * x * x).exp();
+    dy * (normal_cdf(x) + x * density)
+}
+
+#[inline(always)]
+fn gelu_tanh<T: Element>(x: T) -> T {
+    T::from_f64(0.5) * x * (T::ONE + tanh_argument(x).tanh())
+}
+
+#[inline(always)]
+fn gelu_tanh_grad<T: Element>(x: T, dy: T) -> T {
+    let half = T::from_f64(0.5);
+    let t = tanh_argument(x).tanh();
+    let slope = T::from_f64(SQRT_2_OVER_PI) * (T::ONE + T::from_f64(3.0 * GELU_CUBIC) * x * x);
+    dy * (half * (T::ONE + t) + half * x * (T::ONE - t * t) * slope)
+}
+
+#[inline(always)]
+fn tanh_grad<T: Element>(y: T, dy: T) -> T {
+    dy * (T::ONE - y * y)
+}
+
+#[inline(always)]
+fn sigmoid<T: Element>(x: T) -> T {
+    T::ONE / (T::ONE + (-x).exp())
+}
+
+#[inline(always)]
+fn sigmoid_grad<T: Element>(y: T, dy: T) -> T {
+    dy * (y * (T::ONE - y))
 }
 
 /// √(2/π).
@@ -70,11 +158,6 @@ fn normal_cdf<T: Element>(x: T) -> T {
 #[inline(always)]
 fn tanh_argument<T: Element>(x: T) -> T {
     T::from_f64(SQRT_2_OVER_PI) * (x + T::from_f64(GELU_CUBIC) * x * x * x)
-}
-
-#[inline(always)]
-fn sigmoid<T: Element>(x: T) -> T {
-    T::ONE / (T::ONE + (-x).exp())
 }
 
 #[cfg(test)]

@@ -2,19 +2,23 @@
 
 use super::rows::softmax_row;
 use super::{Source, max, sum, sum_wide, zip};
+use crate::cpu::simd::widest;
 use crate::element::Element;
 
 /// The mean over rows of `log Σ exp(row) - row[label]`.
 ///
 /// Labels have been checked; one out of range is counted as a loss of NaN.
 pub fn softmax_cross_entropy<T: Element>(logits: &[T], labels: &[i32], classes: usize) -> T {
-    let mut total = 0.0f64;
-    for (row, &label) in logits.chunks_exact(classes).zip(labels) {
+    let row_loss = |(row, &label): (&[T], &i32)| {
         let max = max(row);
         let log_sum = sum(row, |x| (x - max).exp()).ln();
         let score = row.get(label as usize).copied();
-        total += score.map_or(f64::NAN, |score| (log_sum + (max - score)).to_f64());
-    }
+        score.map_or(f64::NAN, |score| (log_sum + (max - score)).to_f64())
+    };
+    let total: f64 = widest(
+        #[inline(always)]
+        || logits.chunks_exact(classes).zip(labels).map(row_loss).sum(),
+    );
     T::from_f64(total / labels.len() as f64)
 }
 
@@ -30,18 +34,26 @@ pub fn softmax_cross_entropy_grad<T: Element>(
         dst.copy_from_slice(logits);
     }
     let factor = dloss / T::from_f64(labels.len() as f64);
-    for (row, &label) in dst.chunks_exact_mut(classes).zip(labels) {
-        softmax_row(row);
-        if let Some(score) = row.get_mut(label as usize) {
-            *score = *score - T::ONE;
-        }
-        row.iter_mut().for_each(|x| *x *= factor);
-    }
+    widest(
+        #[inline(always)]
+        || {
+            for (row, &label) in dst.chunks_exact_mut(classes).zip(labels) {
+                softmax_row(row);
+                if let Some(score) = row.get_mut(label as usize) {
+                    *score = *score - T::ONE;
+                }
+                row.iter_mut().for_each(|x| *x *= factor);
+            }
+        },
+    );
 }
 
 /// The mean of the squared differences.
 pub fn mean_squared_error<T: Element>(prediction: &[T], target: &[T]) -> T {
-    let total = sum_wide(prediction, target, |p, t| (p - t) * (p - t));
+    let total = widest(
+        #[inline(always)]
+        || sum_wide(prediction, target, |p, t| (p - t) * (p - t)),
+    );
     T::from_f64(total / prediction.len() as f64)
 }
 
@@ -60,7 +72,11 @@ pub fn mean_squared_error_grad<T: Element>(
 
 /// `lambda / 2 · Σ w²`.
 pub fn l2_penalty<T: Element>(w: &[T], lambda: f64) -> T {
-    T::from_f64(0.5 * lambda * sum_wide(w, w, |a, b| a * b))
+    let squares = widest(
+        #[inline(always)]
+        || sum_wide(w, w, |a, b| a * b),
+    );
+    T::from_f64(0.5 * lambda * squares)
 }
 
 #[cfg(test)]

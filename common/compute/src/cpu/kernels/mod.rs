@@ -9,6 +9,7 @@ pub mod dropout;
 pub mod loss;
 pub mod rows;
 
+use super::simd::widest;
 use crate::element::Element;
 
 /// An operand that may stand where the result does.
@@ -20,31 +21,57 @@ pub enum Source<'a, T> {
     Apart(&'a [T]),
 }
 
+// A large `f` must be a closure with `#[inline(always)]`, or it is called and not vectorised. For the
+// same reason the loops below are `for` loops and not `for_each`.
+
 /// `dst = f(src)`, element by element.
-#[inline(always)]
+#[inline]
 pub fn map<T: Element>(dst: &mut [T], src: Source<'_, T>, f: impl Fn(T) -> T) {
-    match src {
-        Source::InPlace => dst.iter_mut().for_each(|d| *d = f(*d)),
-        Source::Apart(src) => dst.iter_mut().zip(src).for_each(|(d, &s)| *d = f(s)),
-    }
+    widest(
+        #[inline(always)]
+        || match src {
+            Source::InPlace => {
+                for d in dst {
+                    *d = f(*d);
+                }
+            }
+            Source::Apart(src) => {
+                for (d, &s) in dst.iter_mut().zip(src) {
+                    *d = f(s);
+                }
+            }
+        },
+    );
 }
 
-/// `dst = f(a, b)`, element by element. At most one operand stands in place.
-#[inline(always)]
+/// `dst = f(a, b)`, element by element.
+#[inline]
 pub fn zip<T: Element>(dst: &mut [T], a: Source<'_, T>, b: Source<'_, T>, f: impl Fn(T, T) -> T) {
-    match (a, b) {
-        (Source::InPlace, Source::InPlace) => dst.iter_mut().for_each(|d| *d = f(*d, *d)),
-        (Source::InPlace, Source::Apart(b)) => {
-            dst.iter_mut().zip(b).for_each(|(d, &b)| *d = f(*d, b));
-        }
-        (Source::Apart(a), Source::InPlace) => {
-            dst.iter_mut().zip(a).for_each(|(d, &a)| *d = f(a, *d));
-        }
-        (Source::Apart(a), Source::Apart(b)) => dst
-            .iter_mut()
-            .zip(a.iter().zip(b))
-            .for_each(|(d, (&a, &b))| *d = f(a, b)),
-    }
+    widest(
+        #[inline(always)]
+        || match (a, b) {
+            (Source::InPlace, Source::InPlace) => {
+                for d in dst {
+                    *d = f(*d, *d);
+                }
+            }
+            (Source::InPlace, Source::Apart(b)) => {
+                for (d, &b) in dst.iter_mut().zip(b) {
+                    *d = f(*d, b);
+                }
+            }
+            (Source::Apart(a), Source::InPlace) => {
+                for (d, &a) in dst.iter_mut().zip(a) {
+                    *d = f(a, *d);
+                }
+            }
+            (Source::Apart(a), Source::Apart(b)) => {
+                for ((d, &a), &b) in dst.iter_mut().zip(a).zip(b) {
+                    *d = f(a, b);
+                }
+            }
+        },
+    );
 }
 
 /// Partial sums that are kept apart; a multiple of every vector width.
@@ -89,7 +116,8 @@ fn fold<T: Element>(mut lanes: [T; LANES]) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] = lanes[i] + lanes[i + width];
+            let other = lanes[i + width];
+            lanes[i] += other;
         }
         width /= 2;
     }

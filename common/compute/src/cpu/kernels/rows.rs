@@ -1,6 +1,7 @@
 //! Kernels over rows of a matrix.
 
 use super::{Source, max, sum};
+use crate::cpu::simd::widest;
 use crate::element::Element;
 
 /// Writes `row` into every row of `dst`.
@@ -13,27 +14,29 @@ pub fn broadcast<T: Element>(dst: &mut [T], row: &[T]) {
 /// `dst = Σ rows of src`, from the first row to the last.
 pub fn column_sum<T: Element>(dst: &mut [T], src: &[T]) {
     dst.fill(T::ZERO);
-    for row in src.chunks_exact(dst.len()) {
-        dst.iter_mut().zip(row).for_each(|(d, &x)| *d += x);
-    }
+    widest(
+        #[inline(always)]
+        || {
+            for row in src.chunks_exact(dst.len()) {
+                dst.iter_mut().zip(row).for_each(|(d, &x)| *d += x);
+            }
+        },
+    );
 }
 
 /// Softmax of each row of `columns` elements.
 pub fn softmax<T: Element>(dst: &mut [T], src: Source<'_, T>, columns: usize) {
-    match src {
-        Source::InPlace => dst.chunks_exact_mut(columns).for_each(softmax_row),
-        Source::Apart(src) => {
-            let rows = dst.chunks_exact_mut(columns).zip(src.chunks_exact(columns));
-            for (dst, src) in rows {
-                dst.copy_from_slice(src);
-                softmax_row(dst);
-            }
-        }
+    if let Source::Apart(src) = src {
+        dst.copy_from_slice(src);
     }
+    widest(
+        #[inline(always)]
+        || dst.chunks_exact_mut(columns).for_each(softmax_row),
+    );
 }
 
 /// Softmax of one row: shifted by its maximum, so that nothing overflows.
-#[inline]
+#[inline(always)]
 pub fn softmax_row<T: Element>(row: &mut [T]) {
     let max = max(row);
     row.iter_mut().for_each(|x| *x = (*x - max).exp());

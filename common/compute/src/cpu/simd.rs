@@ -1,0 +1,51 @@
+//! Running a loop with the widest vectors that the machine has.
+//!
+//! The build targets the oldest x86-64; [`widest`] compiles its closure a second time for AVX2 and
+//! picks at run time. The bits are the same either way: floating-point operations are never
+//! reassociated or fused by the compiler, and kernels fix the order of their sums.
+//!
+//! Invariant of the unsafe code: [`with_avx2`] is called only after the processor was found to have
+//! AVX2.
+
+/// Calls `f`, compiled for the widest vectors. What `f` calls must be `#[inline(always)]` or a
+/// closure to gain from it.
+#[inline(always)]
+pub fn widest<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        return unsafe { with_avx2(f) };
+    }
+    f()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn with_avx2<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element::Element;
+
+    #[test]
+    fn bits_do_not_depend_on_the_width() {
+        let x: Vec<f32> = (0..1001).map(|i| (i as f32 - 500.0) / 61.0).collect();
+        let all = |x: &[f32], y: &mut [f32]| {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = Element::exp(x) + Element::tanh(x) * Element::erf(x);
+            }
+        };
+        let (mut narrow, mut wide) = (x.clone(), x.clone());
+        all(&x, &mut narrow);
+        widest(|| all(&x, &mut wide));
+        assert!(
+            narrow
+                .iter()
+                .zip(&wide)
+                .all(|(a, b)| a.to_bits() == b.to_bits())
+        );
+    }
+}

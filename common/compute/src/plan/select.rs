@@ -1,0 +1,71 @@
+//! Which nodes a mode needs.
+
+use ringfold_graph::{Graph, NodeId, OutputRole};
+
+use crate::backend::Mode;
+use crate::error::ComputeError;
+
+/// What a mode computes of a graph.
+pub(crate) struct Selection {
+    /// The nodes to run, in order.
+    pub nodes: Vec<NodeId>,
+    /// By value: it is an output of the mode.
+    pub is_output: Vec<bool>,
+    /// By value: the position in the layout of the parameter whose gradient it is.
+    pub gradient_of: Vec<Option<usize>>,
+    /// By value: a selected node reads it.
+    pub is_read: Vec<bool>,
+}
+
+impl Selection {
+    pub(crate) fn new(graph: &Graph, mode: Mode) -> Result<Self, ComputeError> {
+        let count = graph.values().len();
+        let mut is_output = vec![false; count];
+        for output in graph.outputs() {
+            is_output[output.value.0 as usize] |= computes(mode, output.role);
+        }
+        if !is_output.contains(&true) {
+            return Err(ComputeError::NoOutputs {
+                graph: graph.name().to_owned(),
+                mode,
+            });
+        }
+        let mut gradient_of = vec![None; count];
+        if mode == Mode::Training {
+            for (slot, gradient) in graph.gradients().iter().enumerate() {
+                gradient_of[gradient.value.0 as usize] = Some(slot);
+            }
+        }
+        let mut is_read = vec![false; count];
+        let mut nodes = Vec::new();
+        for (i, node) in graph.nodes().iter().enumerate().rev() {
+            let needed = node.results.iter().map(|value| value.0 as usize);
+            if !needed
+                .into_iter()
+                .any(|v| is_read[v] || is_output[v] || gradient_of[v].is_some())
+            {
+                continue;
+            }
+            nodes.push(NodeId(i as u32));
+            for operand in &node.operands {
+                is_read[operand.0 as usize] = true;
+            }
+        }
+        nodes.reverse();
+        Ok(Self {
+            nodes,
+            is_output,
+            gradient_of,
+            is_read,
+        })
+    }
+}
+
+/// True if the mode computes outputs of this role.
+pub(crate) fn computes(mode: Mode, role: OutputRole) -> bool {
+    match role {
+        OutputRole::Loss => mode != Mode::Prediction,
+        OutputRole::Prediction => true,
+        OutputRole::Derived => mode == Mode::Prediction,
+    }
+}

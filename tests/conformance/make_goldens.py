@@ -1,0 +1,374 @@
+#!/usr/bin/env python3
+"""Writes golden/*.json: what PyTorch computes for operators, models, optimizers and schedules.
+
+    python3 -m venv /tmp/torch && /tmp/torch/bin/pip install torch numpy
+    /tmp/torch/bin/python tests/conformance/make_goldens.py
+
+The layout of the files is in README.md. The same PyTorch version writes the same files.
+"""
+
+import json
+import math
+import pathlib
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+OUT = pathlib.Path(__file__).parent / "golden"
+STEPS = 10
+
+
+def numbers(tensor):
+    """A flat list whose decimals read back as the same floats."""
+    flat = tensor.detach().contiguous().flatten().numpy()
+    if flat.dtype == np.int32 or flat.dtype == np.int64:
+        return [int(x) for x in flat]
+    decimals = [float(str(x)) for x in flat]
+    assert all(flat.dtype.type(d) == x for d, x in zip(decimals, flat))
+    return decimals
+
+
+def tensor(t):
+    return {"shape": list(t.shape), "data": numbers(t)}
+
+
+def write(name, document):
+    document = {"torch": torch.__version__.split("+")[0], **document}
+    text = json.dumps(document, indent=None, separators=(",", ":"))
+    # One line per entry of the outer lists, so that a change can be read.
+    for mark in ('"cases":[', '"runs":[', '"batches":[', '"schedules":['):
+        text = text.replace(mark, mark + "\n")
+    text = text.replace("},{", "},\n{")
+    (OUT / name).write_text(text + "\n")
+    print(f"{name}: {len(text) / 1024:.0f} KiB")
+
+
+# Operators, in float64: conventions are pinned to the last digits.
+
+
+def operator_case(name, op, apply, operands, labels=None):
+    """Forward and gradient of one operator. A result that isn't a scalar goes into a mean squared
+    error with `target`, and the gradients are those of that loss."""
+    leaves = [o.clone().requires_grad_() for o in operands]
+    y = apply(*leaves) if labels is None else apply(*leaves, labels)
+    case = {"name": name, "op": op, "operands": [tensor(o) for o in operands]}
+    if labels is not None:
+        case["labels"] = numbers(labels)
+    if y.dim() == 0:
+        loss = y
+    else:
+        target = torch.randn_like(y)
+        loss = F.mse_loss(y, target)
+        case["target"] = numbers(target)
+        case["result"] = tensor(y)
+    loss.backward()
+    case["loss"] = loss.item()
+    case["gradients"] = [numbers(leaf.grad) for leaf in leaves]
+    return case
+
+
+def operators():
+    torch.manual_seed(1)
+    torch.set_default_dtype(torch.float64)
+    r = torch.randn
+    wide = lambda *shape: 3 * r(*shape)
+    cases = [
+        operator_case("affine", {"kind": "affine"}, F.linear, [r(5, 7), r(3, 7), r(3)]),
+        operator_case("affine without bias", {"kind": "affine"}, F.linear, [r(4, 2), r(6, 2)]),
+        operator_case("relu", {"kind": "relu"}, F.relu, [wide(4, 8)]),
+        operator_case("gelu", {"kind": "gelu"}, F.gelu, [wide(4, 8)]),
+        operator_case(
+            "gelu_tanh",
+            {"kind": "gelu_tanh"},
+            lambda x: F.gelu(x, approximate="tanh"),
+            [wide(4, 8)],
+        ),
+        operator_case("tanh", {"kind": "tanh"}, torch.tanh, [wide(4, 8)]),
+        operator_case("sigmoid", {"kind": "sigmoid"}, torch.sigmoid, [wide(4, 8)]),
+        operator_case("softmax", {"kind": "softmax"}, lambda x: F.softmax(x, -1), [wide(4, 9)]),
+        operator_case("add", {"kind": "add"}, torch.add, [r(3, 4), r(3, 4)]),
+        operator_case(
+            "scale", {"kind": "scale", "factor": -1.25}, lambda x: -1.25 * x, [r(3, 4)]
+        ),
+        operator_case(
+            "softmax_cross_entropy",
+            {"kind": "softmax_cross_entropy"},
+            F.cross_entropy,
+            [wide(6, 5)],
+            labels=torch.tensor([0, 4, 2, 1, 3, 2]),
+        ),
+        operator_case(
+            "softmax_cross_entropy of extremes",
+            {"kind": "softmax_cross_entropy"},
+            F.cross_entropy,
+            [1e4 * torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])],
+            labels=torch.tensor([1, 1, 2]),
+        ),
+        operator_case(
+            "mean_squared_error", {"kind": "mean_squared_error"}, F.mse_loss, [r(5, 3), r(5, 3)]
+        ),
+        operator_case(
+            "l2_penalty",
+            {"kind": "l2_penalty", "lambda": 0.03},
+            lambda w: 0.5 * 0.03 * w.pow(2).sum(),
+            [r(5, 3)],
+        ),
+    ]
+    torch.set_default_dtype(torch.float32)
+    write("operators.json", {"cases": cases})
+
+
+# Models and optimizers, in float32.
+
+ACTIVATIONS = {
+    "relu": torch.nn.ReLU,
+    "gelu": torch.nn.GELU,
+    "gelu_tanh": lambda: torch.nn.GELU(approximate="tanh"),
+    "tanh": torch.nn.Tanh,
+    "sigmoid": torch.nn.Sigmoid,
+}
+
+
+class Mlp(torch.nn.Module):
+    """Parameters are named `layers.N.weight` and `layers.N.bias`."""
+
+    def __init__(self, model):
+        super().__init__()
+        units = [model["inputs"], *model["hidden"], model["outputs"]]
+        self.layers = torch.nn.ModuleList(
+            torch.nn.Linear(i, o) for i, o in zip(units, units[1:])
+        )
+        self.activation = ACTIVATIONS[model["activation"]]()
+        self.model = model
+
+    def forward(self, x):
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)
+
+    def loss(self, out, y):
+        if self.model["loss"] == "cross_entropy":
+            loss = F.cross_entropy(out, y)
+        else:
+            loss = F.mse_loss(out, y)
+        if self.model["l2"]:
+            penalty = sum(layer.weight.pow(2).sum() for layer in self.layers)
+            loss = loss + 0.5 * self.model["l2"] * penalty
+        return loss
+
+
+OPTIMIZERS = {
+    "sgd": lambda p, o: torch.optim.SGD(
+        p,
+        lr=o["lr"],
+        momentum=o["momentum"],
+        dampening=o["dampening"],
+        nesterov=o["nesterov"],
+        weight_decay=o["weight_decay"],
+    ),
+    "adam": lambda p, o: torch.optim.Adam(
+        p, lr=o["lr"], betas=o["betas"], eps=o["eps"], weight_decay=o["weight_decay"]
+    ),
+    "adamw": lambda p, o: torch.optim.AdamW(
+        p, lr=o["lr"], betas=o["betas"], eps=o["eps"], weight_decay=o["weight_decay"]
+    ),
+}
+
+
+def sgd(**changes):
+    base = {"kind": "sgd", "lr": 0.1, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
+    return {**base, "weight_decay": 0.0, **changes}
+
+
+def adam(kind, **changes):
+    base = {"kind": kind, "lr": 0.01, "betas": [0.9, 0.999], "eps": 1e-8}
+    return {**base, "weight_decay": 0.0, **changes}
+
+
+RUNS = [
+    ("sgd", sgd(), None),
+    ("sgd_weight_decay", sgd(momentum=0.9, weight_decay=0.01), None),
+    ("momentum", sgd(momentum=0.9), None),
+    ("momentum_dampening", sgd(momentum=0.9, dampening=0.5), None),
+    ("nesterov", sgd(momentum=0.9, nesterov=True), None),
+    ("adam", adam("adam"), None),
+    ("adam_weight_decay", adam("adam", weight_decay=0.01), None),
+    ("adamw", adam("adamw", weight_decay=0.01), None),
+    ("clip", sgd(momentum=0.9), 0.5),
+]
+
+
+def state(module):
+    return {name: tensor(value) for name, value in module.state_dict().items()}
+
+
+def train(model, initial, batches, optimizer, clip_norm):
+    module = Mlp(model)
+    module.load_state_dict(initial)
+    optimizer = OPTIMIZERS[optimizer["kind"]](module.parameters(), optimizer)
+    losses, norms = [], []
+    for x, y in batches:
+        optimizer.zero_grad()
+        loss = module.loss(module(x), y)
+        loss.backward()
+        if clip_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+            norms.append(norm)
+        optimizer.step()
+        losses.append(loss)
+    result = {"losses": numbers(torch.stack(losses)), "final": state(module)}
+    if norms:
+        result["gradient_norms"] = numbers(torch.stack(norms))
+    return result
+
+
+def mlp(name, model, batch, runs):
+    torch.manual_seed(7)
+    module = Mlp(model)
+    initial = {k: v.clone() for k, v in module.state_dict().items()}
+    batches = []
+    for _ in range(STEPS):
+        x = torch.randn(batch, model["inputs"])
+        if model["loss"] == "cross_entropy":
+            y = torch.randint(0, model["outputs"], (batch,))
+        else:
+            y = torch.randn(batch, model["outputs"])
+        batches.append((x, y))
+
+    x, y = batches[0]
+    out = module(x)
+    loss = module.loss(out, y)
+    loss.backward()
+    first = {
+        "output": tensor(out),
+        "loss": numbers(loss.reshape(1))[0],
+        "gradients": {k: tensor(p.grad) for k, p in module.named_parameters()},
+    }
+    selected = [run for run in RUNS if runs is None or run[0] in runs]
+    document = {
+        "model": model,
+        "batch": batch,
+        "initial": state(module),
+        "batches": [{"x": numbers(x), "y": numbers(y)} for x, y in batches],
+        "first": first,
+        "runs": [
+            {
+                "name": run,
+                "optimizer": optimizer,
+                "clip_norm": clip_norm,
+                **train(model, initial, batches, optimizer, clip_norm),
+            }
+            for run, optimizer, clip_norm in selected
+        ],
+    }
+    write(name, document)
+
+
+def model(hidden, activation, loss="cross_entropy", l2=0.0, inputs=8, outputs=4):
+    return {
+        "inputs": inputs,
+        "hidden": hidden,
+        "outputs": outputs,
+        "activation": activation,
+        "loss": loss,
+        "l2": l2,
+    }
+
+
+# Schedules, in float64: the rate that each step is taken with.
+
+
+def rates(base_lr, make, steps):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base_lr)
+    scheduler = make(optimizer)
+    values = []
+    for _ in range(steps):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        with warnings.catch_warnings():
+            # SequentialLR passes an epoch number, which PyTorch deprecates elsewhere.
+            warnings.simplefilter("ignore")
+            scheduler.step()
+    return values
+
+
+def schedules():
+    s = torch.optim.lr_scheduler
+
+    def step(base_lr, step_size, gamma, steps):
+        return {
+            "kind": "step",
+            "base_lr": base_lr,
+            "step_size": step_size,
+            "gamma": gamma,
+            "rates": rates(base_lr, lambda o: s.StepLR(o, step_size, gamma), steps),
+        }
+
+    def cosine(base_lr, warmup_steps, start_factor, total_steps, minimum, steps):
+        """LinearLR from `start_factor` over `warmup_steps`, then CosineAnnealingLR to `minimum` over
+        the rest. Without warm-up, the cosine alone. Closed form, t < total_steps:
+        t < w: base * (f + (1 - f) * t / w)
+        else:  min + (base - min) * (1 + cos(pi * (t - w) / (total - w))) / 2"""
+
+        def make(o):
+            down = s.CosineAnnealingLR(o, total_steps - warmup_steps, eta_min=minimum)
+            if warmup_steps == 0:
+                return down
+            up = s.LinearLR(o, start_factor, 1.0, warmup_steps)
+            return s.SequentialLR(o, [up, down], [warmup_steps])
+
+        def closed(t):
+            if t < warmup_steps:
+                return base_lr * (start_factor + (1 - start_factor) * t / warmup_steps)
+            progress = (t - warmup_steps) / (total_steps - warmup_steps)
+            return minimum + (base_lr - minimum) * (1 + math.cos(math.pi * progress)) / 2
+
+        values = rates(base_lr, make, steps)
+        for t, value in enumerate(values):
+            assert math.isclose(value, closed(t), rel_tol=1e-9, abs_tol=1e-15), (t, value)
+        return {
+            "kind": "cosine",
+            "base_lr": base_lr,
+            "warmup_steps": warmup_steps,
+            "start_factor": start_factor,
+            "total_steps": total_steps,
+            "minimum": minimum,
+            "rates": values,
+        }
+
+    write(
+        "schedules.json",
+        {
+            "schedules": [
+                step(0.1, 5, 0.5, 20),
+                step(1.0, 1, 0.9, 10),
+                cosine(0.1, 0, 1.0, 20, 0.0, 20),
+                cosine(0.1, 5, 0.1, 25, 0.0, 25),
+                cosine(0.01, 4, 0.25, 16, 0.001, 16),
+            ]
+        },
+    )
+
+
+def main():
+    torch.set_num_threads(1)
+    OUT.mkdir(exist_ok=True)
+    operators()
+    mlp("mlp_relu.json", model([16, 12], "relu"), 16, None)
+    mlp("mlp_gelu.json", model([10, 6], "gelu", l2=0.01), 8, ["sgd", "adam"])
+    mlp("mlp_tanh.json", model([10, 6], "tanh", loss="mean_squared_error", outputs=3), 8, ["sgd"])
+    mlp("mlp_sigmoid.json", model([10], "sigmoid"), 8, ["sgd"])
+    mlp(
+        "mlp_gelu_tanh.json",
+        model([10], "gelu_tanh", loss="mean_squared_error", outputs=1),
+        8,
+        ["sgd"],
+    )
+    mlp("linear.json", model([], "relu", inputs=5, outputs=3), 8, ["sgd"])
+    schedules()
+
+
+if __name__ == "__main__":
+    main()

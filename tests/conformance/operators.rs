@@ -1,0 +1,128 @@
+//! Forward and gradient of every operator against PyTorch, in `f64` and `f32`.
+
+mod support;
+
+use ringfold_compute::{
+    Cpu, CpuOptions, Element, Mode, ParameterLayout, PlanOptions, RunArgs, TensorRef, TrainMemory,
+};
+use ringfold_graph::{
+    Activation, DType, Graph, Initialiser, Op, OutputRole, Shape, TensorType, ValueId,
+    differentiate,
+};
+use serde_json::Value;
+
+fn op(case: &Value) -> Op {
+    let spec = &case["op"];
+    let number = |name: &str| spec[name].as_f64().expect("a number");
+    match spec["kind"].as_str().expect("a kind") {
+        "affine" => Op::Affine,
+        "relu" => Op::Activation(Activation::Relu),
+        "gelu" => Op::Activation(Activation::Gelu),
+        "gelu_tanh" => Op::Activation(Activation::GeluTanh),
+        "tanh" => Op::Activation(Activation::Tanh),
+        "sigmoid" => Op::Activation(Activation::Sigmoid),
+        "softmax" => Op::Softmax,
+        "add" => Op::Add,
+        "scale" => Op::Scale {
+            factor: number("factor"),
+        },
+        "softmax_cross_entropy" => Op::SoftmaxCrossEntropy,
+        "mean_squared_error" => Op::MeanSquaredError,
+        "l2_penalty" => Op::L2Penalty {
+            lambda: number("lambda"),
+        },
+        other => panic!("unknown operator {other}"),
+    }
+}
+
+/// The operator on parameters named by position, and the loss that the case describes.
+fn graph(case: &Value, dtype: DType) -> Graph {
+    let mut graph = Graph::new("case", dtype).unwrap();
+    let mut operands: Vec<ValueId> = Vec::new();
+    for (i, operand) in case["operands"].as_array().unwrap().iter().enumerate() {
+        let shape = Shape::fixed(&support::sizes(&operand["shape"]));
+        let name = i.to_string();
+        let parameter = graph.add_parameter(&name, shape, Initialiser::Zeros);
+        operands.push(parameter.unwrap());
+    }
+    if let Some(labels) = case.get("labels") {
+        let shape = Shape::fixed(&[labels.as_array().unwrap().len()]);
+        let ty = TensorType::new(DType::I32, shape);
+        operands.push(graph.add_input("labels", ty).unwrap());
+    }
+    let mut loss = graph.apply(op(case), &operands).unwrap();
+    if let Some(result) = case.get("result") {
+        let ty = graph.value(loss).ty.clone();
+        assert_eq!(ty.shape.bind(1), support::sizes(&result["shape"]));
+        graph
+            .add_output("result", OutputRole::Prediction, loss)
+            .unwrap();
+        let target = graph.add_input("target", ty).unwrap();
+        loss = graph.apply(Op::MeanSquaredError, &[loss, target]).unwrap();
+    }
+    graph.add_output("loss", OutputRole::Loss, loss).unwrap();
+    differentiate(&graph, "loss").unwrap()
+}
+
+fn assert_case<T: Element>(case: &Value, tolerance: f64) {
+    let name = case["name"].as_str().unwrap();
+    let graph = graph(case, T::DTYPE);
+    let layout = ParameterLayout::new::<T>(&graph).unwrap();
+    let options = PlanOptions {
+        mode: Mode::Training,
+        batch: 1,
+    };
+    let cpu = Cpu::new(CpuOptions::default()).unwrap();
+    let plan = cpu.plan::<T>(&graph, &layout, options).unwrap();
+    let mut parameters = layout.zeros::<T>().unwrap();
+    for (i, operand) in case["operands"].as_array().unwrap().iter().enumerate() {
+        let slot = layout.slot(&i.to_string()).unwrap();
+        parameters[slot.range()].copy_from_slice(&support::floats::<T>(&operand["data"]));
+    }
+    let labels = case.get("labels").map(support::ints);
+    let target = case.get("target").map(support::floats::<T>);
+    let inputs: Vec<TensorRef<'_, T>> = labels
+        .iter()
+        .map(|labels| TensorRef::Int(labels))
+        .chain(target.iter().map(|target| TensorRef::Float(target)))
+        .collect();
+    let mut gradients = layout.zeros::<T>().unwrap();
+    let mut workspace = plan.workspace().unwrap();
+    let memory = TrainMemory {
+        workspace: &mut workspace,
+        parameters: &*parameters,
+        gradients: &mut *gradients,
+    };
+    let mut ready = |_: usize, _: &[T]| {};
+    plan.train(memory, &inputs, &RunArgs::default(), &mut ready)
+        .unwrap();
+
+    let loss = T::from_f64(case["loss"].as_f64().unwrap());
+    let got = plan.scalar(&workspace, "loss").unwrap();
+    support::assert_close(&format!("{name}: loss"), &[got], &[loss], tolerance);
+    if let Some(result) = case.get("result") {
+        let got = plan.output(&workspace, "result").unwrap();
+        let expected = support::floats(&result["data"]);
+        support::assert_close(&format!("{name}: result"), got, &expected, tolerance);
+    }
+    for (i, expected) in case["gradients"].as_array().unwrap().iter().enumerate() {
+        let slot = layout.slot(&i.to_string()).unwrap();
+        support::assert_close(
+            &format!("{name}: gradient of operand {i}"),
+            &gradients[slot.range()],
+            &support::floats(expected),
+            tolerance,
+        );
+    }
+}
+
+#[test]
+fn operators_agree_with_pytorch() {
+    let file = support::read("operators.json");
+    let cases = file["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 14);
+    for case in cases {
+        assert_case::<f64>(case, 1e-14);
+        assert_case::<f32>(case, 1e-6);
+    }
+}

@@ -1,0 +1,318 @@
+//! What can go wrong in a ring, and who is to blame.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringfold_common::ids::Rank;
+
+use crate::algorithm::{Kind, Phase};
+use crate::transport::tcp::FrameFault;
+use crate::{Mismatch, OPERATION_ELEMENTS_MAX, WORLD_MAX};
+
+/// Why joining a ring, or an operation on it, failed.
+///
+/// Cheap to clone, since a ring keeps its first error for later calls.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CollectiveError {
+    /// A world of no ranks or over [`WORLD_MAX`].
+    #[error("a ring of {world} ranks: from 1 to {WORLD_MAX} are allowed")]
+    WorldOutOfRange {
+        /// What was asked for.
+        world: u32,
+    },
+    /// A rank that the world doesn't have.
+    #[error("rank {rank} is outside the world of {world} ranks")]
+    RankOutsideWorld {
+        /// What was asked for.
+        rank: Rank,
+        /// The number of ranks.
+        world: u32,
+    },
+    /// Not one address a rank.
+    #[error("got {got} addresses for a world of {world} ranks")]
+    AddressCount {
+        /// The number of ranks.
+        world: u32,
+        /// The number of addresses.
+        got: usize,
+    },
+    /// A [`RingOptions`](crate::RingOptions) field that is out of its range.
+    #[error("ring option {option} is {got}: allowed is {allowed}")]
+    OptionOutOfRange {
+        /// The field.
+        option: &'static str,
+        /// Its value.
+        got: String,
+        /// Its range.
+        allowed: String,
+    },
+    /// An operand over [`OPERATION_ELEMENTS_MAX`].
+    #[error("an operation on {elements} elements: at most {OPERATION_ELEMENTS_MAX} are allowed")]
+    TooManyElements {
+        /// Its length.
+        elements: usize,
+    },
+    /// The operand of an all-gather is not one block a rank.
+    #[error("all-gather of {block_bytes} bytes from {world} ranks into {got} bytes")]
+    GatherLength {
+        /// Bytes that each rank gives.
+        block_bytes: usize,
+        /// The number of ranks.
+        world: u32,
+        /// Bytes that there is room for.
+        got: usize,
+    },
+    /// The operating system refused a socket, a pipe, a timer or a poll.
+    #[error("cannot {attempted}")]
+    System {
+        /// What was attempted.
+        attempted: &'static str,
+        /// Its error.
+        source: Arc<io::Error>,
+    },
+    /// A neighbour belongs to another ring, or sees this one otherwise.
+    #[error("{peer} {mismatch}")]
+    Handshake {
+        /// The rank and address that the peer showed.
+        peer: Peer,
+        /// The field.
+        mismatch: Mismatch,
+    },
+    /// The next rank's listener went away after it had answered once.
+    #[error("{peer} stopped listening before it answered the handshake")]
+    NeighbourGone {
+        /// The next rank.
+        peer: Peer,
+        /// What the last attempt to connect returned.
+        source: Arc<io::Error>,
+    },
+    /// Not both neighbours were there in time.
+    #[error("the ring did not close within {deadline:?}: {gap}")]
+    ConnectDeadline {
+        /// [`RingOptions::connect_deadline`](crate::RingOptions::connect_deadline).
+        deadline: Duration,
+        /// Who was missing, and why.
+        gap: Box<RingGap>,
+    },
+    /// A neighbour's socket closed during an operation: it died, failed, or left the ring.
+    #[error("{peer} closed its connection ({neighbour}) during {at}")]
+    PeerClosed {
+        /// The neighbour.
+        peer: Peer,
+        /// On which side it stands.
+        neighbour: Neighbour,
+        /// How far this rank was with it.
+        at: Box<Position>,
+        /// The socket's error; none if the peer closed in order.
+        source: Option<Arc<io::Error>>,
+    },
+    /// No byte moved for the progress deadline.
+    #[error("no byte moved for {deadline:?} during {at}: waiting for {}",
+        waiting(.receive_from, .send_to))]
+    Stalled {
+        /// [`RingOptions::progress_deadline`](crate::RingOptions::progress_deadline).
+        deadline: Duration,
+        /// How far this rank was.
+        at: Box<Position>,
+        /// The rank before this one, if this rank waits for bytes from it.
+        receive_from: Option<Peer>,
+        /// The next rank, if it has not taken bytes that are ready for it.
+        send_to: Option<Peer>,
+    },
+    /// A neighbour sent what doesn't belong there. The operand was not touched by it.
+    #[error("{peer} sent a wrong frame during {at}: {fault}")]
+    BadFrame {
+        /// The neighbour.
+        peer: Peer,
+        /// How far this rank was.
+        at: Box<Position>,
+        /// What is wrong with it.
+        fault: FrameFault,
+    },
+    /// [`AbortSignal::abort`](crate::AbortSignal::abort) was called.
+    #[error("aborted: {reason}")]
+    Aborted {
+        /// The words given to `abort`.
+        reason: String,
+    },
+    /// The ring is of no use since an earlier call failed.
+    #[error("the ring failed earlier: {first}")]
+    Poisoned {
+        /// The first error.
+        #[source]
+        first: Arc<CollectiveError>,
+    },
+}
+
+impl CollectiveError {
+    /// True if the caller passed something that is not allowed. Such a call did nothing.
+    #[must_use]
+    pub fn is_argument(&self) -> bool {
+        matches!(
+            self,
+            Self::WorldOutOfRange { .. }
+                | Self::RankOutsideWorld { .. }
+                | Self::AddressCount { .. }
+                | Self::OptionOutOfRange { .. }
+                | Self::TooManyElements { .. }
+                | Self::GatherLength { .. }
+        )
+    }
+
+    /// The ranks that this one holds responsible: a neighbour that closed, erred or was silent. It
+    /// may in turn have failed because of its own neighbour. Of several ranks that stalled, the
+    /// one whose [`Position`] is furthest behind stands next to the one that hangs.
+    #[must_use]
+    pub fn accused(&self) -> Vec<Rank> {
+        match self {
+            Self::Handshake { peer, .. }
+            | Self::NeighbourGone { peer, .. }
+            | Self::PeerClosed { peer, .. }
+            | Self::BadFrame { peer, .. } => vec![peer.rank],
+            Self::Stalled {
+                receive_from,
+                send_to,
+                ..
+            } => ranks(receive_from.iter().chain(send_to)),
+            Self::ConnectDeadline { gap, .. } => {
+                ranks(gap.next.iter().map(|next| &next.peer).chain(&gap.prev))
+            }
+            Self::Poisoned { first } => first.accused(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(crate) fn system(attempted: &'static str, error: impl Into<io::Error>) -> Self {
+        Self::System {
+            attempted,
+            source: Arc::new(error.into()),
+        }
+    }
+}
+
+fn ranks<'a>(peers: impl Iterator<Item = &'a Peer>) -> Vec<Rank> {
+    let mut ranks: Vec<Rank> = peers.map(|peer| peer.rank).collect();
+    ranks.dedup();
+    ranks
+}
+
+fn waiting(receive_from: &Option<Peer>, send_to: &Option<Peer>) -> String {
+    match (receive_from, send_to) {
+        (Some(prev), Some(next)) => format!("bytes from {prev}, and for {next} to take bytes"),
+        (Some(prev), None) => format!("bytes from {prev}"),
+        (None, Some(next)) => format!("{next} to take bytes"),
+        (None, None) => "nothing".to_owned(),
+    }
+}
+
+/// A rank and where it is. Shown as `rank 2 at 10.0.0.3:41231`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its position.
+    pub rank: Rank,
+    /// Where it listened, or, in a handshake that it began, where it called from.
+    pub addr: SocketAddr,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rank {} at {}", self.rank, self.addr)
+    }
+}
+
+/// On which side of this rank a peer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Neighbour {
+    /// This rank sends to it.
+    Next,
+    /// This rank receives from it.
+    Prev,
+}
+
+impl fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Next => "the next rank",
+            Self::Prev => "the rank before",
+        })
+    }
+}
+
+/// How far an operation had come on one side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The number of the operation on this ring, from 1.
+    pub operation: u64,
+    /// Which one it is.
+    pub kind: Kind,
+    /// The phase of the message under way.
+    pub phase: Phase,
+    /// The number of that message, from 0.
+    pub step: u32,
+    /// The number of messages in the operation.
+    pub steps: u32,
+    /// Payload bytes of that message that moved.
+    pub bytes_done: u64,
+    /// Payload bytes of that message.
+    pub bytes_expected: u64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "operation {} ({}), {} step {} of {}, after {} of {} bytes",
+            self.operation,
+            self.kind,
+            self.phase,
+            self.step + 1,
+            self.steps,
+            self.bytes_done,
+            self.bytes_expected
+        )
+    }
+}
+
+/// What was missing when a connect deadline passed.
+#[derive(Clone, Debug, Default)]
+pub struct RingGap {
+    /// The next rank, if it did not answer.
+    pub next: Option<Unreached>,
+    /// The rank before this one, if it did not call.
+    pub prev: Option<Peer>,
+    /// The last caller that was dropped, and why.
+    pub dropped: Option<(SocketAddr, String)>,
+}
+
+/// A next rank that did not answer.
+#[derive(Clone, Debug)]
+pub struct Unreached {
+    /// The rank.
+    pub peer: Peer,
+    /// Why the last attempt failed; none if the first one is still under way.
+    pub last: Option<Arc<io::Error>>,
+}
+
+impl fmt::Display for RingGap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        if let Some(Unreached { peer, last }) = &self.next {
+            write!(f, "{peer} did not answer")?;
+            if let Some(error) = last {
+                write!(f, " (last attempt: {error})")?;
+            }
+            separator = "; ";
+        }
+        if let Some(peer) = &self.prev {
+            write!(f, "{separator}{peer} did not call")?;
+            if let Some((addr, why)) = &self.dropped {
+                write!(f, " (last caller dropped: {addr}, {why})")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! Who stands next to whom, and which part of an operand is whose. Pure arithmetic.
+//!
+//! Ranks form one ring in rank order: rank `r` sends to `r + 1` and receives from `r - 1`, both
+//! modulo the world. The coordinator numbers ranks so that those of one host are adjacent.
+
+use std::ops::Range;
+
+use ringfold_common::ids::Rank;
+
+/// One rank's position in a ring of `world` ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingTopology {
+    rank: u32,
+    world: u32,
+}
+
+impl RingTopology {
+    /// The position of `rank` among `world` ranks, or `None` unless `rank < world`.
+    #[must_use]
+    pub fn new(rank: Rank, world: u32) -> Option<Self> {
+        (rank.0 < world).then_some(Self {
+            rank: rank.0,
+            world,
+        })
+    }
+
+    /// This rank.
+    #[must_use]
+    pub fn rank(self) -> Rank {
+        Rank(self.rank)
+    }
+
+    /// The number of ranks.
+    #[must_use]
+    pub fn world(self) -> u32 {
+        self.world
+    }
+
+    /// The rank that this one sends to. In a world of one, itself.
+    #[must_use]
+    pub fn next(self) -> Rank {
+        Rank((self.rank + 1) % self.world)
+    }
+
+    /// The rank that this one receives from. In a world of two, the same as [`next`](Self::next).
+    #[must_use]
+    pub fn prev(self) -> Rank {
+        self.back(1)
+    }
+
+    /// The rank `hops` before this one.
+    #[must_use]
+    pub fn back(self, hops: u32) -> Rank {
+        Rank((self.rank + self.world - hops % self.world) % self.world)
+    }
+
+    /// How many hops a message from `from` needs to arrive here: 0 for this rank itself.
+    #[must_use]
+    pub fn hops_from(self, from: Rank) -> u32 {
+        (self.rank + self.world - from.0 % self.world) % self.world
+    }
+}
+
+/// Chunk `index` of `0..elements` cut into `parts` chunks, in order and without gaps. Lengths
+/// differ by at most one; with fewer elements than parts the last chunks are empty.
+///
+/// `index < parts`.
+#[must_use]
+pub fn chunk(elements: usize, parts: u32, index: u32) -> Range<usize> {
+    let (parts, index) = (parts as usize, index as usize);
+    let (base, longer) = (elements / parts, elements % parts);
+    let start = index * base + index.min(longer);
+    start..start + base + usize::from(index < longer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_cover_the_operand_in_order_and_differ_by_at_most_one() {
+        for parts in 1..=9 {
+            for elements in 0..50 {
+                let mut at = 0;
+                for index in 0..parts {
+                    let range = chunk(elements, parts, index);
+                    assert_eq!(range.start, at);
+                    assert!(range.len() - elements / parts as usize <= 1);
+                    at = range.end;
+                }
+                assert_eq!(at, elements);
+            }
+        }
+    }
+
+    #[test]
+    fn neighbours_wrap_around() {
+        let first = RingTopology::new(Rank(0), 4).unwrap();
+        assert_eq!(
+            (first.next(), first.prev(), first.back(6)),
+            (Rank(1), Rank(3), Rank(2))
+        );
+        assert_eq!(first.hops_from(Rank(3)), 1);
+        assert_eq!(first.hops_from(Rank(0)), 0);
+        let pair = RingTopology::new(Rank(1), 2).unwrap();
+        assert_eq!((pair.next(), pair.prev()), (Rank(0), Rank(0)));
+        let alone = RingTopology::new(Rank(0), 1).unwrap();
+        assert_eq!((alone.next(), alone.prev()), (Rank(0), Rank(0)));
+    }
+
+    #[test]
+    fn a_rank_outside_the_world_has_no_position() {
+        assert_eq!(RingTopology::new(Rank(3), 3), None);
+        assert_eq!(RingTopology::new(Rank(0), 0), None);
+    }
+}

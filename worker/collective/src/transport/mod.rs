@@ -1,0 +1,8 @@
+//! How bytes move between neighbours. A transport carries out the
+//! [`Verbs`](crate::algorithm::Verbs) of an algorithm on one operand.
+//!
+//! | module | medium |
+//! |---|---|
+//! | [`tcp`] | two TCP connections, one thread |
+
+pub mod tcp;

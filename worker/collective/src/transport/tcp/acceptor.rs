@@ -1,0 +1,187 @@
+//! Meeting the rank before: whoever calls must prove to be it. Others are dropped.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use ringfold_common::ids::Rank;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+
+use super::handshake::{Heard, Introduction, PROTOCOL, Reader, Verdict};
+use super::socket::tune;
+use crate::{CollectiveError, Mismatch, Peer, RingOptions};
+
+/// The most callers that may be connected without having said who they are. One more makes room
+/// by dropping the one that has waited longest; a true neighbour calls again.
+pub const PENDING_CONNECTIONS_MAX: usize = 16;
+
+/// The connection from the rank before, on its way.
+pub(super) struct Acceptor {
+    listener: TcpListener,
+    neighbour: Rank,
+    pending: VecDeque<Caller>,
+    met: Option<TcpStream>,
+    /// Who was dropped last, and why.
+    dropped: Option<(SocketAddr, String)>,
+}
+
+/// Someone who hasn't proven who they are.
+struct Caller {
+    socket: TcpStream,
+    addr: SocketAddr,
+    reader: Reader,
+}
+
+impl Acceptor {
+    /// `listener` is non-blocking.
+    pub fn new(listener: TcpListener, neighbour: Rank) -> Self {
+        Self {
+            listener,
+            neighbour,
+            pending: VecDeque::new(),
+            met: None,
+            dropped: None,
+        }
+    }
+
+    pub fn met(&self) -> bool {
+        self.met.is_some()
+    }
+
+    /// The proven socket, once there is one; else who was dropped last.
+    pub fn into_socket(self) -> Result<TcpStream, Option<(SocketAddr, String)>> {
+        self.met.ok_or(self.dropped)
+    }
+
+    /// What to poll for: the listener, then every caller.
+    pub fn interests(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let listener = PollFd::new(&self.listener, PollFlags::IN);
+        let callers = self.pending.iter();
+        std::iter::once(listener)
+            .chain(callers.map(|caller| PollFd::new(&caller.socket, PollFlags::IN)))
+            .take(if self.met() { 0 } else { usize::MAX })
+    }
+
+    /// Takes in new callers, and listens to all.
+    ///
+    /// # Errors
+    /// [`CollectiveError::Handshake`] if the caller is a rank of this job and membership epoch, or
+    /// of a newer one, with which this rank can't form a ring.
+    pub fn advance(
+        &mut self,
+        ours: &Introduction,
+        options: &RingOptions,
+    ) -> Result<(), CollectiveError> {
+        self.take_in(options)?;
+        for _ in 0..self.pending.len() {
+            let Some(mut caller) = self.pending.pop_front() else {
+                break;
+            };
+            match caller.reader.read(&caller.socket) {
+                Heard::Partial => self.pending.push_back(caller),
+                Heard::Message(Verdict::Hello, theirs) => self.answer(caller, ours, &theirs)?,
+                Heard::Message(..) => self.drop_caller(caller.addr, "it answers, unasked"),
+                Heard::OtherProtocol(got) => {
+                    let expected = PROTOCOL;
+                    self.refuse(&caller, ours);
+                    return Err(CollectiveError::Handshake {
+                        peer: Peer {
+                            rank: self.neighbour,
+                            addr: caller.addr,
+                        },
+                        mismatch: Mismatch::Protocol { expected, got },
+                    });
+                }
+                Heard::Stranger(error) => self.drop_caller(caller.addr, &error.to_string()),
+            }
+            if self.met() {
+                self.pending.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, options: &RingOptions) -> Result<(), CollectiveError> {
+        // As many a turn as may wait at once, so that a flood can't keep this loop.
+        for _ in 0..PENDING_CONNECTIONS_MAX {
+            let (socket, addr) = match self.listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if out_of_resources(&error) => {
+                    return Err(CollectiveError::system("accept a connection", error));
+                }
+                // The caller has gone again, or its network: `accept(2)` says to go on.
+                Err(_) => continue,
+            };
+            if let Err(error) = tune(&socket, options) {
+                self.drop_caller(addr, &error.to_string());
+                continue;
+            }
+            if self.pending.len() == PENDING_CONNECTIONS_MAX
+                && let Some(oldest) = self.pending.pop_front()
+            {
+                self.drop_caller(oldest.addr, "it was silent, and others called");
+            }
+            self.pending.push_back(Caller {
+                socket,
+                addr,
+                reader: Reader::new(),
+            });
+        }
+        Ok(())
+    }
+
+    fn answer(
+        &mut self,
+        caller: Caller,
+        ours: &Introduction,
+        theirs: &Introduction,
+    ) -> Result<(), CollectiveError> {
+        let Err(mismatch) = ours.check(self.neighbour, theirs) else {
+            match ours.write(Verdict::Accepted, &caller.socket) {
+                Ok(()) => self.met = Some(caller.socket),
+                Err(error) => self.drop_caller(caller.addr, &error.to_string()),
+            }
+            return Ok(());
+        };
+        self.refuse(&caller, ours);
+        let peer = Peer {
+            rank: theirs.identity.rank,
+            addr: caller.addr,
+        };
+        let lost = match mismatch {
+            Mismatch::Job { .. } => true,
+            Mismatch::MembershipEpoch { expected, got } => got < expected,
+            _ => false,
+        };
+        if lost {
+            // Not the neighbour, but someone with an outdated address.
+            self.drop_caller(caller.addr, &format!("{peer} {mismatch}"));
+            return Ok(());
+        }
+        Err(CollectiveError::Handshake { peer, mismatch })
+    }
+
+    /// Tells the caller who this rank is, so that it can see why not.
+    fn refuse(&mut self, caller: &Caller, ours: &Introduction) {
+        if let Err(error) = ours.write(Verdict::Refused, &caller.socket) {
+            tracing::debug!(addr = %caller.addr, %error, "a refused caller didn't wait");
+        }
+    }
+
+    fn drop_caller(&mut self, addr: SocketAddr, why: &str) {
+        tracing::info!(%addr, why, "dropped a caller that isn't the neighbour");
+        self.dropped = Some((addr, why.to_owned()));
+    }
+}
+
+fn out_of_resources(error: &io::Error) -> bool {
+    let Some(errno) = Errno::from_io_error(error) else {
+        return true;
+    };
+    matches!(
+        errno,
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::INVAL | Errno::BADF
+    )
+}

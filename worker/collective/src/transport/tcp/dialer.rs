@@ -1,0 +1,179 @@
+//! Meeting the next rank: connect, say hello, read the answer; again if the connection fails.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::deadline::Deadline;
+use super::handshake::{Heard, Introduction, PROTOCOL, Reader, Verdict};
+use super::socket::dial;
+use crate::{CollectiveError, Mismatch, Peer, RingOptions, Unreached};
+
+/// How long to wait after a failed attempt.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The connection to the next rank, on its way.
+pub(super) struct Dialer {
+    peer: Peer,
+    state: State,
+    /// Why the last attempt failed.
+    last: Option<Arc<io::Error>>,
+    /// An attempt once got through to a listener.
+    reached: bool,
+}
+
+enum State {
+    /// The last attempt failed.
+    Pausing(Deadline),
+    /// The kernel is connecting.
+    Connecting(TcpStream),
+    /// The hello is out.
+    Asked(TcpStream, Reader),
+    /// Proven.
+    Met(TcpStream),
+}
+
+impl Dialer {
+    /// Begins the first attempt at once.
+    pub fn new(peer: Peer, options: &RingOptions) -> Result<Self, CollectiveError> {
+        let mut dialer = Self {
+            peer,
+            state: pause()?,
+            last: None,
+            reached: false,
+        };
+        dialer.start(options)?;
+        Ok(dialer)
+    }
+
+    pub fn met(&self) -> bool {
+        matches!(self.state, State::Met(_))
+    }
+
+    /// The proven socket, or why there is none.
+    pub fn into_socket(self) -> Result<TcpStream, Unreached> {
+        match self.state {
+            State::Met(socket) => Ok(socket),
+            _ => Err(Unreached {
+                peer: self.peer,
+                last: self.last,
+            }),
+        }
+    }
+
+    /// What to poll for, until the neighbour is met.
+    pub fn interest(&self) -> Option<PollFd<'_>> {
+        let (fd, flags) = match &self.state {
+            State::Pausing(pause) => (pause.fd(), PollFlags::IN),
+            State::Connecting(socket) => (socket.as_fd(), PollFlags::OUT),
+            State::Asked(socket, _) => (socket.as_fd(), PollFlags::IN),
+            State::Met(_) => return None,
+        };
+        Some(PollFd::from_borrowed_fd(fd, flags))
+    }
+
+    /// Goes on, after the poll said that it can.
+    ///
+    /// # Errors
+    /// [`CollectiveError::Handshake`] if the neighbour can't form a ring with this rank,
+    /// [`CollectiveError::NeighbourGone`] if it has left.
+    pub fn advance(
+        &mut self,
+        ours: &Introduction,
+        options: &RingOptions,
+    ) -> Result<(), CollectiveError> {
+        match std::mem::replace(&mut self.state, pause()?) {
+            State::Pausing(_) => self.start(options),
+            State::Met(socket) => {
+                self.state = State::Met(socket);
+                Ok(())
+            }
+            State::Connecting(socket) => {
+                let connected = match socket.take_error() {
+                    Ok(None) => {
+                        self.reached = true;
+                        ours.write(Verdict::Hello, &socket)
+                    }
+                    Ok(Some(error)) | Err(error) => Err(error),
+                };
+                match connected {
+                    Ok(()) => {
+                        self.state = State::Asked(socket, Reader::new());
+                        Ok(())
+                    }
+                    Err(error) => self.failed(error),
+                }
+            }
+            State::Asked(socket, mut reader) => match reader.read(&socket) {
+                Heard::Partial => {
+                    self.state = State::Asked(socket, reader);
+                    Ok(())
+                }
+                Heard::Message(Verdict::Hello, _) => self.failed(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "it says hello where an answer is due",
+                )),
+                Heard::Message(verdict, theirs) => {
+                    let checked = ours.check(self.peer.rank, &theirs);
+                    let mismatch = match (verdict, checked) {
+                        (Verdict::Accepted, Ok(())) => {
+                            self.state = State::Met(socket);
+                            return Ok(());
+                        }
+                        (_, Err(mismatch)) => mismatch,
+                        (_, Ok(())) => Mismatch::Unstated,
+                    };
+                    Err(self.mismatch(mismatch))
+                }
+                Heard::OtherProtocol(got) => Err(self.mismatch(Mismatch::Protocol {
+                    expected: PROTOCOL,
+                    got,
+                })),
+                Heard::Stranger(error) => self.failed(error),
+            },
+        }
+    }
+
+    fn start(&mut self, options: &RingOptions) -> Result<(), CollectiveError> {
+        match dial(self.peer.addr, options) {
+            Ok(socket) => {
+                self.state = State::Connecting(socket);
+                Ok(())
+            }
+            Err(error) => self.failed(error),
+        }
+    }
+
+    /// Another attempt will follow, unless the neighbour's listener has gone for good: it listened
+    /// before its address was known, and once.
+    fn failed(&mut self, error: io::Error) -> Result<(), CollectiveError> {
+        let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+        let error = Arc::new(error);
+        self.state = pause()?;
+        self.last = Some(error.clone());
+        if self.reached && refused {
+            return Err(CollectiveError::NeighbourGone {
+                peer: self.peer,
+                source: error,
+            });
+        }
+        Ok(())
+    }
+
+    fn mismatch(&self, mismatch: Mismatch) -> CollectiveError {
+        CollectiveError::Handshake {
+            peer: self.peer,
+            mismatch,
+        }
+    }
+}
+
+fn pause() -> Result<State, CollectiveError> {
+    Deadline::after(PAUSE)
+        .map(State::Pausing)
+        .map_err(|error| CollectiveError::system("start a timer", error))
+}

@@ -1,0 +1,286 @@
+//! The header before every segment. Little-endian, [`HEADER_BYTES`] long:
+//!
+//! ```text
+//!  0 magic            u32      32 operation bytes  u64
+//!  4 kind             u8       40 root             u32  (0 unless a broadcast)
+//!  5 reserved, 0      3 bytes  44 step             u32
+//!  8 job              u64      48 segment          u32
+//! 16 membership epoch u64      52 payload bytes    u32
+//! 24 operation        u64      56 checksum         u32  (FNV-1a of the bytes before)
+//! ```
+//!
+//! `operation` counts a ring's operations, `step` the messages of one, `segment` the frames of a
+//! message. Together with `operation bytes` they let a receiver know before it touches memory that
+//! both ranks made the same call with operands of the same length and are at the same place in it.
+
+use std::fmt;
+
+use ringfold_common::ids::{JobId, MembershipEpoch, Rank};
+
+use crate::SEGMENT_BYTES_MAX;
+use crate::algorithm::Kind;
+
+/// The length of a frame's header.
+pub const HEADER_BYTES: usize = 60;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"RFfr");
+
+/// What is wrong with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameFault {
+    /// It doesn't begin as a frame does.
+    #[error("it begins with {got:#010x}, not with the magic of a frame")]
+    Magic {
+        /// The first four bytes.
+        got: u32,
+    },
+    /// The header was damaged on its way.
+    #[error("its header's checksum is {got:#010x}, and {computed:#010x} by its bytes")]
+    Checksum {
+        /// By the bytes.
+        computed: u32,
+        /// In the header.
+        got: u32,
+    },
+    /// An operation that this version doesn't know.
+    #[error("unknown kind of operation {got}")]
+    UnknownKind {
+        /// Its number.
+        got: u8,
+    },
+    /// Bytes that are to be zero are not.
+    #[error("reserved byte {offset} of its header is not zero")]
+    Reserved {
+        /// Which one.
+        offset: usize,
+    },
+    /// A payload over [`SEGMENT_BYTES_MAX`].
+    #[error("a payload of {got} bytes: at most {SEGMENT_BYTES_MAX} are allowed")]
+    PayloadTooLong {
+        /// Its length.
+        got: u32,
+    },
+    /// A frame of another job.
+    #[error("it belongs to {got}, this ring to {expected}")]
+    Job {
+        /// This ring's.
+        expected: JobId,
+        /// The frame's.
+        got: JobId,
+    },
+    /// A frame of a membership epoch that this rank doesn't know of yet.
+    #[error("it belongs to membership epoch {got}, this ring to the older {expected}")]
+    NewerEpoch {
+        /// This ring's.
+        expected: MembershipEpoch,
+        /// The frame's.
+        got: MembershipEpoch,
+    },
+    /// The ranks made different calls.
+    #[error("it belongs to {got}, this rank is in {expected}: all ranks must make the same calls")]
+    OtherCall {
+        /// This rank's.
+        expected: Call,
+        /// The peer's.
+        got: Call,
+    },
+    /// A message out of order.
+    #[error("message {got} where message {expected} was due")]
+    Step {
+        /// The one that was due.
+        expected: u32,
+        /// The frame's.
+        got: u32,
+    },
+    /// A segment out of order.
+    #[error("segment {got} where segment {expected} was due")]
+    Segment {
+        /// The one that was due.
+        expected: u32,
+        /// The frame's.
+        got: u32,
+    },
+    /// A segment of the wrong length.
+    #[error("a payload of {got} bytes where {expected} were due")]
+    PayloadLength {
+        /// What was due.
+        expected: u32,
+        /// The frame's.
+        got: u32,
+    },
+    /// More than [`STALE_FRAMES_MAX`](crate::STALE_FRAMES_MAX) frames of older membership epochs.
+    #[error("too many frames of older membership epochs, the last of {got}")]
+    TooManyStale {
+        /// The last one's.
+        got: MembershipEpoch,
+    },
+    /// Bytes from the next rank, which only receives.
+    #[error("it sends to a rank that it only receives from")]
+    WrongWay,
+}
+
+/// One call of one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Its number on this ring, from 1.
+    pub operation: u64,
+    /// Which operation.
+    pub kind: Kind,
+    /// The length of the operand.
+    pub bytes: u64,
+}
+
+impl Call {
+    /// What a link is in before its first operation.
+    pub(super) fn none() -> Self {
+        Self {
+            operation: 0,
+            kind: Kind::Barrier,
+            bytes: 0,
+        }
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            operation,
+            kind,
+            bytes,
+        } = self;
+        write!(f, "operation {operation} ({kind} of {bytes} bytes)")
+    }
+}
+
+/// A decoded header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub job: JobId,
+    pub membership_epoch: MembershipEpoch,
+    pub call: Call,
+    pub step: u32,
+    pub segment: u32,
+    pub payload_bytes: u32,
+}
+
+/// How a well-formed header relates to the ring that reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// It is the frame that was due.
+    Due,
+    /// It belongs to an older membership epoch of the same job.
+    Stale,
+}
+
+impl Header {
+    pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
+        let (kind, root) = match self.call.kind {
+            Kind::AllReduceF32 => (1, Rank(0)),
+            Kind::AllReduceF64 => (2, Rank(0)),
+            Kind::Broadcast(root) => (3, root),
+            Kind::AllGather => (4, Rank(0)),
+            Kind::Barrier => (5, Rank(0)),
+        };
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+        bytes[4] = kind;
+        bytes[8..16].copy_from_slice(&self.job.0.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.membership_epoch.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.call.operation.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.call.bytes.to_le_bytes());
+        bytes[40..44].copy_from_slice(&root.0.to_le_bytes());
+        bytes[44..48].copy_from_slice(&self.step.to_le_bytes());
+        bytes[48..52].copy_from_slice(&self.segment.to_le_bytes());
+        bytes[52..56].copy_from_slice(&self.payload_bytes.to_le_bytes());
+        let checksum = fnv1a(&bytes[..56]);
+        bytes[56..60].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header and checks all that can be checked without knowing what is due.
+    pub(super) fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, FrameFault> {
+        let magic = u32_at(bytes, 0);
+        if magic != MAGIC {
+            return Err(FrameFault::Magic { got: magic });
+        }
+        let (computed, got) = (fnv1a(&bytes[..56]), u32_at(bytes, 56));
+        if computed != got {
+            return Err(FrameFault::Checksum { computed, got });
+        }
+        if let Some(offset) = (5..8).find(|&offset| bytes[offset] != 0) {
+            return Err(FrameFault::Reserved { offset });
+        }
+        let root = u32_at(bytes, 40);
+        let kind = match bytes[4] {
+            1 => Kind::AllReduceF32,
+            2 => Kind::AllReduceF64,
+            3 => Kind::Broadcast(Rank(root)),
+            4 => Kind::AllGather,
+            5 => Kind::Barrier,
+            got => return Err(FrameFault::UnknownKind { got }),
+        };
+        if root != 0 && !matches!(kind, Kind::Broadcast(_)) {
+            return Err(FrameFault::Reserved { offset: 40 });
+        }
+        let payload_bytes = u32_at(bytes, 52);
+        if payload_bytes as usize > SEGMENT_BYTES_MAX {
+            return Err(FrameFault::PayloadTooLong { got: payload_bytes });
+        }
+        Ok(Self {
+            job: JobId(u64_at(bytes, 8)),
+            membership_epoch: MembershipEpoch(u64_at(bytes, 16)),
+            call: Call {
+                operation: u64_at(bytes, 24),
+                kind,
+                bytes: u64_at(bytes, 32),
+            },
+            step: u32_at(bytes, 44),
+            segment: u32_at(bytes, 48),
+            payload_bytes,
+        })
+    }
+
+    /// Compares with the header that is due. Only its job matters in a stale frame.
+    pub(super) fn check(&self, due: &Self) -> Result<Freshness, FrameFault> {
+        macro_rules! same {
+            ($fault:ident, $field:ident) => {
+                if self.$field != due.$field {
+                    return Err(FrameFault::$fault {
+                        expected: due.$field,
+                        got: self.$field,
+                    });
+                }
+            };
+        }
+        same!(Job, job);
+        if self.membership_epoch < due.membership_epoch {
+            return Ok(Freshness::Stale);
+        }
+        same!(NewerEpoch, membership_epoch);
+        same!(OtherCall, call);
+        same!(Step, step);
+        same!(Segment, segment);
+        same!(PayloadLength, payload_bytes);
+        Ok(Freshness::Due)
+    }
+}
+
+fn u32_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u32 {
+    u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
+}
+
+fn u64_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
+}
+
+/// 32-bit FNV-1a (Fowler, Noll, Vo): cheap, and any change of one byte changes it.
+fn fnv1a(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, &byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+mod tests;

@@ -1,0 +1,58 @@
+//! The ring over TCP: one connection from the rank before, one to the next rank.
+//!
+//! One thread, two non-blocking sockets and `poll`. Both directions move whenever they can, so
+//! that no size of the kernel's buffers can make a ring of senders wait for each other; the same
+//! poll watches the abort signal. Nothing is allocated after an operation's first run.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `listener` | the port that a rank registers, and how a ring is joined |
+//! | `connect`, `dialer`, `acceptor` | one poll loop that meets both neighbours |
+//! | `handshake` | what neighbours tell each other first |
+//! | `frame` | the header before every segment |
+//! | `sender`, `receiver` | one direction each, as state machines over a socket |
+//! | `session` | the verbs: both directions at once |
+//! | `socket`, `deadline` | options of sockets; a timer that can be polled |
+
+mod acceptor;
+mod connect;
+mod deadline;
+mod dialer;
+mod frame;
+mod handshake;
+mod listener;
+mod receiver;
+mod sender;
+mod session;
+mod socket;
+
+pub use acceptor::PENDING_CONNECTIONS_MAX;
+pub use frame::{Call, FrameFault, HEADER_BYTES};
+pub use handshake::HANDSHAKE_BYTES;
+pub use listener::Listener;
+pub use receiver::STALE_FRAMES_MAX;
+pub(crate) use session::{Operand, Session, TcpLink};
+
+use std::io;
+
+/// What one attempt to move bytes came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Advance {
+    /// There is nothing to move.
+    Idle,
+    /// The socket can't take or give bytes now.
+    Blocked,
+    /// Bytes moved.
+    Moved,
+    /// Bytes moved, and they completed a segment of the operand.
+    Segment,
+}
+
+/// Why one side of a rank can't go on.
+#[derive(Debug)]
+enum SideError {
+    /// The socket is closed, in order or by an error.
+    Closed(Option<io::Error>),
+    /// The peer sent what doesn't belong there.
+    Fault(FrameFault),
+}

@@ -1,0 +1,274 @@
+//! The verbs over two sockets: both directions move in one loop, and one poll waits for both.
+
+use std::net::{Shutdown, TcpStream};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::frame::{Call, Header};
+use super::receiver::{Add, Receiver};
+use super::sender::Sender;
+use super::socket::poll;
+use super::{Advance, SideError};
+use crate::algorithm::Verbs;
+use crate::{
+    AbortSignal, CollectiveError, Identity, Metrics, Neighbour, Peer, Position, RingOptions,
+};
+
+/// The two connections of a rank.
+pub(crate) struct TcpLink {
+    sender: Sender,
+    receiver: Receiver,
+    identity: Identity,
+    abort: AbortSignal,
+    progress_deadline: Duration,
+}
+
+/// What an operation works on.
+pub(crate) struct Operand<'a> {
+    /// Little-endian values.
+    pub bytes: &'a mut [u8],
+    /// Bytes of one of them.
+    pub element_bytes: usize,
+    /// How to add them; none if the operation only copies.
+    pub add: Option<Add>,
+}
+
+/// One operation under way.
+pub(crate) struct Session<'a> {
+    link: &'a mut TcpLink,
+    operand: Operand<'a>,
+    call: Call,
+}
+
+impl TcpLink {
+    /// Takes over two connected, proven, non-blocking sockets.
+    pub(super) fn new(
+        (next, next_peer): (TcpStream, Peer),
+        (prev, prev_peer): (TcpStream, Peer),
+        identity: Identity,
+        options: &RingOptions,
+        abort: AbortSignal,
+    ) -> Self {
+        let header = header(&identity, Call::none());
+        let segment_bytes = options.segment_bytes;
+        Self {
+            sender: Sender::new(next, next_peer, segment_bytes, header),
+            receiver: Receiver::new(prev, prev_peer, segment_bytes, header),
+            identity,
+            abort,
+            progress_deadline: options.progress_deadline,
+        }
+    }
+
+    /// Starts the operation `call` on `operand`.
+    pub fn begin<'a>(&'a mut self, call: Call, operand: Operand<'a>) -> Session<'a> {
+        let header = header(&self.identity, call);
+        self.sender.begin(header);
+        self.receiver.begin(header);
+        Session {
+            link: self,
+            operand,
+            call,
+        }
+    }
+
+    /// Closes both directions of both connections, so that the neighbours see it at once.
+    pub fn shut_down(&self) {
+        for socket in [&self.sender.socket, &self.receiver.socket] {
+            // A socket that is closed already is what we want.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Adds this link's counters to `metrics`.
+    pub fn count(&self, metrics: &mut Metrics) {
+        metrics.bytes_sent += self.sender.bytes_sent;
+        metrics.bytes_received += self.receiver.bytes_received;
+        metrics.stale_frames_dropped += self.receiver.stale_frames;
+    }
+
+    #[cfg(test)]
+    fn prev_socket(&self) -> &TcpStream {
+        &self.receiver.socket
+    }
+}
+
+impl Drop for TcpLink {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+impl Verbs for Session<'_> {
+    fn send(&mut self, range: Range<usize>) -> Result<(), CollectiveError> {
+        let range = self.bytes_of(range);
+        self.link.sender.queue(range);
+        Ok(())
+    }
+
+    fn recv_reduce_send(&mut self, range: Range<usize>) -> Result<(), CollectiveError> {
+        self.receive(range, self.operand.add, true)
+    }
+
+    fn recv_copy_send(&mut self, range: Range<usize>) -> Result<(), CollectiveError> {
+        self.receive(range, None, true)
+    }
+
+    fn recv(&mut self, range: Range<usize>) -> Result<(), CollectiveError> {
+        self.receive(range, None, false)
+    }
+
+    fn flush(&mut self) -> Result<(), CollectiveError> {
+        while self.link.sender.owes() {
+            self.link.abort.check()?;
+            if self.send_some()? == Advance::Blocked {
+                self.wait()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Session<'_> {
+    fn receive(
+        &mut self,
+        range: Range<usize>,
+        add: Option<Add>,
+        pass_on: bool,
+    ) -> Result<(), CollectiveError> {
+        let range = self.bytes_of(range);
+        if pass_on {
+            self.link.sender.queue_unready(range.clone());
+        }
+        self.link.receiver.expect(range, add);
+        while !self.link.receiver.done() {
+            self.link.abort.check()?;
+            let sent = self.send_some()?;
+            let received = self
+                .link
+                .receiver
+                .advance(self.operand.bytes)
+                .map_err(|error| self.blame(Neighbour::Prev, error))?;
+            if received == Advance::Segment && pass_on {
+                self.link.sender.release_segment();
+            }
+            if received == Advance::Blocked && matches!(sent, Advance::Blocked | Advance::Idle) {
+                self.wait()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_some(&mut self) -> Result<Advance, CollectiveError> {
+        self.link
+            .sender
+            .advance(self.operand.bytes)
+            .map_err(|error| self.blame(Neighbour::Next, error))
+    }
+
+    /// Returns when a socket can move bytes, or the abort signal is given.
+    ///
+    /// The next rank is watched for its end only while it is owed something. A rank that has all
+    /// that it needs may leave the ring while this one still receives.
+    fn wait(&self) -> Result<(), CollectiveError> {
+        let TcpLink {
+            sender, receiver, ..
+        } = &*self.link;
+        let receiving = !receiver.done();
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.link.abort.fd(), PollFlags::IN),
+            PollFd::new(&sender.socket, PollFlags::IN),
+            PollFd::new(&receiver.socket, PollFlags::IN),
+        ];
+        if sender.ready() {
+            fds[1] = PollFd::new(&sender.socket, PollFlags::IN | PollFlags::OUT);
+        }
+        let fds = match (sender.owes(), receiving) {
+            (true, true) => &mut fds[..],
+            (true, false) => &mut fds[..2],
+            (false, _) => {
+                fds.swap(1, 2);
+                &mut fds[..2]
+            }
+        };
+        // Bounded by `validate`, so it fits.
+        let timeout = Timespec::try_from(self.link.progress_deadline).ok();
+        if poll(fds, timeout.as_ref())? == 0 {
+            return Err(CollectiveError::Stalled {
+                deadline: self.link.progress_deadline,
+                at: Box::new(self.position(if receiving {
+                    Neighbour::Prev
+                } else {
+                    Neighbour::Next
+                })),
+                receive_from: receiving.then_some(receiver.peer),
+                send_to: sender.ready().then_some(sender.peer),
+            });
+        }
+        let ended = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+        if sender.owes() && fds[1].revents().intersects(ended) {
+            sender
+                .check_alive()
+                .map_err(|error| self.blame(Neighbour::Next, error))?;
+        }
+        Ok(())
+    }
+
+    fn bytes_of(&self, range: Range<usize>) -> Range<usize> {
+        let element_bytes = self.operand.element_bytes;
+        range.start * element_bytes..range.end * element_bytes
+    }
+
+    fn blame(&self, neighbour: Neighbour, error: SideError) -> CollectiveError {
+        let peer = match neighbour {
+            Neighbour::Next => self.link.sender.peer,
+            Neighbour::Prev => self.link.receiver.peer,
+        };
+        let at = Box::new(self.position(neighbour));
+        match error {
+            SideError::Fault(fault) => CollectiveError::BadFrame { peer, at, fault },
+            SideError::Closed(source) => CollectiveError::PeerClosed {
+                peer,
+                neighbour,
+                at,
+                source: source.map(Arc::new),
+            },
+        }
+    }
+
+    fn position(&self, neighbour: Neighbour) -> Position {
+        let (step, bytes_done, bytes_expected) = match neighbour {
+            Neighbour::Next => self.link.sender.progress(),
+            Neighbour::Prev => self.link.receiver.progress(),
+        };
+        let world = self.link.identity.world;
+        let kind = self.call.kind;
+        Position {
+            operation: self.call.operation,
+            kind,
+            phase: kind.phase(step, world),
+            step,
+            steps: kind.steps(world),
+            bytes_done: bytes_done as u64,
+            bytes_expected: bytes_expected as u64,
+        }
+    }
+}
+
+fn header(identity: &Identity, call: Call) -> Header {
+    Header {
+        job: identity.job,
+        membership_epoch: identity.membership_epoch,
+        call,
+        step: 0,
+        segment: 0,
+        payload_bytes: 0,
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,0 +1,96 @@
+//! SIGKILL to the process of one rank while three of them train: the survivors know at once.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+
+use ringfold_collective::testing::{identity, listener, on_threads};
+use ringfold_collective::{AbortSignal, CollectiveError, Listener, RingOptions};
+use ringfold_common::ids::Rank;
+
+const VICTIM: &str = "RINGFOLD_TEST_VICTIM";
+
+/// Reduces until the ring breaks, and calls `on_first` after the first time.
+fn train(
+    rank: u32,
+    listener: Listener,
+    peers: &[SocketAddr],
+    on_first: impl FnOnce(),
+) -> CollectiveError {
+    let abort = AbortSignal::new().unwrap();
+    let options = RingOptions::default();
+    let mut ring = listener
+        .connect_ring(identity(rank, 3), peers, options, abort)
+        .unwrap();
+    let mut values = vec![0.0_f32; 1 << 20];
+    ring.all_reduce_sum_f32(&mut values).unwrap();
+    on_first();
+    loop {
+        if let Err(error) = ring.all_reduce_sum_f32(&mut values) {
+            return error;
+        }
+    }
+}
+
+#[test]
+#[ignore = "the process that `the_survivors_of_a_kill_name_their_neighbour` starts"]
+fn victim() {
+    if std::env::var_os(VICTIM).is_none() {
+        return;
+    }
+    let listener = listener();
+    println!("addr={}", listener.addr());
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    let peers: Vec<SocketAddr> = line
+        .split_whitespace()
+        .map(|p| p.parse().unwrap())
+        .collect();
+    train(1, listener, &peers, || ());
+}
+
+#[test]
+fn the_survivors_of_a_kill_name_their_neighbour() {
+    let mut victim = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "victim", "--ignored", "--nocapture"])
+        .env(VICTIM, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+    let addr: SocketAddr = lines
+        .find_map(|line| Some(line.unwrap().split_once("addr=")?.1.parse().unwrap()))
+        .expect("the victim says where it listens");
+    let survivors = [(0, listener()), (2, listener())];
+    let peers = [survivors[0].1.addr(), addr, survivors[1].1.addr()];
+    let mut stdin = victim.stdin.take().unwrap();
+    writeln!(stdin, "{} {} {}", peers[0], peers[1], peers[2]).unwrap();
+
+    let (training, has_trained) = mpsc::channel();
+    let errors = std::thread::scope(|scope| {
+        let survivors = scope.spawn(|| {
+            on_threads(survivors.into(), |(rank, listener)| {
+                train(rank, listener, &peers, || training.send(()).unwrap())
+            })
+        });
+        // Both are past the first operation.
+        has_trained.recv().unwrap();
+        has_trained.recv().unwrap();
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        survivors.join().unwrap()
+    });
+    // Whoever sees the kill first closes its sockets, which the other may see first.
+    let mut victim_named = false;
+    for (error, other) in errors.iter().zip([Rank(2), Rank(0)]) {
+        let CollectiveError::PeerClosed { peer, at, .. } = error else {
+            panic!("{error}")
+        };
+        assert!(peer.rank == Rank(1) || peer.rank == other, "{error}");
+        assert!(at.operation > 1, "{error}");
+        victim_named |= peer.rank == Rank(1);
+    }
+    assert!(victim_named, "{errors:?}");
+}

@@ -1,0 +1,276 @@
+//! One session with the coordinator.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ringfold_common::ids::Fence;
+use ringfold_common::job::{Cause, Phase};
+use ringfold_net::channel::ConnectError;
+use ringfold_proto::v1::session_request::Message;
+use ringfold_proto::v1::session_response::Message as Answer;
+use ringfold_proto::v1::worker_service_client::WorkerServiceClient;
+use ringfold_proto::{PROTOCOL_VERSION, required_fence, v1};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
+
+use crate::assignment::Assignment;
+use crate::host;
+use crate::rank::{ActiveRank, RankContext};
+use crate::slot::SlotOptions;
+
+/// Messages on their way to the coordinator.
+const OUTGOING_MAX: usize = 256;
+/// How often the coordinator learns of a new phase or step.
+const PHASE_INTERVAL: Duration = Duration::from_millis(250);
+/// Time that the coordinator has to answer Register.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that a rank has to stop when its process does.
+const RANK_STOP_GRACE: Duration = Duration::from_secs(3);
+
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The process was told to stop.
+    Stopped,
+    /// The coordinator won't have this worker; trying again is of no use.
+    Refused(Status),
+    /// It broke. `registered` says whether it had begun.
+    Lost { registered: bool, reason: String },
+}
+
+/// Holds one session to its end. No rank outlives it.
+pub(crate) async fn run(options: &SlotOptions, shutdown: &CancellationToken) -> End {
+    match open(options).await {
+        Ok(mut session) => {
+            let end = session.serve(shutdown).await;
+            session
+                .stop_rank("the session with the coordinator ended")
+                .await;
+            end
+        }
+        Err(end) => end,
+    }
+}
+
+async fn open(options: &SlotOptions) -> Result<Session, End> {
+    let lost = |reason: String| End::Lost {
+        registered: false,
+        reason,
+    };
+    let channel = ringfold_net::channel::connect(&options.coordinator)
+        .await
+        .map_err(|error: ConnectError| lost(error.to_string()))?;
+    let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
+    let register = Message::Register(v1::Register {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: PROTOCOL_VERSION,
+        node: options.node.clone(),
+        host: host::host_name(),
+        pid: std::process::id(),
+        cores: options.cores,
+        memory_bytes: host::memory_bytes(),
+    });
+    let _ = outgoing.try_send(v1::SessionRequest {
+        message: Some(register),
+    });
+    let mut client = WorkerServiceClient::new(channel)
+        .max_decoding_message_size(ringfold_net::limits::MESSAGE_BYTES_MAX);
+    let opening = async {
+        let mut inbound = client
+            .session(ReceiverStream::new(queue))
+            .await?
+            .into_inner();
+        let first = inbound.message().await?;
+        Ok::<_, Status>((inbound, first))
+    };
+    let (inbound, first) = tokio::time::timeout(REGISTER_TIMEOUT, opening)
+        .await
+        .map_err(|_| lost("the coordinator did not answer Register".to_owned()))?
+        .map_err(|status| match status.code() {
+            Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => {
+                End::Refused(status)
+            }
+            _ => lost(status.message().to_owned()),
+        })?;
+    let Some(Answer::Registered(registered)) = first.and_then(|response| response.message) else {
+        return Err(lost(
+            "the coordinator's first message was not Registered".to_owned(),
+        ));
+    };
+    tracing::info!(
+        slot = registered.slot_id,
+        coordinator = %options.coordinator,
+        version = %registered.coordinator_version,
+        "registered"
+    );
+    let authority = options.coordinator.rsplit('/').next().unwrap_or_default();
+    let address = options
+        .advertise
+        .or_else(|| host::source_address(authority));
+    let context = RankContext {
+        address: address.unwrap_or_else(|| [127, 0, 0, 1].into()),
+        threads: options.cores,
+        log_tail: options.log_tail.clone(),
+        outgoing,
+    };
+    let heartbeat = Duration::from_millis(registered.heartbeat_ms.clamp(10, 60_000));
+    Ok(Session {
+        context,
+        inbound,
+        heartbeat,
+        rank: None,
+        phase_sent: None,
+    })
+}
+
+/// An open session.
+struct Session {
+    context: RankContext,
+    inbound: Streaming<v1::SessionResponse>,
+    heartbeat: Duration,
+    rank: Option<ActiveRank>,
+    /// The last phase that the coordinator was told.
+    phase_sent: Option<(Fence, Phase)>,
+}
+
+impl Session {
+    async fn serve(&mut self, shutdown: &CancellationToken) -> End {
+        let mut heartbeat = tokio::time::interval(self.heartbeat);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut phase = tokio::time::interval(PHASE_INTERVAL);
+        phase.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = self.inbound.message() => match message {
+                    Ok(Some(message)) => {
+                        if let Err(reason) = self.handle(message).await {
+                            return End::Lost { registered: true, reason };
+                        }
+                    }
+                    Ok(None) => return lost("the coordinator closed the session"),
+                    Err(status) => return lost(status.message()),
+                },
+                _ = heartbeat.tick() => self.offer(Message::Heartbeat(v1::Heartbeat {})),
+                _ = phase.tick() => self.tell_phase(),
+                () = ended(&mut self.rank) => self.rank = None,
+                () = shutdown.cancelled() => {
+                    let reason = "the worker was told to stop".to_owned();
+                    self.offer(Message::Goodbye(v1::Goodbye { reason: reason.clone() }));
+                    self.stop_rank(&reason).await;
+                    return End::Stopped;
+                }
+            }
+        }
+    }
+
+    /// The reason, if the session is of no more use.
+    async fn handle(&mut self, response: v1::SessionResponse) -> Result<(), String> {
+        match response.message {
+            Some(Answer::Assign(assign)) => self.assign(assign).await,
+            Some(Answer::StartRing(start)) => {
+                let fence = required_fence(start.fence).map_err(|error| error.to_string())?;
+                let peers = start
+                    .peers
+                    .iter()
+                    .map(|peer| peer.parse::<SocketAddr>())
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(|error| format!("StartRing with a bad address: {error}"))?;
+                match self.rank_of(fence) {
+                    Some(rank) => rank.connect(peers),
+                    None => tracing::debug!(%fence, "stale StartRing"),
+                }
+                Ok(())
+            }
+            Some(Answer::Abort(abort)) => {
+                let fence = required_fence(abort.fence).map_err(|error| error.to_string())?;
+                match self.rank_of(fence) {
+                    Some(rank) => {
+                        tracing::info!(%fence, "aborted: {}", abort.reason);
+                        rank.abort(&abort.reason);
+                    }
+                    None => tracing::debug!(%fence, "stale Abort"),
+                }
+                Ok(())
+            }
+            Some(Answer::Registered(_)) | None => Ok(()),
+        }
+    }
+
+    async fn assign(&mut self, assign: v1::Assign) -> Result<(), String> {
+        let fence = assign.fence;
+        let assignment = Assignment::try_from(assign).map_err(|error| error.to_string())?;
+        // The last rank has said its last word, or the coordinator would not assign another.
+        if let Some(mut last) = self.rank.take() {
+            last.ended().await;
+        }
+        tracing::info!(fence = %assignment.fence, world = assignment.world, "assigned");
+        match ActiveRank::start(assignment, self.context.clone()) {
+            Ok(rank) => self.rank = Some(rank),
+            Err(cause) => self.offer(fail_at_start(fence, &cause)),
+        }
+        Ok(())
+    }
+
+    fn rank_of(&self, fence: Fence) -> Option<&ActiveRank> {
+        self.rank.as_ref().filter(|rank| rank.fence == fence)
+    }
+
+    /// Tells the coordinator what the rank does, if that is news.
+    fn tell_phase(&mut self) {
+        let Some(rank) = &self.rank else { return };
+        let (fence, phase) = (rank.fence, rank.phase());
+        if self.phase_sent != Some((fence, phase)) {
+            self.phase_sent = Some((fence, phase));
+            self.offer(Message::PhaseChanged(v1::PhaseChanged {
+                fence: Some(fence.into()),
+                phase: Some(phase.into()),
+            }));
+        }
+    }
+
+    /// Sends what may be lost. If the queue is full, what is in it keeps the lease as well.
+    fn offer(&self, message: Message) {
+        let _ = self.context.outgoing.try_send(v1::SessionRequest {
+            message: Some(message),
+        });
+    }
+
+    /// Stops the rank and waits for it, but not for ever.
+    async fn stop_rank(&mut self, reason: &str) {
+        if let Some(mut rank) = self.rank.take() {
+            rank.abort(reason);
+            if tokio::time::timeout(RANK_STOP_GRACE, rank.ended())
+                .await
+                .is_err()
+            {
+                tracing::warn!(fence = %rank.fence, "the rank did not stop in time");
+            }
+        }
+    }
+}
+
+fn lost(reason: &str) -> End {
+    End::Lost {
+        registered: true,
+        reason: reason.to_owned(),
+    }
+}
+
+fn fail_at_start(fence: Option<v1::Fence>, cause: &Cause) -> Message {
+    Message::RankFailed(v1::RankFailed {
+        fence,
+        cause: Some(cause.into()),
+        phase: Some(Phase::Starting.into()),
+        log_tail: Vec::new(),
+    })
+}
+
+/// Completes when the rank ends; never without one.
+async fn ended(rank: &mut Option<ActiveRank>) {
+    match rank {
+        Some(rank) => rank.ended().await,
+        None => std::future::pending().await,
+    }
+}

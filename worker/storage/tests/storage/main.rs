@@ -1,0 +1,11 @@
+//! The crate from outside: files in, records out; models out and in again.
+
+mod csv_files;
+mod digits;
+mod files;
+mod idx_files;
+mod limits;
+mod model_files;
+mod prediction;
+mod records;
+mod support;
