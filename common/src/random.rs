@@ -96,7 +96,8 @@ impl Stream {
         f64::from(self.word(index) >> 8) / f64::from(1u32 << 24)
     }
 
-    /// A standard normal number at `index`, by the Box-Muller transform of one block's words.
+    /// A standard normal number at `index`, by the Box-Muller transform of one block's words. The
+    /// same on every platform.
     #[must_use]
     pub fn normal(&self, index: u64) -> f64 {
         let words = self.block(index);
@@ -104,7 +105,7 @@ impl Stream {
         let u = (join(words[0], words[1]) >> 11) as f64 + 1.0;
         let v = (join(words[2], words[3]) >> 11) as f64;
         let scale = (1u64 << 53) as f64;
-        (-2.0 * (u / scale).ln()).sqrt() * (std::f64::consts::TAU * (v / scale)).cos()
+        (-2.0 * libm::log(u / scale)).sqrt() * libm::cos(std::f64::consts::TAU * (v / scale))
     }
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use ringfold_graph::{DType, Graph, Op, Shape, TensorType, ValueId};
 
-use crate::testing::{ACTIVATIONS, assert_gradients, finish, input, parameter, random_graphs};
+use crate::testing::{ACTIVATIONS, assert_gradients, finish, input, parameter, smooth_graphs};
 
 /// Checks an operator on parameters of these dimensions; its result goes into a squared error.
 fn assert_operator(op: &Op, dims: &[&[usize]]) {
@@ -91,7 +91,7 @@ fn l2_penalty() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
-    fn random_compositions(random in random_graphs(), batch in 1usize..6) {
+    fn random_compositions(random in smooth_graphs(), batch in 1usize..6) {
         assert_gradients(&random.build(DType::F64), batch);
     }
 }

@@ -1,0 +1,171 @@
+//! What a user sees when a command fails, and the exit codes.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use ringfold_client::ClientError;
+use ringfold_common::error::ErrorCode;
+use ringfold_common::job_file::JobFileError;
+use ringfold_coordinator::CoordinatorError;
+use ringfold_coordinator_store::StoreError;
+use ringfold_net::server::BindError;
+use ringfold_storage::StorageError;
+use ringfold_train::TrainError;
+use ringfold_worker::{AgentError, SlotError};
+
+/// The exit code of a command that a signal interrupted.
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The async runtime can't start.
+    #[error("can't start the runtime")]
+    Runtime {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system refuses signal handlers.
+    #[error("can't handle signals")]
+    Signals {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A job file can't be read.
+    #[error("can't read the job file {}", .path.display())]
+    ReadJobFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A job file is wrong.
+    #[error(transparent)]
+    JobFile(#[from] JobFileError),
+    /// A flag is wrong.
+    #[error("{flag}: expected {expected}, got {got:?}")]
+    Flag {
+        /// The flag.
+        flag: &'static str,
+        /// What would have been right.
+        expected: &'static str,
+        /// What it was.
+        got: String,
+    },
+    /// A coordinator that strangers could reach.
+    #[error("{listen} is not a loopback address: anyone who reaches it could submit jobs")]
+    Exposed {
+        /// The address asked for.
+        listen: std::net::SocketAddr,
+    },
+    /// A port can't be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The coordinator's store can't be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The coordinator stopped.
+    #[error(transparent)]
+    Coordinator(#[from] CoordinatorError),
+    /// The agent stopped.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// A slot process stopped.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// A call to the coordinator failed.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Files can't be read or written.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A model can't be run.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// Records that don't fit the model.
+    #[error("{0}")]
+    Mismatch(String),
+    /// Output can't be written.
+    #[error("can't write {what}")]
+    Write {
+        /// What was being written.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl CliError {
+    /// An error of writing to standard output.
+    pub fn stdout(source: io::Error) -> Self {
+        Self::Write {
+            what: "to standard output".to_owned(),
+            source,
+        }
+    }
+
+    /// Prints the error, and a hint if there is one, and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        // Whoever read our output has read enough.
+        if let Self::Write { source, .. } = self
+            && source.kind() == io::ErrorKind::BrokenPipe
+        {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("error: {}", self.full());
+        if let Some(hint) = self.hint() {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::from(self.exit_code())
+    }
+
+    /// The error with its causes, as one line.
+    pub fn full(&self) -> String {
+        let mut line = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if !line.ends_with(&text) {
+                line = format!("{line}: {text}");
+            }
+            source = cause.source();
+        }
+        line
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Storage(error) | Self::Train(TrainError::Storage(error)) => error.hint(),
+            Self::Exposed { .. } => Some("add --insecure if the network is trusted".to_owned()),
+            Self::Client(ClientError::Connect(_)) => Some(
+                "start one with `ringfold coordinator --data DIR`, or name it with --coordinator"
+                    .to_owned(),
+            ),
+            Self::Agent(AgentError::Connect(_)) => {
+                Some("name the coordinator with --coordinator HOST:PORT".to_owned())
+            }
+            Self::Bind(BindError::PortInUse { .. }) => {
+                Some("choose another with --listen IP:PORT; port 0 takes a free one".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::JobFile(_) | Self::Flag { .. } | Self::Exposed { .. } | Self::Mismatch(_) => {
+                ErrorCode::InvalidArgument.exit_code()
+            }
+            Self::ReadJobFile { .. } => ErrorCode::NotFound.exit_code(),
+            Self::Storage(error) | Self::Train(TrainError::Storage(error)) => {
+                error.code().exit_code()
+            }
+            Self::Client(error) => error.code().exit_code(),
+            Self::Agent(AgentError::Connect(_)) => ErrorCode::Unavailable.exit_code(),
+            Self::Slot(SlotError::Refused { .. }) => ringfold_worker::slot::EXIT_REFUSED,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Reads a job file and lays flags over it.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+use ringfold_common::job::JobSpec;
+use ringfold_common::job_file::{self, JOB_FILE_BYTES_MAX, Override};
+
+use crate::args::JobFileArgs;
+use crate::error::CliError;
+
+/// The job that a file and flags ask for, with absolute paths.
+pub fn read(args: &JobFileArgs) -> Result<JobSpec, CliError> {
+    read_with(&args.job, &overrides(args)?)
+}
+
+/// The job that a file asks for, with absolute paths.
+pub fn read_with(path: &Path, overrides: &[Override]) -> Result<JobSpec, CliError> {
+    let failed = |source: io::Error| CliError::ReadJobFile {
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    // One byte more, so that the parser sees that it is too large.
+    file.take(JOB_FILE_BYTES_MAX as u64 + 1)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    let absolute = fs::canonicalize(path).map_err(failed)?;
+    let base_dir = absolute
+        .parent()
+        .unwrap_or(Path::new("/"))
+        .to_string_lossy()
+        .into_owned();
+    Ok(job_file::parse(
+        &text,
+        &path.to_string_lossy(),
+        &base_dir,
+        overrides,
+    )?)
+}
+
+fn overrides(args: &JobFileArgs) -> Result<Vec<Override>, CliError> {
+    let number = |flag: &str, key: &str, value: Option<u64>| {
+        value.map(|value| Override {
+            flag: format!("{flag} {value}"),
+            key: key.to_owned(),
+            value: value.to_string(),
+        })
+    };
+    let mut all: Vec<Override> = [
+        number("--workers", "cluster.workers", args.workers.map(u64::from)),
+        number("--threads", "cluster.threads", args.threads.map(u64::from)),
+        number("--steps", "train.steps", args.steps),
+        number("--epochs", "train.epochs", args.epochs),
+        number("--seed", "train.seed", args.seed),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if let Some(dir) = &args.output {
+        all.push(Override {
+            flag: format!("--output {dir}"),
+            key: "output.dir".to_owned(),
+            // Quoted, so that it is a string whatever it looks like.
+            value: format!("{dir:?}"),
+        });
+    }
+    for set in &args.set {
+        let (key, value) = set.split_once('=').ok_or_else(|| CliError::Flag {
+            flag: "--set",
+            expected: "KEY=VALUE, such as train.global_batch=256",
+            got: set.clone(),
+        })?;
+        all.push(Override {
+            flag: format!("--set {set}"),
+            key: key.trim().to_owned(),
+            value: value.trim().to_owned(),
+        });
+    }
+    Ok(all)
+}

@@ -1,0 +1,266 @@
+//! JSON for machines. One object a line; keys are only ever added.
+
+use std::collections::BTreeMap;
+
+use ringfold_client::{Submitted, api};
+use ringfold_common::job::JobState;
+use ringfold_train::evaluate::ConfusionMatrix;
+use serde_json::{Value, json};
+
+/// A state's name.
+pub fn state_name(state: api::JobState) -> &'static str {
+    JobState::try_from(state).map_or("unknown", JobState::name)
+}
+
+pub fn submitted(submitted: &Submitted) -> Value {
+    json!({
+        "event": "submitted",
+        "job_id": submitted.job.job_id,
+        "existing": submitted.existing,
+    })
+}
+
+/// An event's object. The last one of a job has `"event":"finished"`.
+pub fn event(event: &api::JobEvent, last_progress: Option<&api::Progress>) -> Option<Value> {
+    use api::job_event::Kind;
+    let mut object = match event.kind.as_ref()? {
+        Kind::State(change) => state(change, last_progress),
+        Kind::Progress(progress) => with_event("progress", self::progress(progress)),
+        Kind::Evaluation(evaluation) => with_event("evaluation", evaluated(evaluation)),
+    };
+    object["job_id"] = json!(event.job_id);
+    object["sequence"] = json!(event.sequence);
+    object["at_unix_ms"] = json!(event.at.as_ref().map(millis));
+    object["membership_epoch"] = json!(event.membership_epoch);
+    Some(object)
+}
+
+fn with_event(name: &str, mut object: Value) -> Value {
+    object["event"] = json!(name);
+    object
+}
+
+fn state(change: &api::StateChange, last_progress: Option<&api::Progress>) -> Value {
+    let state = change.state();
+    let ended = JobState::try_from(state).is_ok_and(JobState::is_terminal);
+    let mut object = json!({
+        "event": if ended { "finished" } else { "state" },
+        "state": state_name(state),
+        "reason": change.reason,
+    });
+    if !ended {
+        return object;
+    }
+    // A job that failed has got somewhere too.
+    let partial = last_progress.map(|progress| {
+        json!({
+            "steps": progress.step,
+            "epochs": progress.epoch + 1,
+            "samples": progress.samples,
+            "samples_per_second": progress.samples_per_second,
+            "wall_seconds": null,
+            "parameters": null,
+            "metrics": { "train_loss": progress.loss },
+            "weights_blake3": null,
+            "output_dir": null,
+        })
+    });
+    let summary = change
+        .summary
+        .as_ref()
+        .map(summary)
+        .or(partial)
+        .unwrap_or_else(|| {
+            json!({
+                "steps": 0,
+                "epochs": 0,
+                "samples": 0,
+                "samples_per_second": null,
+                "wall_seconds": null,
+                "parameters": null,
+                "metrics": {},
+                "weights_blake3": null,
+                "output_dir": null,
+            })
+        });
+    merge(&mut object, summary);
+    if let Some(cause) = &change.failure {
+        object["failure"] = failure(cause);
+    }
+    object
+}
+
+fn summary(summary: &api::Summary) -> Value {
+    json!({
+        "steps": summary.steps,
+        "epochs": summary.epochs,
+        "samples": summary.samples,
+        "samples_per_second": summary.samples_per_second,
+        "wall_seconds": summary.wall_seconds,
+        "parameters": summary.parameters,
+        "metrics": summary.metrics,
+        "weights_blake3": summary.weights_blake3,
+        "output_dir": summary.output_dir,
+    })
+}
+
+fn failure(failure: &api::Failure) -> Value {
+    use api::cause::Kind;
+    let kind = failure.cause.as_ref().and_then(|cause| cause.kind.as_ref());
+    let (cause, detail) = match kind {
+        None => ("unknown", Value::Null),
+        Some(Kind::Exited(code)) => ("exited", json!(code)),
+        Some(Kind::Signalled(signal)) => ("signalled", json!(signal)),
+        Some(Kind::ConnectionLost(_)) => ("connection_lost", Value::Null),
+        Some(Kind::LeaseExpiredMs(ms)) => ("lease_expired_ms", json!(ms)),
+        Some(Kind::WorkerStopped(_)) => ("worker_stopped", Value::Null),
+        Some(Kind::Error(message)) => ("error", json!(message)),
+        Some(Kind::PeerLost(message)) => ("peer_lost", json!(message)),
+        Some(Kind::WeightsDiffer(message)) => ("weights_differ", json!(message)),
+    };
+    let phase = failure.phase.as_ref();
+    json!({
+        "rank": failure.rank,
+        "node": failure.node,
+        "host": failure.host,
+        "cause": cause,
+        "detail": detail,
+        "phase": phase.map(|phase| phase_name(phase.kind())),
+        "step": phase.map(|phase| phase.step).filter(|&step| step > 0),
+        "log_tail": failure.log_tail,
+    })
+}
+
+fn phase_name(kind: api::PhaseKind) -> &'static str {
+    match kind {
+        api::PhaseKind::Unspecified => "unknown",
+        api::PhaseKind::Starting => "starting",
+        api::PhaseKind::LoadingData => "loading_data",
+        api::PhaseKind::FormingRing => "forming_ring",
+        api::PhaseKind::Training => "training",
+        api::PhaseKind::Evaluating => "evaluating",
+        api::PhaseKind::Saving => "saving",
+    }
+}
+
+fn progress(progress: &api::Progress) -> Value {
+    json!({
+        "step": progress.step,
+        "steps_total": progress.steps_total,
+        "epoch": progress.epoch,
+        "epochs_total": progress.epochs_total,
+        "samples": progress.samples,
+        "loss": progress.loss,
+        "learning_rate": progress.learning_rate,
+        "gradient_norm": progress.gradient_norm,
+        "samples_per_second": progress.samples_per_second,
+        "communication_share": progress.communication_share,
+    })
+}
+
+fn evaluated(evaluation: &api::Evaluation) -> Value {
+    json!({
+        "step": evaluation.step,
+        "epoch": evaluation.epoch,
+        "records": evaluation.records,
+        "metrics": evaluation.metrics,
+    })
+}
+
+/// One job, whole.
+pub fn job(job: &api::Job) -> Value {
+    let name = job.spec.as_ref().map(|spec| spec.name.as_str());
+    let workers = job
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.cluster)
+        .map(|cluster| cluster.workers);
+    json!({
+        "job_id": job.job_id,
+        "name": name,
+        "workers": workers,
+        "state": state_name(job.state()),
+        "reason": job.reason,
+        "failure": job.failure.as_ref().map(failure),
+        "membership_epoch": job.membership_epoch,
+        "submitted_unix_ms": job.submitted_at.as_ref().map(millis),
+        "started_unix_ms": job.started_at.as_ref().map(millis),
+        "finished_unix_ms": job.finished_at.as_ref().map(millis),
+        "ranks": job.ranks.iter().map(rank).collect::<Vec<_>>(),
+        "progress": job.progress.as_ref().map(progress),
+        "evaluation": job.evaluation.as_ref().map(evaluated),
+        "summary": job.summary.as_ref().map(summary),
+        "dataset": job.dataset.as_ref().map(|dataset| json!({
+            "train_records": dataset.train_records,
+            "test_records": dataset.test_records,
+            "features": dataset.features,
+        })),
+    })
+}
+
+fn rank(rank: &api::RankInfo) -> Value {
+    json!({
+        "rank": rank.rank,
+        "node": rank.node,
+        "host": rank.host,
+        "pid": rank.pid,
+        "ring_address": rank.ring_address,
+    })
+}
+
+pub fn nodes(reply: &api::ListNodesResponse) -> Value {
+    let slot = |slot: &api::Slot| {
+        let state = match slot.state() {
+            api::SlotState::Unspecified => "unknown",
+            api::SlotState::Free => "free",
+            api::SlotState::Assigned => "assigned",
+            api::SlotState::Stopping => "stopping",
+        };
+        let assigned = !slot.job_id.is_empty();
+        json!({
+            "slot_id": slot.slot_id,
+            "pid": slot.pid,
+            "cores": slot.cores,
+            "memory_bytes": slot.memory_bytes,
+            "version": slot.version,
+            "state": state,
+            "job_id": assigned.then_some(&slot.job_id),
+            "rank": assigned.then_some(slot.rank),
+        })
+    };
+    let node = |node: &api::Node| {
+        json!({
+            "name": node.name,
+            "host": node.host,
+            "slots": node.slots.iter().map(slot).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "coordinator_version": reply.coordinator_version,
+        "nodes": reply.nodes.iter().map(node).collect::<Vec<_>>(),
+    })
+}
+
+pub fn evaluation(
+    records: u64,
+    metrics: &BTreeMap<String, f64>,
+    classes: &[String],
+    matrix: Option<&ConfusionMatrix>,
+) -> Value {
+    json!({
+        "records": records,
+        "metrics": metrics,
+        "classes": matrix.map(|_| classes),
+        "confusion_matrix": matrix.map(|matrix| matrix.rows().collect::<Vec<_>>()),
+    })
+}
+
+fn millis(at: &prost_types::Timestamp) -> i64 {
+    at.seconds * 1000 + i64::from(at.nanos) / 1_000_000
+}
+
+fn merge(object: &mut Value, other: Value) {
+    if let (Value::Object(object), Value::Object(other)) = (object, other) {
+        object.extend(other);
+    }
+}
