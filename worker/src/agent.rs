@@ -16,7 +16,7 @@ use ringfold_net::telemetry::LogTail;
 use ringfold_proto::v1;
 use ringfold_proto::v1::worker_service_client::WorkerServiceClient;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -177,6 +177,8 @@ impl Supervisor {
     async fn run_once(&mut self) -> Result<(), AgentError> {
         let mut child = self.spawn()?;
         let pid = child.id().unwrap_or(0);
+        // Held apart: `wait` would close it, and the slot would take that for our end.
+        let stdin = child.stdin.take();
         let tail = LogTail::new(Failure::LOG_LINES_MAX, Failure::LOG_LINE_BYTES_MAX);
         let log = child.stderr.take().map(|stderr| {
             tokio::spawn(follow(
@@ -189,7 +191,7 @@ impl Supervisor {
         let status = tokio::select! {
             status = child.wait() => status,
             () = self.stop.cancelled() => {
-                end(&mut child).await;
+                end(&mut child, stdin).await;
                 return Ok(());
             }
         };
@@ -269,8 +271,8 @@ impl Supervisor {
 }
 
 /// Ends a process: by closing its input, and by force if that does not help.
-async fn end(child: &mut Child) {
-    drop(child.stdin.take());
+async fn end(child: &mut Child, stdin: Option<ChildStdin>) {
+    drop(stdin);
     if tokio::time::timeout(STOP_GRACE, child.wait())
         .await
         .is_err()

@@ -45,7 +45,10 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode, CliError> {
         })?;
     } else {
         let mut csv = csv::Writer::from_writer(&mut out);
-        let broken = |error: csv::Error| failed(io::Error::from(error));
+        let broken = |error: csv::Error| match error.into_kind() {
+            csv::ErrorKind::Io(source) => failed(source),
+            other => failed(io::Error::other(format!("{other:?}"))),
+        };
         csv.write_record(header(&predictor, args.probabilities))
             .map_err(broken)?;
         predictor.predict(&unlabelled.features, |prediction| {
