@@ -1,0 +1,237 @@
+//! `docs/job-file.md` says what the job-file reader does: its whole file is read, every example is
+//! accepted, every default is what a missing key means, and a required key is required.
+
+use std::collections::BTreeSet;
+
+use ringfold_common::job::JobSpec;
+use ringfold_common::job_file::{JobFileError, Override, parse};
+
+const DOC: &str = include_str!("../../docs/job-file.md");
+
+/// Files that together have a place for every key.
+const BASES: [&str; 4] = [
+    r#"
+[model]
+kind = "mlp"
+hidden = [8]
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+momentum = 0.5
+"#,
+    r#"
+[model]
+kind = "mlp"
+hidden = [8]
+[data]
+format = "idx"
+images = "i"
+labels = "l"
+[data.test]
+images = "ti"
+labels = "tl"
+[train]
+steps = 2
+global_batch = 64
+[train.optimizer]
+kind = "adam"
+learning_rate = 0.1
+[train.schedule]
+kind = "cosine"
+"#,
+    r#"
+[model]
+kind = "mlp"
+hidden = [8]
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[data.test]
+path = "t.csv"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "adamw"
+learning_rate = 0.1
+[train.schedule]
+kind = "step"
+every_steps = 5
+gamma = 0.1
+"#,
+    r#"
+[model]
+kind = "mlp"
+hidden = [8]
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[data.test]
+fraction = 0.5
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+[train.schedule]
+kind = "step"
+every_epochs = 5
+gamma = 0.1
+"#,
+];
+
+/// One line of a table.
+#[derive(Debug)]
+struct Row {
+    key: &'static str,
+    default: &'static str,
+    example: &'static str,
+}
+
+fn rows() -> Vec<Row> {
+    DOC.lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            assert_eq!(cells.len(), 8, "cells of {line}");
+            let quoted = |cell: &'static str| cell.split('`').nth(1).unwrap_or_default();
+            Row {
+                key: quoted(cells[1]),
+                default: cells[3],
+                example: quoted(cells[5]),
+            }
+        })
+        .collect()
+}
+
+fn read(text: &str) -> Result<JobSpec, JobFileError> {
+    parse(text, "job.toml", "/base", &[])
+}
+
+fn read_with(base: &str, key: &str, value: &str) -> Result<JobSpec, JobFileError> {
+    let change = Override {
+        flag: "the doc".to_owned(),
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    parse(base, "job.toml", "/base", &[change])
+}
+
+/// The base without the line of `key`, if it has one.
+fn without(base: &str, key: &str) -> Option<String> {
+    let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let mut inside = table.is_empty();
+    let mut kept = Vec::new();
+    for line in base.lines() {
+        if line.starts_with('[') {
+            inside = line == format!("[{table}]");
+        }
+        if !(inside && line.starts_with(&format!("{name} ="))) {
+            kept.push(line);
+        }
+    }
+    let text = kept.join("\n");
+    (text.trim() != base.trim()).then_some(text)
+}
+
+/// What the doc shows is set: the key of the row, or the table around it.
+fn example_of(row: &Row) -> (&'static str, &'static str) {
+    let (name, value) = row
+        .example
+        .split_once(" = ")
+        .expect("an example sets a key");
+    let (table, last) = row.key.rsplit_once('.').unwrap_or(("", row.key));
+    if name == last {
+        return (row.key, value);
+    }
+    let outer = table.rsplit('.').next();
+    assert_eq!(
+        outer,
+        Some(name),
+        "the example of {} sets another key",
+        row.key
+    );
+    (table, value)
+}
+
+#[test]
+fn the_whole_file_is_read() {
+    let whole = DOC
+        .split("```toml")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
+    let spec = read(whole.expect("the doc shows a whole file")).unwrap();
+    assert_eq!((spec.name.as_str(), spec.cluster.workers), ("digits", 3));
+}
+
+#[test]
+fn every_base_is_read() {
+    for base in BASES {
+        read(base).unwrap();
+    }
+}
+
+#[test]
+fn every_example_is_accepted() {
+    for row in rows() {
+        let (key, value) = example_of(&row);
+        let tried: Vec<_> = BASES
+            .iter()
+            .map(|base| read_with(base, key, value))
+            .collect();
+        assert!(tried.iter().any(Result::is_ok), "{row:?}: {tried:?}");
+    }
+}
+
+#[test]
+fn every_default_is_what_a_missing_key_means() {
+    let mut checked = 0;
+    for row in rows().iter().filter(|row| row.default.starts_with('`')) {
+        // Several defaults: each belongs to another choice, which some base makes.
+        for default in row.default.split('`').skip(1).step_by(4) {
+            let holds = BASES.iter().any(|base| {
+                let bare = without(base, row.key).unwrap_or_else(|| (*base).to_owned());
+                let set = read_with(&bare, row.key, default);
+                set.is_ok() && set == read(&bare)
+            });
+            assert!(holds, "{row:?}: {default} is not the default");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 20, "{checked} defaults were found");
+}
+
+#[test]
+fn every_required_key_is_required() {
+    for row in rows()
+        .iter()
+        .filter(|row| row.default.starts_with("required"))
+    {
+        let mut found = false;
+        for base in BASES {
+            if let Some(text) = without(base, row.key) {
+                found = true;
+                assert!(read(&text).is_err(), "{row:?} is not required");
+            }
+        }
+        assert!(found, "no base has {row:?}");
+    }
+}
+
+#[test]
+fn keys_are_listed_once_a_choice() {
+    let rows = rows();
+    let keys: BTreeSet<_> = rows.iter().map(|row| row.key).collect();
+    // `weight_decay` stands with two kinds of optimizer.
+    assert_eq!(keys.len() + 1, rows.len());
+}
