@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub(crate) struct ActiveRank {
     /// What it does; the session tells the coordinator.
     pub phase: Arc<Mutex<Phase>>,
     abort: AbortSignal,
+    /// True once the coordinator has asked for the end.
+    asked: Arc<AtomicBool>,
     start: std_mpsc::Sender<Vec<SocketAddr>>,
     ended: oneshot::Receiver<()>,
 }
@@ -55,6 +58,7 @@ impl ActiveRank {
         };
         let abort = AbortSignal::new().map_err(|error| failed("make an abort signal", &error))?;
         let phase = Arc::new(Mutex::new(Phase::Starting));
+        let asked = Arc::new(AtomicBool::new(false));
         let (start, peers) = std_mpsc::channel();
         let (ended_sender, ended) = oneshot::channel();
         let fence = assignment.fence;
@@ -62,6 +66,7 @@ impl ActiveRank {
             assignment,
             context,
             abort: abort.clone(),
+            asked: Arc::clone(&asked),
             phase: Arc::clone(&phase),
         };
         std::thread::Builder::new()
@@ -75,6 +80,7 @@ impl ActiveRank {
             fence,
             phase,
             abort,
+            asked,
             start,
             ended,
         })
@@ -86,8 +92,14 @@ impl ActiveRank {
         let _ = self.start.send(peers);
     }
 
-    /// Asks the rank to stop.
+    /// The coordinator asks the rank to stop: it will say that it has.
     pub fn abort(&self, reason: &str) {
+        self.asked.store(true, Ordering::Relaxed);
+        self.abort.abort(reason);
+    }
+
+    /// The worker stops the rank: to the coordinator that is a fault.
+    pub fn stop(&self, reason: &str) {
         self.abort.abort(reason);
     }
 
@@ -109,6 +121,7 @@ struct Runner {
     assignment: Assignment,
     context: RankContext,
     abort: AbortSignal,
+    asked: Arc<AtomicBool>,
     phase: Arc<Mutex<Phase>>,
 }
 
@@ -153,9 +166,14 @@ impl Runner {
                 log_tail: self.context.log_tail.lines(),
             })
         };
-        let stopped = Message::RankStopped(v1::RankStopped {
-            fence: Some(fence.into()),
-        });
+        let stopped = || {
+            if !self.asked.load(Ordering::Relaxed) {
+                return failed(Cause::WorkerStopped);
+            }
+            Message::RankStopped(v1::RankStopped {
+                fence: Some(fence.into()),
+            })
+        };
         let message = match result {
             Ok(Ok(summary)) => Message::RankFinished(v1::RankFinished {
                 fence: Some(fence.into()),
@@ -163,8 +181,8 @@ impl Runner {
             }),
             Ok(Err(error)) => match error.cause() {
                 // What goes wrong after an abort is its consequence.
-                None => stopped,
-                Some(_) if aborted => stopped,
+                None => stopped(),
+                Some(_) if aborted => stopped(),
                 Some(cause) => failed(cause),
             },
             Err(panic) => failed(Cause::Error(format!("panicked: {}", panic_text(&*panic)))),

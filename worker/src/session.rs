@@ -240,7 +240,7 @@ impl Session {
     /// Stops the rank and waits for it, but not for ever.
     async fn stop_rank(&mut self, reason: &str) {
         if let Some(mut rank) = self.rank.take() {
-            rank.abort(reason);
+            rank.stop(reason);
             if tokio::time::timeout(RANK_STOP_GRACE, rank.ended())
                 .await
                 .is_err()
