@@ -3,6 +3,7 @@
 //! Crates keep their own error enums. Where an error leaves the process, it is one of these codes;
 //! gRPC status, exit code and words all come from this table.
 
+use std::error::Error;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,22 @@ impl fmt::Display for ErrorCode {
     }
 }
 
+/// An error with its causes, as one line: `what failed: why: why that`. A cause whose words the line
+/// already ends with is left out, since transparent errors repeat their cause.
+#[must_use]
+pub fn one_line(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        source = cause.source();
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,5 +135,22 @@ mod tests {
             assert_eq!(ErrorCode::from_grpc(code.grpc()), code);
         }
         assert_eq!(ErrorCode::from_grpc(2), ErrorCode::Internal);
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    enum Nested {
+        #[error("outer")]
+        Outer(#[source] Box<Nested>),
+        #[error(transparent)]
+        Same(Box<Nested>),
+        #[error("inner")]
+        Inner,
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let outer = Nested::Outer(Box::new(Nested::Same(Box::new(Nested::Inner))));
+        assert_eq!(one_line(&outer), "outer: inner");
+        assert_eq!(one_line(&Nested::Same(Box::new(outer))), "outer: inner");
     }
 }

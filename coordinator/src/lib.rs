@@ -99,10 +99,14 @@ pub async fn serve(
         shutdown.clone(),
     ))
     .max_decoding_message_size(cap);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(ringfold_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let descriptors = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(ringfold_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let reflection = descriptors().build_v1()?;
+    // Many clients still ask for the older name.
+    let reflection_alpha = descriptors().build_v1alpha()?;
 
     health_reporter
         .set_serving::<JobServiceServer<jobs::Jobs>>()
@@ -117,6 +121,7 @@ pub async fn serve(
     let served = ringfold_net::server::builder()
         .add_service(health)
         .add_service(reflection)
+        .add_service(reflection_alpha)
         .add_service(jobs)
         .add_service(nodes)
         .add_service(sessions)

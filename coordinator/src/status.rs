@@ -2,10 +2,9 @@
 //! `ringfold_common::error`.
 
 use std::collections::HashMap;
-use std::error::Error;
 
 use ringfold_common::dataset::StepPlanError;
-use ringfold_common::error::ErrorCode;
+use ringfold_common::error::{ErrorCode, one_line};
 use ringfold_coordinator_core::Refusal;
 use ringfold_proto::FieldError;
 use ringfold_storage::StorageError;
@@ -48,12 +47,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
 
 /// A dataset that can't be used.
 pub(crate) fn dataset(error: &StorageError) -> Status {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
+    let message = one_line(error);
     let details = ErrorDetails::with_bad_request_violation("spec.data", &message);
     with_details(ErrorCode::InvalidArgument, message, details)
 }

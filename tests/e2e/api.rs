@@ -14,6 +14,8 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient as AlphaClient;
+use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest as AlphaRequest;
 use tonic_types::StatusExt;
 
 use crate::harness::{Cluster, digits, repository, text};
@@ -60,6 +62,24 @@ fn health_and_reflection_are_the_standard_ones() {
             let status = health.check(request).await.unwrap().into_inner().status();
             assert_eq!(status, ServingStatus::Serving, "{service}");
         }
+        let mut older = AlphaClient::new(channel.clone());
+        let request = tonic_reflection::pb::v1alpha::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(AlphaRequest::ListServices(String::new())),
+        };
+        let reply = older
+            .server_reflection_info(tokio_stream::iter([request]))
+            .await;
+        assert!(
+            reply
+                .unwrap()
+                .into_inner()
+                .message()
+                .await
+                .unwrap()
+                .is_some()
+        );
+
         let mut reflection = ServerReflectionClient::new(channel);
         let ask = |message| ServerReflectionRequest {
             host: String::new(),

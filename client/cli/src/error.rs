@@ -1,12 +1,11 @@
 //! What a user sees when a command fails, and the exit codes.
 
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ringfold_client::ClientError;
-use ringfold_common::error::ErrorCode;
+use ringfold_common::error::{ErrorCode, one_line};
 use ringfold_common::job_file::JobFileError;
 use ringfold_coordinator::CoordinatorError;
 use ringfold_coordinator_store::StoreError;
@@ -114,25 +113,11 @@ impl CliError {
         {
             return ExitCode::SUCCESS;
         }
-        eprintln!("error: {}", self.full());
+        eprintln!("error: {}", one_line(self));
         if let Some(hint) = self.hint() {
             eprintln!("hint: {hint}");
         }
         ExitCode::from(self.exit_code())
-    }
-
-    /// The error with its causes, as one line.
-    pub fn full(&self) -> String {
-        let mut line = self.to_string();
-        let mut source = self.source();
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            if !line.ends_with(&text) {
-                line = format!("{line}: {text}");
-            }
-            source = cause.source();
-        }
-        line
     }
 
     fn hint(&self) -> Option<String> {

@@ -79,8 +79,7 @@ impl Renderer {
             Some(Kind::State(change)) => {
                 self.bar.state(change);
                 let lines = people::state(&event.job_id, change);
-                self.bar
-                    .suspend(|| lines.iter().try_for_each(|line| print(line)))
+                self.bar.suspend(|| lines.iter().try_for_each(print))
             }
             Some(Kind::Progress(progress)) => {
                 self.bar.progress(progress);

@@ -1,9 +1,8 @@
 //! Why a rank stopped.
 
-use std::error::Error;
-
 use ringfold_collective::CollectiveError;
 use ringfold_common::dataset::StepPlanError;
+use ringfold_common::error::one_line;
 use ringfold_common::ids::{Rank, Step};
 use ringfold_common::job::Cause;
 use ringfold_compute::ComputeError;
@@ -93,17 +92,7 @@ impl TrainError {
     /// The error with its causes, as one line.
     #[must_use]
     pub fn full(&self) -> String {
-        let mut line = self.to_string();
-        let mut source = self.source();
-        while let Some(cause) = source {
-            // `transparent` variants say what their source says.
-            let text = cause.to_string();
-            if !line.ends_with(&text) {
-                line = format!("{line}: {text}");
-            }
-            source = cause.source();
-        }
-        line
+        one_line(self)
     }
 
     /// What the coordinator is told. `None` if the coordinator itself asked for the end.
