@@ -15,12 +15,12 @@ use ringfold_net::retry::Backoff;
 use ringfold_net::telemetry::LogTail;
 use ringfold_proto::v1;
 use ringfold_proto::v1::worker_service_client::WorkerServiceClient;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::slot::EXIT_REFUSED;
+use crate::slot::{EXIT_REFUSED, STOP_WORD};
 
 /// Time that slot processes have to end in order.
 pub const STOP_GRACE: Duration = Duration::from_secs(6);
@@ -270,9 +270,12 @@ impl Supervisor {
     }
 }
 
-/// Ends a process: by closing its input, and by force if that does not help.
+/// Ends a process: with a word, and by force if that does not help.
 async fn end(child: &mut Child, stdin: Option<ChildStdin>) {
-    drop(stdin);
+    if let Some(mut stdin) = stdin {
+        // A process that takes no word has ended, or ends with its input.
+        let _ = stdin.write_all(STOP_WORD).await;
+    }
     if tokio::time::timeout(STOP_GRACE, child.wait())
         .await
         .is_err()
@@ -284,7 +287,6 @@ async fn end(child: &mut Child, stdin: Option<ChildStdin>) {
 
 /// Hands on a process's log lines and keeps the last ones.
 async fn follow(stderr: ChildStderr, slot: u32, tail: LogTail, sink: LogSink) {
-    use tokio::io::AsyncReadExt;
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {

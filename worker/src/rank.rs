@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use ringfold_collective::{AbortSignal, Identity, Listener, RingOptions};
 use ringfold_common::clock::SystemClock;
 use ringfold_common::dataset::DatasetInfo;
-use ringfold_common::ids::{Fence, Step};
+use ringfold_common::ids::{Fence, Rank, Step};
 use ringfold_common::job::{Cause, Evaluation, Phase, Progress, Summary};
 use ringfold_net::telemetry::LogTail;
 use ringfold_proto::v1;
@@ -144,13 +145,15 @@ impl Runner {
         let result = catch_unwind(AssertUnwindSafe(|| self.train(peers)));
         let aborted = self.abort.reason().is_some();
         let failed = |cause: Cause| {
+            // Without the line that says the cause once more.
+            let log_tail = self.context.log_tail.lines();
             tracing::error!(%fence, "{cause}");
             let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
             Message::RankFailed(v1::RankFailed {
                 fence: Some(fence.into()),
                 cause: Some((&cause).into()),
                 phase: Some(phase.into()),
-                log_tail: self.context.log_tail.lines(),
+                log_tail,
             })
         };
         let stopped = Message::RankStopped(v1::RankStopped {
@@ -180,6 +183,10 @@ impl Runner {
             part,
             ..
         } = &self.assignment;
+        if fence.rank == Rank(0) {
+            // Better found before the data is read than after.
+            ringfold_storage::check_output_dir(Path::new(&spec.output.dir))?;
+        }
         self.set_phase(Phase::LoadingData);
         let dataset = self.load()?;
 
