@@ -202,6 +202,7 @@ impl Supervisor {
         let Ok(status) = status else { return Ok(()) };
         if status.code() == Some(EXIT_REFUSED.into()) {
             let line = tail.lines().pop().unwrap_or_default();
+            let line = line.trim_start_matches("error: ").to_owned();
             return Err(AgentError::Refused { line });
         }
         tracing::warn!(slot = self.slot, pid, "the slot's process ended: {status}");
