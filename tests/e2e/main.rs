@@ -10,11 +10,19 @@
 //! | [`faults`] | killed, stopped and silent processes |
 //! | [`signals`] | Ctrl-C and SIGKILL of `ringfold train` |
 //! | [`restart`] | a coordinator that comes back |
+//! | [`errors`] | wrong input: one clear line and the right exit code |
+//! | [`api`] | the gRPC API, with a client that isn't ours |
+//! | [`models`] | `predict`, `evaluate`, and the weights in Python |
+//! | [`fashion_mnist`] | a data set of 70,000 images |
 //!
 //! What a machine lacks is said in a line `skipped: reason`; `--nocapture` shows it.
 
+mod api;
 mod cluster;
+mod errors;
+mod fashion_mnist;
 mod faults;
+mod models;
 mod queue;
 mod restart;
 mod signals;
