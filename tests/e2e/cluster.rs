@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Cluster, ENDLESS, Process, Signal, args, digits, ringfold};
+use crate::support::{Cluster, ENDLESS, Signal, args, digits, ringfold, until};
 
 #[test]
 fn a_cluster_trains_the_same_weights_as_one_machine() {
@@ -147,14 +147,16 @@ fn a_cancelled_job_frees_its_slots() {
 fn a_watcher_that_is_interrupted_leaves_the_job_alone() {
     let mut cluster = Cluster::start();
     cluster.worker("alpha", 2);
-    let submission = cluster.submission(&[&ENDLESS[..], &["--watch"]].concat());
-    let mut watcher: Process = cluster.begin(&submission);
-    watcher.line_with("progress");
+    let id = cluster.submit(&ENDLESS);
+    let mut watcher = cluster.begin(&["watch", &id]);
+    watcher.line_with("training");
     watcher.signal(Signal::INT);
-    watcher.wait().exited(130);
+    let output = watcher.wait().exited(130);
+    let note = "job-1 goes on; `ringfold cancel job-1` ends it\n";
+    assert_eq!(output.stderr, note);
     let step = |job: Value| job["progress"]["step"].as_u64();
     let before = step(cluster.job_in_training("job-1"));
-    crate::support::until("more steps", || {
+    until("more steps", || {
         (step(cluster.job_at("job-1", "running")) > before).then_some(())
     });
 }

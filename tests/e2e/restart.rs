@@ -54,6 +54,10 @@ fn a_job_that_ran_runs_again_and_ends_with_the_same_weights() {
             })
     });
     assert!(queued_again, "{watched}");
+    let told: Vec<&str> = watched.stderr.lines().collect();
+    assert_eq!(told.len(), 2, "{watched}");
+    assert!(told[0].starts_with("lost the coordinator ("), "{watched}");
+    assert_eq!(told[1], "the coordinator is back", "{watched}");
 }
 
 #[test]
