@@ -103,10 +103,13 @@ pub async fn serve(
         shutdown.clone(),
     ))
     .max_decoding_message_size(cap);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(ringfold_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(ringfold_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Python's reflection client, and grpcurl before 1.8.8, know only the older protocol.
+    let (reflection, reflection_alpha) = (described().build_v1()?, described().build_v1alpha()?);
 
     health_reporter
         .set_serving::<JobServiceServer<jobs::Jobs>>()
@@ -121,6 +124,7 @@ pub async fn serve(
     let server = ringfold_net::server::builder()
         .add_service(health)
         .add_service(reflection)
+        .add_service(reflection_alpha)
         .add_service(jobs)
         .add_service(nodes)
         .add_service(sessions)
