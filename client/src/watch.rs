@@ -18,7 +18,9 @@ use crate::error::ClientError;
 const ATTEMPTS_MAX: u32 = 12;
 
 /// Hears of each attempt that failed, and of the first one that did not.
-struct OnInterruption(Box<dyn Fn(Option<&ClientError>) + Send>);
+type Hear = dyn Fn(Option<&ClientError>) + Send;
+
+struct OnInterruption(Box<Hear>);
 
 impl fmt::Debug for OnInterruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

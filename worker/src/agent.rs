@@ -9,6 +9,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringfold_common::clock::{Clock, SystemClock};
 use ringfold_common::job::Failure;
 use ringfold_net::channel::ConnectError;
 use ringfold_net::retry::Backoff;
@@ -160,9 +161,9 @@ impl Supervisor {
     async fn run(mut self) -> Result<(), AgentError> {
         let mut backoff = Backoff::new(RESTART_WAIT_FIRST, RESTART_WAIT_MAX);
         while !self.stop.is_cancelled() {
-            let started = tokio::time::Instant::now();
+            let lived = SystemClock::new();
             self.run_once().await?;
-            if started.elapsed() >= STEADY_AFTER {
+            if lived.monotonic() >= STEADY_AFTER {
                 backoff.reset();
             }
             tokio::select! {

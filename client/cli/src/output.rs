@@ -68,7 +68,8 @@ impl Renderer {
         } else {
             ""
         };
-        print(&format!("{}{existing}", submitted.job.job_id))
+        let line = format!("{}{existing}", submitted.job.job_id);
+        self.bar.suspend(|| print(&line))
     }
 
     pub fn event(&mut self, event: &api::JobEvent) -> io::Result<()> {
@@ -87,8 +88,7 @@ impl Renderer {
                     return Ok(());
                 }
                 let lines = people::state(&event.job_id, change);
-                self.bar
-                    .suspend(|| lines.iter().try_for_each(|line| print(line)))
+                self.bar.suspend(|| lines.iter().try_for_each(print))
             }
             Some(Kind::Progress(progress)) => {
                 self.bar.progress(progress);
