@@ -1,5 +1,6 @@
 //! The events of one job, over as many connections as it takes.
 
+use std::fmt;
 use std::time::Duration;
 
 use ringfold_common::error::ErrorCode;
@@ -16,6 +17,17 @@ use crate::error::ClientError;
 /// Attempts to reach a coordinator that has gone, before giving up.
 const ATTEMPTS_MAX: u32 = 12;
 
+/// Hears of each attempt that failed, and of the first one that did not.
+type Hear = dyn Fn(Option<&ClientError>) + Send;
+
+struct OnInterruption(Box<Hear>);
+
+impl fmt::Debug for OnInterruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnInterruption")
+    }
+}
+
 /// Follows one job.
 #[derive(Debug)]
 pub struct Watch {
@@ -26,6 +38,7 @@ pub struct Watch {
     backoff: Backoff,
     attempts: u32,
     ended: bool,
+    on_interruption: Option<OnInterruption>,
 }
 
 impl Watch {
@@ -38,7 +51,16 @@ impl Watch {
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(4)),
             attempts: 0,
             ended: false,
+            on_interruption: None,
         }
+    }
+
+    /// Calls `hear` with the error each time that an attempt failed and another will follow, and
+    /// with `None` when the watch is back.
+    #[must_use]
+    pub fn on_interruption(mut self, hear: impl Fn(Option<&ClientError>) + Send + 'static) -> Self {
+        self.on_interruption = Some(OnInterruption(Box::new(hear)));
+        self
     }
 
     /// The next event; `None` after the one that ended the job. Safe to cancel.
@@ -56,9 +78,12 @@ impl Watch {
                     return Ok(Some(event));
                 }
                 // The coordinator closes a watch only after the last event, or when it stops.
-                Ok(None) => self.retry(None).await?,
+                Ok(None) => {
+                    self.retry(ClientError::Incomplete { field: "event" })
+                        .await?;
+                }
                 Err(error) if error.code() == ErrorCode::Unavailable => {
-                    self.retry(Some(error)).await?;
+                    self.retry(error).await?;
                 }
                 // A connection that breaks in the middle of a stream comes as these.
                 Err(
@@ -67,7 +92,7 @@ impl Watch {
                         ..
                     },
                 ) => {
-                    self.retry(Some(error)).await?;
+                    self.retry(error).await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -82,6 +107,9 @@ impl Watch {
                 after_sequence: self.after,
             };
             self.stream = Some(self.jobs.watch_job(request).await?.into_inner());
+            if let (Some(OnInterruption(hear)), 1..) = (&self.on_interruption, self.attempts) {
+                hear(None);
+            }
         }
         let Some(stream) = &mut self.stream else {
             return Ok(None);
@@ -89,11 +117,14 @@ impl Watch {
         Ok(stream.message().await?.and_then(|response| response.event))
     }
 
-    async fn retry(&mut self, error: Option<ClientError>) -> Result<(), ClientError> {
+    async fn retry(&mut self, error: ClientError) -> Result<(), ClientError> {
         self.stream = None;
         self.attempts += 1;
         if self.attempts > ATTEMPTS_MAX {
-            return Err(error.unwrap_or(ClientError::Incomplete { field: "event" }));
+            return Err(error);
+        }
+        if let Some(OnInterruption(hear)) = &self.on_interruption {
+            hear(Some(&error));
         }
         tokio::time::sleep(self.backoff.next_wait()).await;
         Ok(())

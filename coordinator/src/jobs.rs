@@ -7,8 +7,8 @@ use ringfold_common::error::ErrorCode;
 use ringfold_common::ids::JobId;
 use ringfold_common::job::{JobEvent, JobEventKind, JobSpec, JobState};
 use ringfold_coordinator_core::{Event, Reply};
-use ringfold_proto::v1;
 use ringfold_proto::v1::job_service_server::JobService;
+use ringfold_proto::{FieldError, required_field, v1};
 use ringfold_storage::{ReadOptions, StorageError};
 use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -52,6 +52,14 @@ fn unknown(id: JobId) -> Status {
     status::new(ErrorCode::NotFound, format!("{id} is unknown"))
 }
 
+fn bad_field(field: &str, expected: &str, got: impl ToString) -> Status {
+    status::field(&FieldError {
+        field: field.to_owned(),
+        expected: expected.to_owned(),
+        got: got.to_string(),
+    })
+}
+
 fn parse_id(text: &str) -> Result<JobId, Status> {
     text.parse().map_err(status::job_id)
 }
@@ -63,13 +71,9 @@ impl JobService for Jobs {
         request: Request<v1::SubmitJobRequest>,
     ) -> Result<Response<v1::SubmitJobResponse>, Status> {
         let request = request.into_inner();
-        let spec = request.spec.ok_or_else(|| {
-            status::new(
-                ErrorCode::InvalidArgument,
-                "spec: expected a job, got nothing",
-            )
-        })?;
-        let spec = JobSpec::try_from(spec).map_err(|error| status::field(&error))?;
+        let spec = required_field(request.spec, "spec")
+            .and_then(JobSpec::try_from)
+            .map_err(|error| status::field(&error))?;
         let token = Some(request.client_token).filter(|token| !token.is_empty());
 
         // Reading a dataset takes a thread and disk bandwidth: a few at a time.
@@ -126,20 +130,14 @@ impl JobService for Jobs {
             0 => PAGE_SIZE_DEFAULT,
             size if size <= PAGE_SIZE_MAX => size,
             size => {
-                return Err(status::new(
-                    ErrorCode::InvalidArgument,
-                    format!("page_size: expected 0 to {PAGE_SIZE_MAX}, got {size}"),
-                ));
+                let expected = format!("0 to {PAGE_SIZE_MAX}");
+                return Err(bad_field("page_size", &expected, size));
             }
         } as usize;
         let before = match request.page_token.as_str() {
             "" => JobId(u64::MAX),
-            token => parse_id(token).map_err(|_| {
-                status::new(
-                    ErrorCode::InvalidArgument,
-                    "page_token: expected a token of an earlier reply",
-                )
-            })?,
+            token => parse_id(token)
+                .map_err(|_| bad_field("page_token", "one of an earlier reply", "another"))?,
         };
         let states = request
             .states()

@@ -36,6 +36,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
+/// Time that connections have to close once the coordinator stops.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
 /// How a coordinator runs.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -71,7 +74,8 @@ pub enum CoordinatorError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Serves on `listener` until `shutdown` is cancelled, then ends every stream and returns.
+/// Serves on `listener` until `shutdown` is cancelled, then ends every stream and returns. A client
+/// that doesn't close its connection is cut off.
 ///
 /// # Errors
 /// If the store can't be read, or the listener fails.
@@ -99,14 +103,13 @@ pub async fn serve(
         shutdown.clone(),
     ))
     .max_decoding_message_size(cap);
-    let descriptors = || {
+    let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(ringfold_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let reflection = descriptors().build_v1()?;
-    // Many clients still ask for the older name.
-    let reflection_alpha = descriptors().build_v1alpha()?;
+    // Python's reflection client, and grpcurl before 1.8.8, know only the older protocol.
+    let (reflection, reflection_alpha) = (described().build_v1()?, described().build_v1alpha()?);
 
     health_reporter
         .set_serving::<JobServiceServer<jobs::Jobs>>()
@@ -118,7 +121,7 @@ pub async fn serve(
         .set_serving::<WorkerServiceServer<session::Sessions>>()
         .await;
 
-    let served = ringfold_net::server::builder()
+    let server = ringfold_net::server::builder()
         .add_service(health)
         .add_service(reflection)
         .add_service(reflection_alpha)
@@ -128,8 +131,18 @@ pub async fn serve(
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             shutdown.clone().cancelled_owned(),
-        )
-        .await;
+        );
+    let overdue = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(STOP_GRACE).await;
+    };
+    let served = tokio::select! {
+        served = server => served,
+        () = overdue => {
+            tracing::warn!("connections that did not close in time are cut");
+            Ok(())
+        }
+    };
     // The engine ends with the server, whichever failed first.
     shutdown.cancel();
     let ended = engine.join().await;

@@ -171,31 +171,30 @@ async fn read(
     mut inbound: Streaming<v1::SessionRequest>,
     outbox: &mpsc::Sender<Result<v1::SessionResponse, Status>>,
 ) -> StreamEnd {
-    let mut end = StreamEnd::Lost;
     loop {
         let message = match inbound.message().await {
             Ok(Some(v1::SessionRequest { message })) => message,
-            Ok(None) => return end,
+            Ok(None) => return StreamEnd::Lost,
             Err(error) => {
                 tracing::debug!(%slot, "session broke: {error}");
-                return end;
+                return StreamEnd::Lost;
             }
         };
+        // What follows, such as the end of its rank, is a consequence.
         if let Some(Message::Goodbye(goodbye)) = &message {
             tracing::info!(%slot, "leaves: {:.200}", goodbye.reason);
-            end = StreamEnd::Left;
-            continue;
+            return StreamEnd::Left;
         }
         match event(slot, message) {
             Ok(event) => {
                 if engine.event(event).await.is_err() {
-                    return end;
+                    return StreamEnd::Lost;
                 }
             }
             Err(error) => {
                 tracing::warn!(%slot, "sent a bad message: {error}");
                 let _ = outbox.try_send(Err(status::field(&error)));
-                return end;
+                return StreamEnd::Lost;
             }
         }
     }

@@ -1,203 +1,162 @@
-//! A coordinator, agents, and jobs that are submitted.
+//! A cluster: coordinator, agents, and the commands that look at it.
 
-use crate::harness::{Cluster, ENDLESS, Process, digits, poll, run, text};
+use serde_json::Value;
+
+use crate::support::{Cluster, ENDLESS, Signal, args, digits, ringfold, until};
 
 #[test]
-fn a_submitted_job_gives_the_weights_of_a_local_one() {
-    let mut cluster = Cluster::start(&["--memory"]);
-    cluster.add_agent("alpha", 1);
-    cluster.add_agent("beta", 2);
-    let out = tempfile::tempdir().unwrap();
-    let out = text(out.path());
-    let arguments = ["--workers", "3", "--epochs", "3", "--output", &out];
+fn a_cluster_trains_the_same_weights_as_one_machine() {
+    let mut cluster = Cluster::start();
+    cluster.worker("alpha", 1);
+    cluster.worker("beta", 2);
+    let flags = ["--epochs", "3", "--workers", "3"];
+    let watched = cluster.run(&cluster.submission(&[&flags[..], &["--watch"]].concat()));
+    let watched = watched.succeeded();
+    let there = watched.finished();
+    assert_eq!(there["state"], "succeeded");
+    let first = watched.json_lines().remove(0);
+    assert_eq!(
+        (&first["event"], &first["job_id"], &first["existing"]),
+        (&"submitted".into(), &"job-1".into(), &false.into())
+    );
 
-    let mut submit = vec!["submit", "--watch", "--json"];
-    let job = digits();
-    submit.push(&job);
-    submit.extend(arguments);
-    let lines = cluster.run(&submit).succeeded().json();
-    assert_eq!(lines[0]["event"], "submitted");
-    let last = lines.last().unwrap();
-    assert_eq!(last["state"], "succeeded");
-
-    let mut train = vec!["train", "--json", &job];
-    train.extend(arguments);
-    let local = run(&train).succeeded().last_json();
-    assert_eq!(last["weights_blake3"], local["weights_blake3"]);
-
-    // A watch of a job that has ended shows it again, and the job says where its ranks ran.
-    let id = lines[0]["job_id"].as_str().unwrap();
-    assert_eq!(&cluster.end_of(id), last);
-    let job = cluster.job(id);
-    assert_eq!(job["summary"]["weights_blake3"], last["weights_blake3"]);
-    let ranks = job["ranks"].as_array().unwrap();
-    let mut nodes: Vec<&str> = ranks
-        .iter()
-        .map(|rank| rank["node"].as_str().unwrap())
-        .collect();
-    nodes.sort_unstable();
-    assert_eq!(nodes, ["alpha", "beta", "beta"]);
+    let (job, out) = (digits(), cluster.path("local"));
+    let local = args(&[&["train", &job, "--json", "--output", &out], &flags]);
+    let here = ringfold(&local).succeeded().finished();
+    assert!(here["weights_blake3"].is_string(), "{here}");
+    assert_eq!(there["weights_blake3"], here["weights_blake3"]);
+    assert_eq!(there["metrics"], here["metrics"]);
 }
 
 #[test]
-fn tables_are_for_people() {
-    let cluster = Cluster::with_slots(1);
-    let out = tempfile::tempdir().unwrap();
-    let id = cluster.submit(
-        &digits(),
-        &[
-            "--workers",
-            "1",
-            "--epochs",
-            "1",
-            "--output",
-            &text(out.path()),
-        ],
-    );
-    cluster.end_of(&id);
-    let nodes = cluster.run(&["nodes"]).succeeded().stdout;
-    assert!(nodes.contains("alpha") && nodes.contains("free"), "{nodes}");
-    let jobs = cluster.run(&["jobs"]).succeeded().stdout;
-    assert!(
-        jobs.contains("digits") && jobs.contains("succeeded"),
-        "{jobs}"
-    );
-    let job = cluster.run(&["job", &id]).succeeded().stdout;
-    for words in ["state", "test_accuracy", "weights_blake3", "RANK"] {
-        assert!(job.contains(words), "{words:?} is not in {job}");
-    }
-    let none = cluster
-        .run(&["jobs", "--state", "running"])
+fn an_ended_job_can_be_looked_at_in_every_way() {
+    let mut cluster = Cluster::start();
+    cluster.worker("alpha", 2);
+    let flags = ["--epochs", "2", "--watch"];
+    let seen = cluster
+        .run(&cluster.submission(&flags))
         .succeeded()
-        .stdout;
-    assert!(!none.contains("digits"), "{none}");
-}
+        .finished();
 
-#[test]
-fn one_token_is_one_job() {
-    let cluster = Cluster::start(&["--memory"]);
-    let first = cluster.json(&["submit", &digits(), "--token", "once"]);
-    let second = cluster.json(&["submit", &digits(), "--token", "once"]);
-    assert_eq!(first["job_id"], second["job_id"]);
-    assert_eq!(
-        (&first["existing"], &second["existing"]),
-        (&false.into(), &true.into())
-    );
-    let other = ["submit", &digits(), "--token", "once", "--seed", "9"];
-    cluster
-        .run(&other)
-        .failed(2, &["\"once\" belongs to job-1"]);
-    assert_eq!(cluster.run(&["jobs", "--json"]).json().len(), 1);
-}
-
-#[test]
-fn jobs_wait_their_turn_and_say_what_for() {
-    let mut cluster = Cluster::with_slots(1);
-    let out = tempfile::tempdir().unwrap();
-    let dir = |name: &str| text(&out.path().join(name));
-    let long = cluster.submit(
-        &digits(),
-        &[&ENDLESS[..], &["--workers", "1", "--output", &dir("a")]].concat(),
-    );
-    cluster.wait_for(&long, "running");
-    let wide = cluster.submit(
-        &digits(),
-        &["--workers", "2", "--epochs", "1", "--output", &dir("b")],
-    );
-    let behind = cluster.submit(
-        &digits(),
-        &["--workers", "1", "--epochs", "1", "--output", &dir("c")],
-    );
-    assert_eq!(
-        cluster.job(&wide)["reason"],
-        "waiting: needs 2 slots, 0 free of 1 registered"
-    );
-    let reason = cluster.job(&behind)["reason"].as_str().unwrap().to_owned();
-    assert_eq!(
-        reason,
-        format!("waiting: 1 ahead in the queue, {wide} is first")
-    );
-
-    let cancelled = cluster.run(&["cancel", &long]).succeeded();
-    assert_eq!(cancelled.stdout, format!("{long}: cancelled by a user\n"));
-    cluster.run(&["cancel", &long]).succeeded();
-    poll("one free slot of one", || {
-        (cluster.job(&wide)["reason"] == "waiting: needs 2 slots, 1 free of 1 registered")
-            .then_some(())
-    });
-    cluster.add_agent("beta", 1);
-    for id in [&wide, &behind] {
-        assert_eq!(cluster.end_of(id)["state"], "succeeded");
+    let job = cluster.job("job-1");
+    assert_eq!(job["state"], "succeeded");
+    assert_eq!(job["summary"]["weights_blake3"], seen["weights_blake3"]);
+    assert_eq!(job["ranks"].as_array().map(Vec::len), Some(2), "{job}");
+    assert_eq!(job["dataset"]["features"], 64);
+    assert_eq!(cluster.job("1"), job, "the number alone is an id too");
+    let shown = cluster.run(&["job", "job-1"]).succeeded().stdout;
+    for part in [
+        "job-1 (digits)\n",
+        "state            succeeded\n",
+        "1,438 training and 359 test records, 64 features",
+        "RANK  NODE   HOST",
+        "1     alpha  ",
+    ] {
+        assert!(shown.contains(part), "{part:?} in {shown}");
     }
-    cluster
-        .run(&["cancel", &wide])
-        .failed(1, &["has succeeded already"]);
-    assert_eq!(cluster.end_of(&long)["state"], "cancelled");
+
+    // Watching it from the start gives what the watcher at the time saw.
+    let watched = cluster
+        .run(&["watch", "job-1", "--json"])
+        .succeeded()
+        .finished();
+    assert_eq!(watched, seen);
+    let shown = cluster.run(&["watch", "job-1"]).succeeded().stdout;
+    assert!(shown.contains("job-1 succeeded\n"), "{shown}");
+
+    let listed = cluster.run(&["jobs", "--json"]).succeeded().json();
+    let without_ranks = |mut job: Value| {
+        job["ranks"] = Value::Array(Vec::new());
+        job
+    };
+    assert_eq!(listed, without_ranks(job));
+    let table = cluster.run(&["jobs"]).succeeded().stdout;
+    let row = "job-1  digits  succeeded  2        46/46  finished\n";
+    let header = "JOB    NAME    STATE      WORKERS  STEP   REASON\n";
+    assert_eq!(table, format!("{header}{row}"));
+    let failed = cluster.run(&["jobs", "--state", "failed"]).succeeded();
+    assert_eq!(failed.stdout.lines().count(), 1, "{failed}");
 }
 
 #[test]
-fn a_restarted_coordinator_knows_its_jobs() {
-    let data = tempfile::tempdir().unwrap();
-    let data = text(data.path());
-    let out = tempfile::tempdir().unwrap();
-    let dir = |name: &str| text(&out.path().join(name));
-    let mut cluster = Cluster::start(&["--data", &data, "--lease", "5"]);
-    cluster.add_agent("alpha", 2);
-    let done = cluster.submit(&digits(), &["--epochs", "2", "--output", &dir("a")]);
-    let end = cluster.end_of(&done);
-    let before = cluster.job(&done);
+fn nodes_and_their_slots_are_listed() {
+    let mut cluster = Cluster::start();
+    let none = cluster.run(&["nodes"]).succeeded().stdout;
+    assert_eq!(none, "no nodes: start one with `ringfold worker`\n");
+    cluster.worker("alpha", 1);
+    cluster.worker("beta", 2);
+    let job = cluster.submit(&[&ENDLESS[..], &["--workers", "2"]].concat());
+    cluster.job_in_training(&job);
 
-    // A job of many steps, so that the coordinator dies in its middle.
-    let steps = ["--steps", "30000", "--set", "train.evaluate_epochs=1000"];
-    let running = cluster.submit(&digits(), &[&steps[..], &["--output", &dir("b")]].concat());
-    cluster.wait_for(&running, "running");
-    cluster.coordinator.signal("KILL");
-    cluster.coordinator.wait();
-    run(&["jobs", "--coordinator", &cluster.address]).failed(3, &["can't reach a coordinator"]);
-
-    let listen = cluster.address.clone();
-    let restarted = Cluster::start_at(&listen, &["--data", &data, "--lease", "5"]);
-    assert_eq!(restarted.job(&done), before);
-    assert_eq!(
-        restarted.end_of(&done)["weights_blake3"],
-        end["weights_blake3"]
-    );
-    // Workers come back by themselves, and the job runs from its start.
-    let last = restarted.end_of(&running);
-    assert_eq!(last["state"], "succeeded", "{last:#}");
-    assert_eq!(last["steps"], 30_000);
-    assert_eq!(restarted.job(&running)["membership_epoch"], 2);
-
-    run(&["coordinator", "--listen", "127.0.0.1:0", "--data", &data])
-        .failed(1, &["coordinator.redb"]);
+    let reply = cluster.run(&["nodes", "--json"]).succeeded().json();
+    assert_eq!(reply["coordinator_version"], env!("CARGO_PKG_VERSION"));
+    let nodes = reply["nodes"].as_array().expect("nodes");
+    let names: Vec<&Value> = nodes.iter().map(|node| &node["name"]).collect();
+    assert_eq!(names, ["alpha", "beta"]);
+    let slots = || nodes.iter().filter_map(|node| node["slots"].as_array());
+    let mut states: Vec<&Value> = slots().flatten().map(|slot| &slot["state"]).collect();
+    states.sort_by_key(|state| state.to_string());
+    assert_eq!(states, ["assigned", "assigned", "free"]);
+    for slot in slots().flatten() {
+        assert_eq!(slot["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(slot["cores"], 1);
+        let expected = (slot["state"] == "assigned").then_some("job-1");
+        assert_eq!(slot["job_id"].as_str(), expected);
+    }
+    let table = cluster.run(&["nodes"]).succeeded().stdout;
+    for part in ["NODE ", "beta ", " free ", "job-1 rank 1 "] {
+        assert!(table.contains(part), "{part:?} in {table}");
+    }
 }
 
 #[test]
-fn a_watch_outlives_the_coordinator() {
-    let data = tempfile::tempdir().unwrap();
-    let data = text(data.path());
-    let out = tempfile::tempdir().unwrap();
-    let mut cluster = Cluster::start(&["--data", &data]);
-    // Nobody can run it yet.
-    let id = cluster.submit(
-        &digits(),
-        &[
-            "--workers",
-            "1",
-            "--epochs",
-            "1",
-            "--output",
-            &text(out.path()),
-        ],
-    );
-    let mut watch = Process::start(&["watch", &id, "--json", "--coordinator", &cluster.address]);
-    watch.json_line(|line| line["state"] == "queued");
-    cluster.coordinator.signal("TERM");
-    assert!(cluster.coordinator.wait().success());
-    let listen = cluster.address.clone();
-    let mut restarted = Cluster::start_at(&listen, &["--data", &data]);
-    restarted.add_agent("alpha", 1);
-    let last = watch.json_line(|line| line["event"] == "finished");
-    assert_eq!(last["state"], "succeeded");
-    assert!(watch.wait().success());
+fn a_cancelled_job_frees_its_slots() {
+    let mut cluster = Cluster::start();
+    cluster.worker("alpha", 2);
+    let endless = cluster.submit(&ENDLESS);
+    let pids = |job: &Value| -> Vec<u64> {
+        let ranks = job["ranks"].as_array().expect("ranks");
+        ranks
+            .iter()
+            .filter_map(|rank| rank["pid"].as_u64())
+            .collect()
+    };
+    let ran = cluster.job_in_training(&endless);
+    let mut watcher = cluster.begin(&["watch", &endless, "--json"]);
+    watcher.line_with("progress");
+
+    let cancelled = cluster.run(&["cancel", &endless, "--json"]).succeeded();
+    assert_eq!(cancelled.json()["state"], "cancelled");
+    let again = cluster.run(&["cancel", &endless]).succeeded();
+    assert_eq!(again.stdout, "job-1: cancelled by a user\n");
+    let watched = watcher.wait().exited(1).finished();
+    assert_eq!(watched["state"], "cancelled");
+    assert!(watched["steps"].as_u64() >= Some(20), "{watched}");
+
+    let next = cluster.submit(&["--steps", "30"]);
+    let next = cluster.job_at(&next, "succeeded");
+    let (mut before, mut after) = (pids(&ran), pids(&next));
+    before.sort_unstable();
+    after.sort_unstable();
+    assert_eq!(before, after, "the same processes run the next job");
+    let late = cluster.run(&["cancel", "job-2"]).error(1);
+    assert_eq!(late, "job-2 has succeeded already");
+}
+
+#[test]
+fn a_watcher_that_is_interrupted_leaves_the_job_alone() {
+    let mut cluster = Cluster::start();
+    cluster.worker("alpha", 2);
+    let id = cluster.submit(&ENDLESS);
+    let mut watcher = cluster.begin(&["watch", &id]);
+    watcher.line_with("training");
+    watcher.signal(Signal::INT);
+    let output = watcher.wait().exited(130);
+    let note = "job-1 goes on; `ringfold cancel job-1` ends it\n";
+    assert_eq!(output.stderr, note);
+    let step = |job: Value| job["progress"]["step"].as_u64();
+    let before = step(cluster.job_in_training("job-1"));
+    until("more steps", || {
+        (step(cluster.job_at("job-1", "running")) > before).then_some(())
+    });
 }

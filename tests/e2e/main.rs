@@ -1,13 +1,30 @@
-//! The `ringfold` binary as its users meet it: real processes, real sockets, real signals.
+//! End to end: the `ringfold` command as users run it, in real processes, over real sockets, with
+//! real signals.
 //!
-//! Every test has its own coordinator on a port of its own and a temporary directory. Whatever it
-//! starts ends with it. Waits are polls with a generous limit: a loaded machine makes them longer,
-//! not red.
+//! | module | what it tests |
+//! |---|---|
+//! | [`support`] | the harness: processes that end with their test, clusters, bounded polls |
+//! | [`train`] | `ringfold train` with 1 to 4 workers |
+//! | [`cluster`] | coordinator, agents, `submit`, `jobs`, `job`, `nodes`, `watch`, `cancel` |
+//! | [`queue`] | who waits for what, and tokens |
+//! | [`faults`] | killed, stopped and silent processes |
+//! | [`signals`] | Ctrl-C and SIGKILL of `ringfold train` |
+//! | [`restart`] | a coordinator that comes back |
+//! | [`errors`] | wrong input: one clear line and the right exit code |
+//! | [`api`] | the gRPC API, with a client that isn't ours |
+//! | [`models`] | `predict`, `evaluate`, and the weights in Python |
+//! | [`fashion_mnist`] | a data set of 70,000 images |
+//!
+//! What a machine lacks is said in a line `skipped: reason`; `--nocapture` shows it.
 
 mod api;
 mod cluster;
 mod errors;
-mod failure;
-mod harness;
+mod fashion_mnist;
+mod faults;
 mod models;
+mod queue;
+mod restart;
+mod signals;
+mod support;
 mod train;

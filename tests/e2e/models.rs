@@ -1,167 +1,292 @@
-//! What is left of a job: predictions, evaluations, files for other programs.
+//! `predict`, `evaluate`, and the weights in Python.
 
-use std::fmt::Write as _;
 use std::fs;
+use std::io::Read;
+use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{digits, run, text};
+use ringfold_storage::ModelFiles;
+use serde_json::Value;
+
+use crate::support::{args, digits, repository, ringfold, temp_dir, text};
+
+/// Trains the digits job and gives the last line.
+#[track_caller]
+fn train_digits(dir: &str) -> Value {
+    let job = digits();
+    let train = ["train", &job, "--json", "--epochs", "8", "--output", dir];
+    ringfold(&train).succeeded().finished()
+}
+
+/// The digits' lines: pixels, and labels apart.
+fn digits_records() -> (Vec<String>, Vec<String>) {
+    let file = fs::File::open(repository("examples/digits/digits.csv.gz")).expect("the digits");
+    let mut text = String::new();
+    let mut decoder = flate2::read::GzDecoder::new(file);
+    decoder.read_to_string(&mut text).expect("unpack");
+    let apart = text
+        .lines()
+        .map(|line| line.rsplit_once(',').expect("a label"));
+    apart
+        .map(|(pixels, label)| (pixels.to_owned(), label.to_owned()))
+        .unzip()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::NAN)
+}
 
 #[test]
-fn predictions_and_evaluation_agree() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = text(&dir.path().join("out"));
+fn predictions_are_as_good_as_evaluate_says() {
+    let dir = temp_dir();
+    let model = text(&dir.path().join("model"));
+    let summary = train_digits(&model);
     let job = digits();
-    let trained = run(&["train", &job, "--json", "--epochs", "5", "--output", &out]);
-    let trained = trained.succeeded().last_json();
+    let tested = ringfold(&["evaluate", "--model", &model, "--job", &job, "--json"]);
+    let tested = tested.succeeded().json();
+    assert_eq!(tested["records"], 359);
+    for metric in ["test_accuracy", "test_loss"] {
+        let (there, here) = (&summary["metrics"][metric], &tested["metrics"][metric]);
+        let difference = (number(there) - number(here)).abs();
+        assert!(
+            difference < 1e-5,
+            "{metric}: {there} in training, {here} now"
+        );
+    }
 
-    let evaluated = run(&["evaluate", "--model", &out, "--job", &job, "--json"]).succeeded();
-    let evaluated = evaluated.last_json();
-    let accuracy = evaluated["metrics"]["test_accuracy"].as_f64().unwrap();
-    assert_eq!(trained["metrics"]["test_accuracy"].as_f64(), Some(accuracy));
-    let matrix = evaluated["confusion_matrix"].as_array().unwrap();
-    let count = |i: usize, j: usize| matrix[i][j].as_u64().unwrap();
-    let right: u64 = (0..10).map(|i| count(i, i)).sum();
-    let all: u64 = (0..100).map(|k| count(k / 10, k % 10)).sum();
-    assert_eq!(Some(all), evaluated["records"].as_u64());
-    assert!((right as f64 / all as f64 - accuracy).abs() < 1e-12);
+    // Over all records, labelled and not.
+    let (pixels, labels) = digits_records();
+    let unlabelled = text(&dir.path().join("unlabelled.csv"));
+    fs::write(&unlabelled, pixels.join("\n")).expect("write records");
+    let labelled = text(&repository("examples/digits/digits.csv.gz"));
+    let predict = ["predict", "--model", &model, "--input"];
+    let predicted = ringfold(&args(&[&predict, &[&unlabelled]])).succeeded();
+    assert_eq!(predicted.stderr, "");
+    let mut lines = predicted.stdout.lines();
+    assert_eq!(lines.next(), Some("prediction"));
+    let predictions: Vec<&str> = lines.collect();
+    assert_eq!(predictions.len(), labels.len());
+    let right = predictions.iter().zip(&labels).filter(|(a, b)| a == b);
+    let accuracy = right.count() as f64 / labels.len() as f64;
 
-    // The whole file, labelled and not.
-    let data = text(&crate::harness::repository("examples/digits/digits.csv.gz"));
-    let whole = run(&["evaluate", "--model", &out, "--input", &data, "--json"]).succeeded();
-    let whole = whole.last_json();
-    let predicted = run(&[
+    let evaluated = ringfold(&args(&[&[
+        "evaluate", "--model", &model, "--input", &labelled, "--json",
+    ]]));
+    let evaluated = evaluated.succeeded().json();
+    let difference = accuracy - number(&evaluated["metrics"]["test_accuracy"]);
+    assert!(
+        difference.abs() < 1e-9 && accuracy > 0.95,
+        "{accuracy}: {evaluated}"
+    );
+    let matrix = evaluated["confusion_matrix"].as_array().expect("a matrix");
+    let counts = matrix.iter().flat_map(|row| row.as_array().expect("a row"));
+    assert_eq!(counts.filter_map(Value::as_u64).sum::<u64>(), 1797);
+
+    let ignored = ringfold(&args(&[&predict, &[&labelled]])).succeeded();
+    assert_eq!(ignored.stdout, predicted.stdout);
+    assert_eq!(ignored.stderr, "note: the label column (64) is ignored\n");
+}
+
+#[test]
+fn probabilities_sum_to_one_in_csv_and_json() {
+    let dir = temp_dir();
+    let model = text(&dir.path().join("model"));
+    train_digits(&model);
+    let (pixels, _) = digits_records();
+    let input = text(&dir.path().join("few.csv"));
+    fs::write(&input, pixels[..50].join("\n")).expect("write records");
+    let output = text(&dir.path().join("p.csv"));
+    let predict = [
         "predict",
         "--model",
-        &out,
+        &model,
         "--input",
-        &data,
+        &input,
         "--probabilities",
-    ]);
-    let predicted = predicted.succeeded().stdout;
-    let mut rows = predicted.lines();
-    assert!(
-        rows.next()
-            .unwrap()
-            .starts_with("prediction,probability_0,")
+    ];
+    let said = ringfold(&args(&[&predict, &["--output", &output]])).succeeded();
+    assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("", ""));
+    let written = fs::read_to_string(&output).expect("predictions");
+    let rows: Vec<Vec<&str>> = written
+        .lines()
+        .map(|line| line.split(',').collect())
+        .collect();
+    assert_eq!(rows.len(), 51);
+    assert_eq!(
+        rows[0][..3],
+        ["prediction", "probability_0", "probability_1"]
     );
-    let labels = labels();
-    let mut hits = 0;
-    for (row, label) in rows.zip(&labels) {
-        let fields: Vec<&str> = row.split(',').collect();
-        let sum: f64 = fields[1..].iter().map(|p| p.parse::<f64>().unwrap()).sum();
-        assert!((sum - 1.0).abs() < 1e-5, "{row}");
-        hits += usize::from(fields[0] == label);
-    }
-    let accuracy = whole["metrics"]["test_accuracy"].as_f64().unwrap();
-    assert_eq!(whole["records"].as_u64(), Some(labels.len() as u64));
-    assert!((hits as f64 / labels.len() as f64 - accuracy).abs() < 1e-12);
 
-    let json = run(&["predict", "--model", &out, "--input", &data, "--json"])
+    let as_json = ringfold(&args(&[&predict, &["--json"]]))
         .succeeded()
-        .json();
-    assert_eq!(json.len(), labels.len());
-    assert!(json[0]["prediction"].is_string());
-}
-
-/// The labels of the digits, as text.
-fn labels() -> Vec<String> {
-    let path = crate::harness::repository("examples/digits/digits.csv.gz");
-    let output = Command::new("gzip")
-        .args(["-dc", &text(&path)])
-        .output()
-        .unwrap();
-    let all = String::from_utf8(output.stdout).unwrap();
-    all.lines()
-        .map(|line| line.rsplit(',').next().unwrap().to_owned())
-        .collect()
+        .json_lines();
+    assert_eq!(as_json.len(), 50);
+    for (row, object) in rows[1..].iter().zip(&as_json) {
+        assert_eq!(object["prediction"], row[0]);
+        let probabilities: Vec<f64> = row[1..]
+            .iter()
+            .map(|p| p.parse().expect("a number"))
+            .collect();
+        assert_eq!(probabilities.len(), 10);
+        let sum: f64 = probabilities.iter().sum();
+        assert!((sum - 1.0).abs() < 1e-5, "{row:?}");
+        let best = object["probabilities"][row[0]].as_f64();
+        let most = probabilities.iter().copied().reduce(f64::max);
+        let difference = best.zip(most).map(|(a, b)| (a - b).abs());
+        assert!(difference < Some(1e-6), "{object}: {row:?}");
+    }
 }
 
 #[test]
-fn a_regression_predicts_numbers() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut csv = String::from("a;b;y\n");
-    for i in 0..200 {
-        let (a, b) = (f64::from(i % 17), f64::from(i % 11) * 100.0);
-        writeln!(csv, "{a};{b};{}", 2.0 * a - 0.01 * b + 1.0).unwrap();
+fn records_of_another_width_are_refused() {
+    let dir = temp_dir();
+    let model = text(&dir.path().join("model"));
+    train_digits(&model);
+    let narrow = text(&dir.path().join("narrow.csv"));
+    fs::write(&narrow, "1,2,3\n").expect("write records");
+    let error = ringfold(&["predict", "--model", &model, "--input", &narrow]).error(2);
+    assert_eq!(error, format!("{narrow}: 3 columns, the model has 64"));
+}
+
+#[test]
+fn a_regression_predicts_values() {
+    let dir = temp_dir();
+    // y = 3 a - 2 b + 100, with features of very different sizes.
+    let rows = (0..400u32).map(|i| {
+        (
+            f64::from(i * 37 % 101) / 100.0,
+            f64::from(i * 53 % 97) * 10.0,
+        )
+    });
+    let value = |(a, b): (f64, f64)| 3.0 * a - 0.002 * b + 1.0;
+    let rows: Vec<(f64, f64)> = rows.collect();
+    let csv = rows
+        .iter()
+        .map(|&(a, b)| format!("{a},{b},{}\n", value((a, b))));
+    let data = format!("a,b,y\n{}", csv.collect::<String>());
+    fs::write(dir.path().join("data.csv"), data).expect("write data");
+    let job = text(&dir.path().join("job.toml"));
+    fs::write(&job, REGRESSION).expect("write the job file");
+    let done = ringfold(&["train", &job, "--json"]).succeeded().finished();
+    let loss = number(&done["metrics"]["test_loss"]);
+    assert!(loss < 1e-3, "{done}");
+    assert!(done["metrics"].get("test_accuracy").is_none(), "{done}");
+
+    let input = text(&dir.path().join("new.csv"));
+    let asked = [(0.5, 500.0), (0.1, 900.0), (0.9, 20.0)];
+    let lines = asked.iter().map(|(a, b)| format!("{a},{b}\n"));
+    fs::write(&input, format!("a,b\n{}", lines.collect::<String>())).expect("write records");
+    let model = text(&dir.path().join("out"));
+    let predict = ["predict", "--model", &model, "--input", &input];
+    let csv = ringfold(&predict).succeeded().stdout;
+    let objects = ringfold(&args(&[&predict, &["--json"]]))
+        .succeeded()
+        .json_lines();
+    let mut lines = csv.lines();
+    assert_eq!(lines.next(), Some("prediction"));
+    assert_eq!(objects.len(), asked.len());
+    for ((at, line), object) in asked.into_iter().zip(lines).zip(&objects) {
+        let (expected, got) = (value(at), line.parse::<f64>().expect("a number"));
+        assert!(
+            (expected - got).abs() < 0.1,
+            "{at:?}: {expected}, predicted {got}"
+        );
+        assert!(
+            (number(&object["prediction"]) - got).abs() < 1e-6,
+            "{object}: {line}"
+        );
     }
-    fs::write(dir.path().join("train.csv"), csv).unwrap();
-    fs::write(dir.path().join("new.csv"), "a;b\n3;400\n16;0\n").unwrap();
-    let job = dir.path().join("job.toml");
-    fs::write(
-        &job,
-        r#"
+
+    let evaluated = ringfold(&["evaluate", "--model", &model, "--job", &job, "--json"]);
+    let evaluated = evaluated.succeeded().json();
+    assert!(
+        (number(&evaluated["metrics"]["test_loss"]) - loss).abs() < 1e-6,
+        "{evaluated}"
+    );
+    assert_eq!(evaluated["confusion_matrix"], Value::Null);
+}
+
+const REGRESSION: &str = r#"
+name = "line"
+
 [model]
 kind = "mlp"
 hidden = []
 loss = "mean_squared_error"
+
 [data]
 format = "csv"
-path = "train.csv"
+path = "data.csv"
+header = true
 label = "y"
-delimiter = ";"
 scale = "standardize"
-test = { fraction = 0.1 }
+
+[data.test]
+fraction = 0.25
+seed = 3
+
 [train]
 epochs = 60
 global_batch = 20
-optimizer = { kind = "sgd", learning_rate = 0.1 }
-"#,
-    )
-    .unwrap();
-    let trained = run(&["train", &text(&job), "--workers", "2", "--json"])
-        .succeeded()
-        .last_json();
-    assert!(
-        trained["metrics"]["test_loss"].as_f64().unwrap() < 1e-3,
-        "{trained:#}"
-    );
-    let (out, new) = (
-        text(&dir.path().join("out")),
-        text(&dir.path().join("new.csv")),
-    );
-    let predicted = run(&["predict", "--model", &out, "--input", &new])
-        .succeeded()
-        .stdout;
-    let values: Vec<f64> = predicted
-        .lines()
-        .skip(1)
-        .map(|v| v.parse().unwrap())
-        .collect();
-    assert!(
-        (values[0] - 3.0).abs() < 0.05 && (values[1] - 33.0).abs() < 0.05,
-        "{values:?}"
-    );
-}
+seed = 1
+
+[train.optimizer]
+kind = "adam"
+learning_rate = 0.02
+
+[cluster]
+workers = 2
+threads = 1
+
+[output]
+dir = "out"
+"#;
+
+/// Prints `{"name": [[shape], sum], ...}` of a file of weights.
+const PYTHON: &str = r#"
+import json, sys
+import numpy
+from safetensors.numpy import load_file
+tensors = load_file(sys.argv[1])
+print(json.dumps({
+    name: [list(t.shape), str(t.dtype), float(t.astype(numpy.float64).sum())]
+    for name, t in tensors.items()
+}))
+"#;
 
 #[test]
-fn weights_load_in_python() {
+fn python_reads_the_weights() {
     let Ok(python) = std::env::var("RINGFOLD_TEST_PYTHON") else {
-        println!("skipped: RINGFOLD_TEST_PYTHON names no interpreter with safetensors");
+        println!("skipped: RINGFOLD_TEST_PYTHON names no Python with safetensors and numpy");
         return;
     };
-    let dir = tempfile::tempdir().unwrap();
-    let out = text(&dir.path().join("out"));
-    run(&["train", &digits(), "--epochs", "1", "--output", &out]).succeeded();
-    let program = "import sys, json\n\
-        from safetensors.numpy import load_file\n\
-        t = load_file(sys.argv[1] + '/weights.safetensors')\n\
-        print(json.dumps({k: list(v.shape) for k, v in sorted(t.items())}))\n";
-    let output = Command::new(python)
-        .args(["-c", program, &out])
+    let dir = temp_dir();
+    let model = text(&dir.path().join("model"));
+    train_digits(&model);
+    let weights = Path::new(&model).join(ModelFiles::WEIGHTS);
+    let output = Command::new(&python)
+        .args(["-c", PYTHON, &text(&weights)])
         .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let shapes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        .expect("run Python");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{python}: {error}");
+    let there: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let here = ModelFiles::read(Path::new(&model)).expect("read the model");
     assert_eq!(
-        shapes,
-        serde_json::json!({
-            "layers.0.bias": [256], "layers.0.weight": [256, 64],
-            "layers.1.bias": [128], "layers.1.weight": [128, 256],
-            "layers.2.bias": [10], "layers.2.weight": [10, 128],
-        })
+        there.as_object().map(serde_json::Map::len),
+        Some(here.tensors.len())
     );
+    assert_eq!(here.tensors.len(), 6, "three layers of weights and biases");
+    for tensor in &here.tensors {
+        let seen = &there[tensor.name.as_str()];
+        assert_eq!(seen[0], serde_json::json!(tensor.shape), "{}", tensor.name);
+        assert_eq!(seen[1], "float32", "{}", tensor.name);
+        let sum: f64 = tensor.values.iter().copied().map(f64::from).sum();
+        let difference = (number(&seen[2]) - sum).abs();
+        assert!(
+            difference < 1e-9 * tensor.values.len() as f64,
+            "{}: {sum}, {seen}",
+            tensor.name
+        );
+    }
 }

@@ -1,202 +1,136 @@
-//! `ringfold train`: one machine, any number of worker processes.
-
-use std::collections::BTreeMap;
+//! `ringfold train` with 1 to 4 workers.
 
 use serde_json::Value;
 
-use crate::harness::{
-    Process, children_of, digits, is_running, poll, processes_with, repository, run, text,
-};
+use crate::support::{args, digits, ringfold, temp_dir, text};
 
-struct Trained {
-    losses: BTreeMap<u64, f64>,
-    last: Value,
+/// Runs the digits job and gives the lines that it printed.
+#[track_caller]
+fn train(flags: &[&str]) -> Vec<Value> {
+    let out = temp_dir();
+    let (job, dir) = (digits(), text(&out.path().join("out")));
+    let output = ringfold(&args(&[
+        &["train", &job, "--json", "--output", &dir],
+        flags,
+    ]))
+    .succeeded();
+    assert_eq!(output.finished()["state"], "succeeded", "{output}");
+    for file in [
+        "weights.safetensors",
+        "model.json",
+        "summary.json",
+        "metrics.jsonl",
+    ] {
+        assert!(out.path().join("out").join(file).is_file(), "{file}");
+    }
+    output.json_lines()
 }
 
-fn train(arguments: &[&str]) -> Trained {
-    let out = tempfile::tempdir().unwrap();
-    let out = text(out.path());
-    let job = digits();
-    let mut all = vec!["train", &job, "--json", "--output", &out];
-    all.extend(arguments);
-    let lines = run(&all).succeeded().json();
-    let losses = lines.iter().filter(|line| line["event"] == "progress");
-    Trained {
-        losses: losses
-            .map(|line| {
-                (
-                    line["step"].as_u64().unwrap(),
-                    line["loss"].as_f64().unwrap(),
-                )
-            })
-            .collect(),
-        last: lines.last().unwrap().clone(),
-    }
+#[track_caller]
+fn last(lines: &[Value]) -> &Value {
+    lines.last().expect("a line")
 }
 
 #[test]
 fn losses_do_not_depend_on_the_number_of_workers() {
-    let of = |workers: &str| {
-        train(&[
-            "--workers",
-            workers,
-            "--steps",
-            "60",
-            "--set",
-            "train.report_steps=1",
-        ])
+    let losses = |workers: &str| -> Vec<f64> {
+        let every_step = ["--steps", "60", "--set", "train.report_steps=1"];
+        let lines = train(&[&every_step[..], &["--workers", workers]].concat());
+        let progress: Vec<&Value> = lines
+            .iter()
+            .filter(|line| line["event"] == "progress")
+            .collect();
+        let steps: Vec<u64> = progress
+            .iter()
+            .map(|line| line["step"].as_u64().expect("a step"))
+            .collect();
+        assert_eq!(steps, (1..=60).collect::<Vec<_>>(), "{workers} workers");
+        progress
+            .iter()
+            .map(|line| line["loss"].as_f64().expect("a loss"))
+            .collect()
     };
-    let alone = of("1");
-    assert_eq!(alone.losses.len(), 60);
+    let alone = losses("1");
+    assert!(alone[59] < alone[0] / 2.0, "it learns: {alone:?}");
     for workers in ["2", "3", "4"] {
-        let losses = of(workers).losses;
-        for step in 1..=50 {
-            let (expected, got) = (alone.losses[&step], losses[&step]);
-            let error = ((got - expected) / expected).abs();
+        let shared = losses(workers);
+        for (step, (a, b)) in alone.iter().zip(&shared).enumerate().take(50) {
+            let difference = (a - b).abs() / a.abs();
             assert!(
-                error < 1e-4,
-                "{workers} workers, step {step}: {got} for {expected}"
+                difference < 1e-4,
+                "step {}: {a} alone, {b} with {workers} workers",
+                step + 1
             );
         }
     }
 }
 
 #[test]
-fn digits_are_learned_by_any_number_of_workers() {
-    for workers in ["1", "2", "3", "4"] {
-        let last = train(&["--workers", workers]).last;
-        let accuracy = last["metrics"]["test_accuracy"].as_f64().unwrap();
-        assert!(accuracy >= 0.97, "{workers} workers: {last:#}");
+fn the_last_line_sums_the_job_up() {
+    let lines = train(&["--epochs", "2", "--workers", "2"]);
+    let last = last(&lines);
+    // 1438 of the 1797 records are for training: 23 batches of 64 an epoch.
+    assert_eq!(
+        (&last["steps"], &last["epochs"], &last["samples"]),
+        (&46.into(), &2.into(), &(2 * 1438).into()),
+        "{last}"
+    );
+    for (key, least) in [
+        ("samples_per_second", 1.0),
+        ("wall_seconds", 1e-6),
+        ("parameters", 1000.0),
+    ] {
+        let value = last[key].as_f64().unwrap_or_default();
+        assert!(value >= least, "{key} is {value}");
     }
+    for metric in ["test_accuracy", "test_loss", "train_loss"] {
+        let value = last["metrics"][metric].as_f64().unwrap_or(-1.0);
+        assert!((0.0..10.0).contains(&value), "{metric} is {value}");
+    }
+    let hash = last["weights_blake3"].as_str().unwrap_or_default();
+    let is_hash = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(is_hash, "{hash:?}");
+    let evaluations = lines.iter().filter(|line| line["event"] == "evaluation");
+    assert_eq!(evaluations.count(), 2);
 }
 
 #[test]
-fn the_last_line_says_everything_and_a_seed_gives_the_same_weights() {
-    let first = train(&["--epochs", "3"]).last;
-    assert_eq!(first["event"], "finished");
-    assert_eq!(first["state"], "succeeded");
-    for key in [
-        "steps",
-        "epochs",
-        "samples",
-        "samples_per_second",
-        "wall_seconds",
-        "parameters",
-    ] {
+fn the_same_seed_gives_the_same_weights() {
+    let weights = |seed: &str| {
+        let flags = ["--steps", "40", "--workers", "3", "--seed", seed];
+        last(&train(&flags))["weights_blake3"].clone()
+    };
+    let first = weights("7");
+    assert_eq!(first, weights("7"));
+    assert_ne!(first, weights("8"));
+}
+
+#[test]
+fn the_whole_digits_job_learns_with_any_number_of_workers() {
+    for workers in ["1", "2", "3", "4"] {
+        let lines = train(&["--workers", workers]);
+        let accuracy = last(&lines)["metrics"]["test_accuracy"].as_f64();
         assert!(
-            first[key].as_f64().is_some_and(|number| number > 0.0),
-            "{key}: {first:#}"
+            accuracy.is_some_and(|accuracy| accuracy >= 0.97),
+            "{workers} workers: {accuracy:?}"
         );
     }
-    for key in ["test_accuracy", "test_loss", "train_loss"] {
-        assert!(first["metrics"][key].is_f64(), "{key}: {first:#}");
-    }
-    assert_eq!(first["weights_blake3"].as_str().unwrap().len(), 64);
-    assert_eq!(
-        first["weights_blake3"],
-        train(&["--epochs", "3"]).last["weights_blake3"]
-    );
-    let other = train(&["--epochs", "3", "--seed", "2"]).last;
-    assert_ne!(first["weights_blake3"], other["weights_blake3"]);
 }
 
 #[test]
-fn people_get_a_summary() {
-    let out = tempfile::tempdir().unwrap();
-    let done = run(&[
-        "train",
-        &digits(),
-        "--epochs",
-        "2",
-        "--output",
-        &text(out.path()),
-    ]);
-    let stdout = done.succeeded().stdout;
-    for words in [
-        "job-1 succeeded",
-        "test_accuracy",
-        "2 epochs",
-        "samples/s",
-        "weights_blake3",
+fn people_see_steps_metrics_and_where_the_model_is() {
+    let out = temp_dir();
+    let (job, dir) = (digits(), text(&out.path().join("model")));
+    let output = ringfold(&["train", &job, "--epochs", "1", "--output", &dir]).succeeded();
+    for part in [
+        "job-1 training\n",
+        "step     23 of 23: loss ",
+        "test_accuracy 0.",
+        "job-1 succeeded\n",
+        "weights_blake3 ",
+        &dir,
     ] {
-        assert!(stdout.contains(words), "{words:?} is not in {stdout}");
+        assert!(output.stdout.contains(part), "{part:?} in {output}");
     }
-}
-
-fn endless(out: &str) -> Process {
-    let job = digits();
-    let mut train = Process::start(&[
-        "train",
-        &job,
-        "--json",
-        "--epochs",
-        "1000000",
-        "--output",
-        out,
-        "--workers",
-        "2",
-    ]);
-    train.json_line(|line| line["event"] == "progress");
-    train
-}
-
-#[test]
-fn an_interrupt_cancels_and_leaves_no_process() {
-    for (name, code) in [("INT", 130), ("TERM", 130)] {
-        let out = tempfile::tempdir().unwrap();
-        let mut train = endless(&text(out.path()));
-        let slots = children_of(train.pid());
-        assert_eq!(slots.len(), 2);
-        train.signal(name);
-        let last = train.json_line(|line| line["event"] == "finished");
-        assert_eq!(last["state"], "cancelled");
-        assert_eq!(train.wait().code(), Some(code));
-        assert!(slots.iter().all(|&pid| !is_running(pid)), "{slots:?}");
-    }
-}
-
-#[test]
-fn a_killed_parent_leaves_no_process() {
-    let out = tempfile::tempdir().unwrap();
-    let mut train = endless(&text(out.path()));
-    let slots = children_of(train.pid());
-    assert_eq!(slots.len(), 2);
-    train.signal("KILL");
-    train.wait();
-    poll("the slots' end", || {
-        slots.iter().all(|&pid| !is_running(pid)).then_some(())
-    });
-}
-
-#[test]
-fn a_killed_worker_ends_the_job_with_its_signal() {
-    let out = tempfile::tempdir().unwrap();
-    let mut train = endless(&text(out.path()));
-    let slots = children_of(train.pid());
-    crate::harness::signal(slots[0], "KILL");
-    let last = train.json_line(|line| line["event"] == "finished");
-    assert_eq!(last["state"], "failed");
-    assert_eq!(last["failure"]["cause"], "signalled");
-    assert_eq!(last["failure"]["detail"], 9);
-    assert_eq!(last["failure"]["phase"], "training");
-    assert!(last["failure"]["rank"].is_u64());
-    let reason = last["reason"].as_str().unwrap();
-    assert!(reason.contains("killed by signal 9 (SIGKILL)"), "{reason}");
-    assert_eq!(train.wait().code(), Some(1));
-    assert!(slots.iter().all(|&pid| !is_running(pid)));
-}
-
-#[test]
-fn fashion_mnist_is_learned() {
-    if !std::path::Path::new("/usr/share/datasets/fashion-mnist").exists() {
-        println!("skipped: the Debian package dataset-fashion-mnist isn't installed");
-        return;
-    }
-    let out = tempfile::tempdir().unwrap();
-    let job = text(&repository("examples/fashion-mnist/job.toml"));
-    let done = run(&["train", &job, "--json", "--output", &text(out.path())]);
-    let last = done.succeeded().last_json();
-    let accuracy = last["metrics"]["test_accuracy"].as_f64().unwrap();
-    assert!(accuracy >= 0.88, "{last:#}");
-    assert!(processes_with(&text(out.path())).is_empty());
+    assert_eq!(output.stderr, "", "{output}");
 }

@@ -16,12 +16,12 @@ use ringfold_net::retry::Backoff;
 use ringfold_net::telemetry::LogTail;
 use ringfold_proto::v1;
 use ringfold_proto::v1::worker_service_client::WorkerServiceClient;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::slot::EXIT_REFUSED;
+use crate::slot::{EXIT_REFUSED, STOP_WORD};
 
 /// Time that slot processes have to end in order.
 pub const STOP_GRACE: Duration = Duration::from_secs(6);
@@ -161,9 +161,9 @@ impl Supervisor {
     async fn run(mut self) -> Result<(), AgentError> {
         let mut backoff = Backoff::new(RESTART_WAIT_FIRST, RESTART_WAIT_MAX);
         while !self.stop.is_cancelled() {
-            let clock = SystemClock::new();
+            let lived = SystemClock::new();
             self.run_once().await?;
-            if clock.monotonic() >= STEADY_AFTER {
+            if lived.monotonic() >= STEADY_AFTER {
                 backoff.reset();
             }
             tokio::select! {
@@ -203,6 +203,7 @@ impl Supervisor {
         let Ok(status) = status else { return Ok(()) };
         if status.code() == Some(EXIT_REFUSED.into()) {
             let line = tail.lines().pop().unwrap_or_default();
+            let line = line.trim_start_matches("error: ").to_owned();
             return Err(AgentError::Refused { line });
         }
         tracing::warn!(slot = self.slot, pid, "the slot's process ended: {status}");
@@ -271,9 +272,12 @@ impl Supervisor {
     }
 }
 
-/// Ends a process: by closing its input, and by force if that does not help.
+/// Ends a process: with a word, and by force if that does not help.
 async fn end(child: &mut Child, stdin: Option<ChildStdin>) {
-    drop(stdin);
+    if let Some(mut stdin) = stdin {
+        // A process that takes no word has ended, or ends with its input.
+        let _ = stdin.write_all(STOP_WORD).await;
+    }
     if tokio::time::timeout(STOP_GRACE, child.wait())
         .await
         .is_err()
@@ -285,7 +289,6 @@ async fn end(child: &mut Child, stdin: Option<ChildStdin>) {
 
 /// Hands on a process's log lines and keeps the last ones.
 async fn follow(stderr: ChildStderr, slot: u32, tail: LogTail, sink: LogSink) {
-    use tokio::io::AsyncReadExt;
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {

@@ -16,8 +16,10 @@
 //!
 //! Contract:
 //! - **No orphans.** A slot process ends when its standard input does, which is when its parent
-//!   ends, however that happens. An agent that stops in order closes the inputs of its slots and
-//!   kills what has not ended after [`agent::STOP_GRACE`].
+//!   ends, however that happens. An agent that stops in order tells its slots so before it closes
+//!   their inputs, and kills what has not ended after [`agent::STOP_GRACE`].
+//! - **Last words arrive.** A slot that was told to stop says goodbye, and one whose agent has gone
+//!   reports its own exit, before its rank stops; the process waits for the coordinator's answer.
 //! - **A lost session** aborts the rank and is followed by attempts to register again, with growing
 //!   waits.
 //! - **The control plane is never on the path of a step**: progress that can't be sent at once is

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
 use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use ringfold_collective::{AbortSignal, Identity, Listener, RingOptions};
 use ringfold_common::clock::SystemClock;
 use ringfold_common::dataset::DatasetInfo;
-use ringfold_common::ids::{Fence, Step};
+use ringfold_common::ids::{Fence, Rank, Step};
 use ringfold_common::job::{Cause, Evaluation, Phase, Progress, Summary};
 use ringfold_net::telemetry::LogTail;
 use ringfold_proto::v1;
@@ -44,8 +44,6 @@ pub(crate) struct ActiveRank {
     /// What it does; the session tells the coordinator.
     pub phase: Arc<Mutex<Phase>>,
     abort: AbortSignal,
-    /// True once the coordinator has asked for the end.
-    asked: Arc<AtomicBool>,
     start: std_mpsc::Sender<Vec<SocketAddr>>,
     ended: oneshot::Receiver<()>,
 }
@@ -58,7 +56,6 @@ impl ActiveRank {
         };
         let abort = AbortSignal::new().map_err(|error| failed("make an abort signal", &error))?;
         let phase = Arc::new(Mutex::new(Phase::Starting));
-        let asked = Arc::new(AtomicBool::new(false));
         let (start, peers) = std_mpsc::channel();
         let (ended_sender, ended) = oneshot::channel();
         let fence = assignment.fence;
@@ -66,7 +63,6 @@ impl ActiveRank {
             assignment,
             context,
             abort: abort.clone(),
-            asked: Arc::clone(&asked),
             phase: Arc::clone(&phase),
         };
         std::thread::Builder::new()
@@ -80,7 +76,6 @@ impl ActiveRank {
             fence,
             phase,
             abort,
-            asked,
             start,
             ended,
         })
@@ -92,14 +87,8 @@ impl ActiveRank {
         let _ = self.start.send(peers);
     }
 
-    /// The coordinator asks the rank to stop: it will say that it has.
+    /// Asks the rank to stop.
     pub fn abort(&self, reason: &str) {
-        self.asked.store(true, Ordering::Relaxed);
-        self.abort.abort(reason);
-    }
-
-    /// The worker stops the rank: to the coordinator that is a fault.
-    pub fn stop(&self, reason: &str) {
         self.abort.abort(reason);
     }
 
@@ -121,7 +110,6 @@ struct Runner {
     assignment: Assignment,
     context: RankContext,
     abort: AbortSignal,
-    asked: Arc<AtomicBool>,
     phase: Arc<Mutex<Phase>>,
 }
 
@@ -157,23 +145,20 @@ impl Runner {
         let result = catch_unwind(AssertUnwindSafe(|| self.train(peers)));
         let aborted = self.abort.reason().is_some();
         let failed = |cause: Cause| {
+            // Without the line that says the cause once more.
+            let log_tail = self.context.log_tail.lines();
             tracing::error!(%fence, "{cause}");
             let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
             Message::RankFailed(v1::RankFailed {
                 fence: Some(fence.into()),
                 cause: Some((&cause).into()),
                 phase: Some(phase.into()),
-                log_tail: self.context.log_tail.lines(),
+                log_tail,
             })
         };
-        let stopped = || {
-            if !self.asked.load(Ordering::Relaxed) {
-                return failed(Cause::WorkerStopped);
-            }
-            Message::RankStopped(v1::RankStopped {
-                fence: Some(fence.into()),
-            })
-        };
+        let stopped = Message::RankStopped(v1::RankStopped {
+            fence: Some(fence.into()),
+        });
         let message = match result {
             Ok(Ok(summary)) => Message::RankFinished(v1::RankFinished {
                 fence: Some(fence.into()),
@@ -181,8 +166,8 @@ impl Runner {
             }),
             Ok(Err(error)) => match error.cause() {
                 // What goes wrong after an abort is its consequence.
-                None => stopped(),
-                Some(_) if aborted => stopped(),
+                None => stopped,
+                Some(_) if aborted => stopped,
                 Some(cause) => failed(cause),
             },
             Err(panic) => failed(Cause::Error(format!("panicked: {}", panic_text(&*panic)))),
@@ -198,6 +183,10 @@ impl Runner {
             part,
             ..
         } = &self.assignment;
+        if fence.rank == Rank(0) {
+            // Better found before the data is read than after.
+            ringfold_storage::check_output_dir(Path::new(&spec.output.dir))?;
+        }
         self.set_phase(Phase::LoadingData);
         let dataset = self.load()?;
 

@@ -12,13 +12,13 @@ use ringfold_proto::v1::worker_service_client::WorkerServiceClient;
 use ringfold_proto::{PROTOCOL_VERSION, required_fence, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use crate::assignment::Assignment;
 use crate::host;
 use crate::rank::{ActiveRank, RankContext};
-use crate::slot::SlotOptions;
+use crate::slot::{Shutdown, SlotError, SlotOptions};
 
 /// Messages on their way to the coordinator.
 const OUTGOING_MAX: usize = 256;
@@ -26,8 +26,8 @@ const OUTGOING_MAX: usize = 256;
 const PHASE_INTERVAL: Duration = Duration::from_millis(250);
 /// Time that the coordinator has to answer Register.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time that a rank has to stop when its process does.
-const RANK_STOP_GRACE: Duration = Duration::from_secs(3);
+/// Time that a rank has to stop when its process does, and the coordinator to take the last words.
+const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// How a session ended.
 #[derive(Debug)]
@@ -41,13 +41,11 @@ pub(crate) enum End {
 }
 
 /// Holds one session to its end. No rank outlives it.
-pub(crate) async fn run(options: &SlotOptions, shutdown: &CancellationToken) -> End {
+pub(crate) async fn run(options: &SlotOptions, shutdown: &Shutdown) -> End {
     match open(options).await {
         Ok(mut session) => {
             let end = session.serve(shutdown).await;
-            session
-                .stop_rank("the session with the coordinator ended")
-                .await;
+            stop(&mut session.rank, "the session with the coordinator ended").await;
             end
         }
         Err(end) => end,
@@ -117,6 +115,8 @@ async fn open(options: &SlotOptions) -> Result<Session, End> {
     };
     let heartbeat = Duration::from_millis(registered.heartbeat_ms.clamp(10, 60_000));
     Ok(Session {
+        node: options.node.clone(),
+        client,
         context,
         inbound,
         heartbeat,
@@ -127,6 +127,8 @@ async fn open(options: &SlotOptions) -> Result<Session, End> {
 
 /// An open session.
 struct Session {
+    node: String,
+    client: WorkerServiceClient<Channel>,
     context: RankContext,
     inbound: Streaming<v1::SessionResponse>,
     heartbeat: Duration,
@@ -136,7 +138,7 @@ struct Session {
 }
 
 impl Session {
-    async fn serve(&mut self, shutdown: &CancellationToken) -> End {
+    async fn serve(&mut self, shutdown: &Shutdown) -> End {
         let mut heartbeat = tokio::time::interval(self.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut phase = tokio::time::interval(PHASE_INTERVAL);
@@ -156,9 +158,11 @@ impl Session {
                 _ = phase.tick() => self.tell_phase(),
                 () = ended(&mut self.rank) => self.rank = None,
                 () = shutdown.cancelled() => {
-                    let reason = "the worker was told to stop".to_owned();
-                    self.offer(Message::Goodbye(v1::Goodbye { reason: reason.clone() }));
-                    self.stop_rank(&reason).await;
+                    self.tell_phase();
+                    match shutdown.agent_gone() {
+                        false => self.leave().await,
+                        true => self.report_exit().await,
+                    }
                     return End::Stopped;
                 }
             }
@@ -237,16 +241,55 @@ impl Session {
         });
     }
 
-    /// Stops the rank and waits for it, but not for ever.
-    async fn stop_rank(&mut self, reason: &str) {
-        if let Some(mut rank) = self.rank.take() {
-            rank.stop(reason);
-            if tokio::time::timeout(RANK_STOP_GRACE, rank.ended())
-                .await
-                .is_err()
-            {
-                tracing::warn!(fence = %rank.fence, "the rank did not stop in time");
+    /// Says goodbye before the rank stops: peers that miss it then have no say in why. Ends when
+    /// the coordinator has closed the session.
+    async fn leave(&mut self) {
+        let reason = "the worker was told to stop".to_owned();
+        let goodbye = v1::SessionRequest {
+            message: Some(Message::Goodbye(v1::Goodbye {
+                reason: reason.clone(),
+            })),
+        };
+        let (outgoing, inbound) = (&self.context.outgoing, &mut self.inbound);
+        let farewell = async {
+            if outgoing.send(goodbye).await.is_ok() {
+                while let Ok(Some(_)) = inbound.message().await {}
             }
+        };
+        let farewell = tokio::time::timeout(STOP_GRACE, farewell);
+        let (closed, ()) = tokio::join!(biased; farewell, stop(&mut self.rank, &reason));
+        if closed.is_err() {
+            tracing::warn!("the coordinator did not answer the goodbye in time");
+        }
+    }
+
+    /// Without an agent, nobody else says how this process ends.
+    async fn report_exit(&mut self) {
+        let line = SlotError::AgentGone.to_string();
+        self.context.log_tail.push(&line);
+        let report = v1::ReportExitRequest {
+            node: self.node.clone(),
+            pid: std::process::id(),
+            exit: Some(v1::report_exit_request::Exit::Code(1)),
+            log_tail: self.context.log_tail.lines(),
+        };
+        let reported = tokio::time::timeout(STOP_GRACE, self.client.report_exit(report)).await;
+        if !matches!(reported, Ok(Ok(_))) {
+            tracing::warn!("can't report the end of this process");
+        }
+        stop(&mut self.rank, &line).await;
+    }
+}
+
+/// Stops the rank and waits for it, but not for ever.
+async fn stop(rank: &mut Option<ActiveRank>, reason: &str) {
+    if let Some(mut rank) = rank.take() {
+        rank.abort(reason);
+        if tokio::time::timeout(STOP_GRACE, rank.ended())
+            .await
+            .is_err()
+        {
+            tracing::warn!(fence = %rank.fence, "the rank did not stop in time");
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io::Read;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringfold_net::retry::Backoff;
@@ -14,8 +16,12 @@ use crate::session::{self, End};
 /// The exit code of a slot process that the coordinator refused: starting it again is of no use.
 pub const EXIT_REFUSED: u8 = 4;
 
-/// Time from the end of the parent to the end of this process, whatever it does.
+/// Time from the end of standard input to the end of this process, whatever it does.
 const ORPHAN_GRACE: Duration = Duration::from_secs(4);
+
+/// What an agent writes to a slot's standard input before it closes it in an orderly way. An input
+/// that ends without it means that the agent has gone.
+pub(crate) const STOP_WORD: &[u8] = b"stop\n";
 
 /// What a slot process is told by its agent.
 #[derive(Clone, Debug)]
@@ -42,18 +48,58 @@ pub enum SlotError {
         /// Its words.
         message: String,
     },
+    /// The agent ended without a word.
+    #[error("lost the connection to the agent that started this process")]
+    AgentGone,
     /// The system refuses signal handlers.
     #[error("can't handle signals: {0}")]
     Signals(#[from] std::io::Error),
+}
+
+/// Tells the process to end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shutdown {
+    token: CancellationToken,
+    agent_gone: Arc<AtomicBool>,
+}
+
+impl Shutdown {
+    /// Completes when the process is to end.
+    pub async fn cancelled(&self) {
+        self.token.cancelled().await;
+    }
+
+    /// True if it is to end because its agent has gone, and not because it was told to.
+    pub fn agent_gone(&self) -> bool {
+        self.agent_gone.load(Ordering::Acquire)
+    }
+
+    fn told(&self) {
+        self.token.cancel();
+    }
+
+    fn orphaned(&self) {
+        if !self.token.is_cancelled() {
+            self.agent_gone.store(true, Ordering::Release);
+            self.token.cancel();
+        }
+    }
+
+    fn outcome(&self) -> Result<(), SlotError> {
+        match self.agent_gone() {
+            true => Err(SlotError::AgentGone),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Runs a slot until standard input ends or SIGTERM comes. SIGINT is ignored: a terminal sends it
 /// to the whole process group, and the agent decides.
 ///
 /// # Errors
-/// If the coordinator refuses this worker.
+/// If the coordinator refuses this worker, or its agent ends without telling it to stop.
 pub async fn run(options: SlotOptions) -> Result<(), SlotError> {
-    let shutdown = CancellationToken::new();
+    let shutdown = Shutdown::default();
     stop_with_parent(shutdown.clone());
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -62,7 +108,7 @@ pub async fn run(options: SlotOptions) -> Result<(), SlotError> {
         loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
-                _ = terminate.recv() => stop.cancel(),
+                _ = terminate.recv() => stop.told(),
             }
         }
     });
@@ -75,7 +121,7 @@ pub async fn run(options: SlotOptions) -> Result<(), SlotError> {
             () = stopped_for_long(&shutdown) => End::Stopped,
         };
         match end {
-            End::Stopped => return Ok(()),
+            End::Stopped => return shutdown.outcome(),
             End::Refused(status) => {
                 return Err(SlotError::Refused {
                     message: status.message().to_owned(),
@@ -90,25 +136,27 @@ pub async fn run(options: SlotOptions) -> Result<(), SlotError> {
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.next_wait()) => {}
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return shutdown.outcome(),
         }
     }
 }
 
 /// Completes some time after the token was cancelled.
-async fn stopped_for_long(shutdown: &CancellationToken) {
+async fn stopped_for_long(shutdown: &Shutdown) {
     shutdown.cancelled().await;
     tokio::time::sleep(ORPHAN_GRACE).await;
 }
 
 /// The agent holds the other end of standard input. When that ends, so does this process: in order
 /// if it can, at once if not.
-fn stop_with_parent(shutdown: CancellationToken) {
+fn stop_with_parent(shutdown: Shutdown) {
     let watch = move || {
         let mut input = std::io::stdin().lock();
-        let mut buffer = [0u8; 64];
-        while matches!(input.read(&mut buffer), Ok(n) if n > 0) {}
-        shutdown.cancel();
+        let mut word = [0; STOP_WORD.len()];
+        match input.read_exact(&mut word) {
+            Ok(()) if word == STOP_WORD => shutdown.told(),
+            _ => shutdown.orphaned(),
+        }
         std::thread::sleep(ORPHAN_GRACE);
         std::process::exit(1);
     };

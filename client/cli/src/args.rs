@@ -9,6 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Where commands look for a coordinator, unless told.
 pub const COORDINATOR_DEFAULT: &str = "127.0.0.1:7070";
 
+/// The shortest lease.
+const LEASE_MIN: Duration = Duration::from_secs(1);
+
 /// Data-parallel training across any set of machines.
 #[derive(Debug, Parser)]
 #[command(
@@ -151,7 +154,7 @@ pub struct CoordinatorArgs {
     #[arg(long)]
     pub insecure: bool,
     /// Seconds of silence after which a worker counts as lost
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = lease)]
     pub lease: Duration,
     /// Print the address as a JSON object
     #[arg(long)]
@@ -321,6 +324,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+/// A lease is some ticks and heartbeats long.
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = seconds(text)?;
+    if lease < LEASE_MIN {
+        return Err("expected 1 to 86400 seconds".to_owned());
+    }
+    Ok(lease)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -354,5 +366,7 @@ mod tests {
         for bad in ["", "x", "-1", "nan", "1e9"] {
             assert!(seconds(bad).is_err(), "{bad}");
         }
+        assert_eq!(lease("1"), Ok(LEASE_MIN));
+        assert!(lease("0.9").is_err());
     }
 }

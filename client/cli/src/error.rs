@@ -9,6 +9,7 @@ use ringfold_common::error::{ErrorCode, one_line};
 use ringfold_common::job_file::JobFileError;
 use ringfold_coordinator::CoordinatorError;
 use ringfold_coordinator_store::StoreError;
+use ringfold_net::channel::ConnectError;
 use ringfold_net::server::BindError;
 use ringfold_storage::StorageError;
 use ringfold_train::TrainError;
@@ -124,11 +125,11 @@ impl CliError {
         match self {
             Self::Storage(error) | Self::Train(TrainError::Storage(error)) => error.hint(),
             Self::Exposed { .. } => Some("add --insecure if the network is trusted".to_owned()),
-            Self::Client(ClientError::Connect(_)) => Some(
+            Self::Client(ClientError::Connect(ConnectError::Unreachable { .. })) => Some(
                 "start one with `ringfold coordinator --data DIR`, or name it with --coordinator"
                     .to_owned(),
             ),
-            Self::Agent(AgentError::Connect(_)) => {
+            Self::Agent(AgentError::Connect(ConnectError::Unreachable { .. })) => {
                 Some("name the coordinator with --coordinator HOST:PORT".to_owned())
             }
             Self::Bind(BindError::PortInUse { .. }) => {
@@ -148,7 +149,12 @@ impl CliError {
                 error.code().exit_code()
             }
             Self::Client(error) => error.code().exit_code(),
-            Self::Agent(AgentError::Connect(_)) => ErrorCode::Unavailable.exit_code(),
+            Self::Agent(AgentError::Connect(ConnectError::BadAddress { .. })) => {
+                ErrorCode::InvalidArgument.exit_code()
+            }
+            Self::Agent(AgentError::Connect(ConnectError::Unreachable { .. })) => {
+                ErrorCode::Unavailable.exit_code()
+            }
             Self::Slot(SlotError::Refused { .. }) => ringfold_worker::slot::EXIT_REFUSED,
             _ => 1,
         }

@@ -5,8 +5,10 @@ pub mod people;
 mod progress;
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 
-use ringfold_client::{Submitted, api};
+use ringfold_client::{ClientError, Submitted, api};
+use ringfold_common::job::JobState;
 
 use progress::Bar;
 
@@ -38,6 +40,8 @@ impl Style {
 pub struct Renderer {
     style: Style,
     bar: Bar,
+    /// The state that was shown last.
+    state: Option<api::JobState>,
     /// What the last line will hold besides the summary.
     last_progress: Option<api::Progress>,
     /// Tenths of the job that were shown in plain style.
@@ -49,6 +53,7 @@ impl Renderer {
         Self {
             style,
             bar: Bar::new(style == Style::Terminal),
+            state: None,
             last_progress: None,
             tenths_shown: 0,
         }
@@ -63,7 +68,8 @@ impl Renderer {
         } else {
             ""
         };
-        print(&format!("{}{existing}", submitted.job.job_id))
+        let line = format!("{}{existing}", submitted.job.job_id);
+        self.bar.suspend(|| print(&line))
     }
 
     pub fn event(&mut self, event: &api::JobEvent) -> io::Result<()> {
@@ -78,6 +84,9 @@ impl Renderer {
         match &event.kind {
             Some(Kind::State(change)) => {
                 self.bar.state(change);
+                if !self.is_news(change.state()) {
+                    return Ok(());
+                }
                 let lines = people::state(&event.job_id, change);
                 self.bar.suspend(|| lines.iter().try_for_each(print))
             }
@@ -90,6 +99,51 @@ impl Renderer {
                 self.bar.suspend(|| print(&line))
             }
             None => Ok(()),
+        }
+    }
+
+    /// What to do when the coordinator can't be reached, and when it is back.
+    pub fn on_interruption(&self) -> impl Fn(Option<&ClientError>) + Send + 'static {
+        let (style, bar) = (self.style, self.bar.clone());
+        let shown_before = Mutex::new(None);
+        move |error| {
+            let mut before = shown_before.lock().unwrap_or_else(PoisonError::into_inner);
+            let lost = error.map(|error| format!("lost the coordinator ({error}); trying again"));
+            match (lost, before.take()) {
+                (Some(line), shown) => {
+                    if shown.is_none() && style != Style::Terminal {
+                        eprintln!("{line}");
+                    }
+                    *before = Some(shown.unwrap_or_else(|| bar.message()));
+                    bar.show(line);
+                }
+                (None, Some(shown)) => {
+                    if style != Style::Terminal {
+                        eprintln!("the coordinator is back");
+                    }
+                    bar.show(shown);
+                }
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// The user has seen enough of a job that goes on.
+    pub fn left(&self, job_id: &str) {
+        self.bar.clear();
+        if self.style != Style::Json {
+            eprintln!("{job_id} goes on; `ringfold cancel {job_id}` ends it");
+        }
+    }
+
+    /// A bar shows every reason until the job ends. Without one, a line tells each reason to wait,
+    /// and each new state.
+    fn is_news(&mut self, state: api::JobState) -> bool {
+        let changed = self.state.replace(state) != Some(state);
+        let ended = JobState::try_from(state).is_ok_and(JobState::is_terminal);
+        match self.style {
+            Style::Terminal => ended,
+            _ => changed || state == api::JobState::Queued,
         }
     }
 

@@ -45,7 +45,10 @@ async fn watch_to_end(
     let interrupted = shutdown::on_signals().map_err(|source| CliError::Signals { source })?;
     tokio::select! {
         last = follow(client, job_id, &mut renderer, None) => Ok(outcome(last?.as_ref(), false)),
-        () = interrupted.cancelled() => Ok(ExitCode::from(EXIT_INTERRUPTED)),
+        () = interrupted.cancelled() => {
+            renderer.left(job_id);
+            Ok(ExitCode::from(EXIT_INTERRUPTED))
+        }
     }
 }
 
@@ -57,7 +60,9 @@ pub async fn follow(
     renderer: &mut Renderer,
     cancel_on: Option<&CancellationToken>,
 ) -> Result<Option<api::StateChange>, CliError> {
-    let mut watch = client.watch(job_id, 0);
+    let mut watch = client
+        .watch(job_id, 0)
+        .on_interruption(renderer.on_interruption());
     let mut last = None;
     let mut cancelled = false;
     loop {

@@ -1,6 +1,6 @@
 //! `ringfold train`: a coordinator in this process, worker processes, one job.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,8 @@ use crate::output::{Renderer, Style};
 pub async fn run(args: TrainArgs) -> Result<ExitCode, CliError> {
     telemetry::init(if args.verbose { "info" } else { "error" }, None);
     let spec = job_file::read(&args.job_file)?;
+    // Rank 0 would find the same: here it is the user's input, not a job's fault.
+    ringfold_storage::check_output_dir(Path::new(&spec.output.dir))?;
     let interrupted = shutdown::on_signals().map_err(|source| CliError::Signals { source })?;
     let mut renderer = Renderer::new(Style::choose(args.json));
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ringfold_client::api;
 
-/// A bar on standard error, or nothing.
+/// A bar on standard error, or nothing. Clones share it.
+#[derive(Clone)]
 pub struct Bar {
     bar: ProgressBar,
 }
@@ -31,10 +32,25 @@ impl Bar {
     pub fn state(&self, change: &api::StateChange) {
         match change.state() {
             api::JobState::Succeeded | api::JobState::Failed | api::JobState::Cancelled => {
-                self.bar.finish_and_clear();
+                self.clear();
             }
-            _ => self.bar.set_message(change.reason.clone()),
+            _ => self.show(change.reason.clone()),
         }
+    }
+
+    /// Shows a line in place of what the job does.
+    pub fn show(&self, line: String) {
+        self.bar.set_message(line);
+    }
+
+    /// The line that is shown.
+    pub fn message(&self) -> String {
+        self.bar.message()
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&self) {
+        self.bar.finish_and_clear();
     }
 
     pub fn progress(&self, progress: &api::Progress) {

@@ -1,0 +1,39 @@
+//! 60,000 images of 28 x 28 pixels from IDX files, if Debian's `dataset-fashion-mnist` is there.
+
+use std::path::Path;
+
+use crate::support::{args, repository, ringfold, temp_dir, text};
+
+/// Trains with these flags and gives the accuracy on the test images; `None` if the data isn't
+/// installed.
+#[track_caller]
+fn test_accuracy(flags: &[&str]) -> Option<f64> {
+    if !Path::new("/usr/share/datasets/fashion-mnist").is_dir() {
+        println!("skipped: dataset-fashion-mnist isn't installed");
+        return None;
+    }
+    let dir = temp_dir();
+    let job = text(&repository("examples/fashion-mnist/job.toml"));
+    let out = text(&dir.path().join("out"));
+    let train = args(&[&["train", &job, "--json", "--output", &out], flags]);
+    let done = ringfold(&train).succeeded().finished();
+    Some(
+        done["metrics"]["test_accuracy"]
+            .as_f64()
+            .expect("an accuracy"),
+    )
+}
+
+#[test]
+fn two_epochs_learn_clothes() {
+    if let Some(accuracy) = test_accuracy(&["--epochs", "2"]) {
+        assert!(accuracy >= 0.85, "{accuracy}");
+    }
+}
+
+#[test]
+fn the_whole_job_learns_them_better() {
+    if let Some(accuracy) = test_accuracy(&[]) {
+        assert!(accuracy >= 0.88, "{accuracy}");
+    }
+}
