@@ -155,32 +155,44 @@ fn a_slot_that_is_killed_while_idle_is_started_again() {
     });
 }
 
+/// A queued job of one rank on four records, and where these are. Nobody can run it yet.
+#[track_caller]
+fn queued_on_data(cluster: &Cluster) -> (String, String) {
+    let data = cluster.path("data.csv");
+    std::fs::write(&data, "1,2,a\n3,4,b\n5,6,a\n7,8,b\n").expect("write data");
+    let path = format!("data.path={data}");
+    let settings = [
+        &path,
+        "data.label=2",
+        "train.global_batch=2",
+        "data.scale=none",
+        "data.test.fraction=0.5",
+    ];
+    let mut flags = vec!["--workers", "1", "--steps", "5"];
+    flags.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    (cluster.submit(&flags), data)
+}
+
 #[test]
 fn data_that_is_gone_when_the_job_runs_is_named() {
     let mut cluster = Cluster::start();
-    let data = cluster.path("data.csv");
-    std::fs::write(&data, "1,2,a\n3,4,b\n5,6,a\n7,8,b\n").expect("write data");
-    let set = [format!("data.path={data}"), "data.label=2".to_owned()];
-    let job = cluster.submit(&[
-        "--workers",
-        "1",
-        "--steps",
-        "5",
-        "--set",
-        &set[0],
-        "--set",
-        &set[1],
-        "--set",
-        "train.global_batch=2",
-        "--set",
-        "data.scale=none",
-        "--set",
-        "data.test.fraction=0.5",
-    ]);
+    let (job, data) = queued_on_data(&cluster);
     std::fs::remove_file(&data).expect("remove data");
     cluster.worker("alpha", 1);
     let failed = cluster.job_at(&job, "failed");
     let reason = failed["reason"].as_str().expect("a reason");
     let expected = format!("failed: {data}: no such file; while loading data");
     assert!(reason.contains(&expected), "{reason}");
+}
+
+#[test]
+fn data_that_differs_from_what_the_coordinator_saw_is_refused() {
+    let mut cluster = Cluster::start();
+    let (job, data) = queued_on_data(&cluster);
+    std::fs::write(&data, "1,2,a\n3,4,b\n5,6,a\n7,9,b\n").expect("change data");
+    cluster.worker("alpha", 1);
+    let failed = cluster.job_at(&job, "failed");
+    let reason = failed["reason"].as_str().expect("a reason");
+    assert!(reason.contains("not the same bytes"), "{reason}");
+    assert!(reason.contains("while loading data"), "{reason}");
 }
