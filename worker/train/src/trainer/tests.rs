@@ -301,3 +301,5 @@ fn a_rank_whose_weights_differ_is_named_by_all() {
     });
     assert_eq!(agreed, [true; 3]);
 }
+
+mod updates;
