@@ -170,10 +170,8 @@ impl Change {
         gradient: impl Fn(f32, f32) -> f32,
     ) {
         let mut lanes = [[0f64; LANES]; 3];
-        let chunks = now.0.chunks(LANES).zip(now.1.chunks(LANES));
-        let last_chunks = last.0.chunks(LANES).zip(last.1.chunks(LANES));
-        for ((w, g), (last_w, last_g)) in chunks.zip(last_chunks) {
-            let elements = w.iter().zip(g).zip(last_w).zip(last_g).enumerate();
+        let mut line = |now: (&[f32], &[f32]), last: (&[f32], &[f32])| {
+            let elements = now.0.iter().zip(now.1).zip(last.0).zip(last.1).enumerate();
             for (i, (((&w, &g), &last_w), &last_g)) in elements {
                 let s = f64::from(w) - f64::from(last_w);
                 let y = f64::from(gradient(w, g)) - f64::from(last_g);
@@ -181,7 +179,16 @@ impl Change {
                 lanes[1][i] += s * y;
                 lanes[2][i] += y * y;
             }
+        };
+        // The lengths of whole lines are known where the closure is inlined.
+        let (w, w_rest) = now.0.as_chunks::<LANES>();
+        let (g, g_rest) = now.1.as_chunks::<LANES>();
+        let (last_w, last_w_rest) = last.0.as_chunks::<LANES>();
+        let (last_g, last_g_rest) = last.1.as_chunks::<LANES>();
+        for (((w, g), last_w), last_g) in w.iter().zip(g).zip(last_w).zip(last_g) {
+            line((w, g), (last_w, last_g));
         }
+        line((w_rest, g_rest), (last_w_rest, last_g_rest));
         let [ss, sy, yy] = lanes.map(|lane| lane.iter().sum::<f64>());
         self.ss += ss;
         self.sy += sy;

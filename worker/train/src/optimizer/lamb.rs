@@ -68,26 +68,55 @@ impl Step {
     fn moments(&self, w: &[f32], g: &[f32], m: &mut [f32], v: &mut [f32]) -> f64 {
         let mut weights = [0f64; LANES];
         let mut directions = [0f64; LANES];
-        let chunks = w.chunks(LANES).zip(g.chunks(LANES));
-        let moments = m.chunks_mut(LANES).zip(v.chunks_mut(LANES));
-        for ((w, g), (m, v)) in chunks.zip(moments) {
-            let lanes = weights.iter_mut().zip(&mut directions);
-            let elements = w.iter().zip(g).zip(m).zip(v);
-            for ((((w, g), m), v), (weight, direction)) in elements.zip(lanes) {
-                let gradient = self.scale * g;
-                *m += (1.0 - self.beta1) * (gradient - *m);
-                *v = self.beta2 * *v + (1.0 - self.beta2) * gradient * gradient;
-                let along = f64::from(self.direction(*w, *m, *v));
-                *weight += f64::from(*w) * f64::from(*w);
-                *direction += along * along;
-            }
+        let (w_lines, w_rest) = w.as_chunks::<LANES>();
+        let (g_lines, g_rest) = g.as_chunks::<LANES>();
+        let (m_lines, m_rest) = m.as_chunks_mut::<LANES>();
+        let (v_lines, v_rest) = v.as_chunks_mut::<LANES>();
+        for (((w, g), m), v) in w_lines.iter().zip(g_lines).zip(m_lines).zip(v_lines) {
+            self.line(w, g, m, v, &mut weights, &mut directions);
         }
+        self.line(
+            w_rest,
+            g_rest,
+            m_rest,
+            v_rest,
+            &mut weights,
+            &mut directions,
+        );
         let norm = |lanes: [f64; LANES]| lanes.iter().sum::<f64>().sqrt();
         let (weights, directions) = (norm(weights), norm(directions));
         if weights > 0.0 && directions > 0.0 {
             weights / directions
         } else {
             1.0
+        }
+    }
+
+    /// Up to [`LANES`] elements: their moments, and their squares added to the lanes. The lengths
+    /// of whole lines are known where this is inlined.
+    #[inline(always)]
+    fn line(
+        &self,
+        w: &[f32],
+        g: &[f32],
+        m: &mut [f32],
+        v: &mut [f32],
+        weights: &mut [f64; LANES],
+        directions: &mut [f64; LANES],
+    ) {
+        // Two loops: single precision, then double, each as wide as it can be.
+        let mut along = [0f32; LANES];
+        let elements = w.iter().zip(g).zip(m).zip(v);
+        for ((((w, g), m), v), along) in elements.zip(&mut along) {
+            let gradient = self.scale * g;
+            *m += (1.0 - self.beta1) * (gradient - *m);
+            *v = self.beta2 * *v + (1.0 - self.beta2) * gradient * gradient;
+            *along = self.direction(*w, *m, *v);
+        }
+        let lanes = weights.iter_mut().zip(directions);
+        for ((w, along), (weight, direction)) in w.iter().zip(along).zip(lanes) {
+            *weight += f64::from(*w) * f64::from(*w);
+            *direction += f64::from(along) * f64::from(along);
         }
     }
 
