@@ -5,17 +5,23 @@
 //! yes; everything below the edge takes validated specs.
 
 mod any_float;
+mod optimizer;
 mod report;
+mod schedule;
 mod spec;
 mod state;
 mod validate;
 
+pub use optimizer::{
+    AdaGradOptions, AdamOptions, BarzilaiBorweinFormula, BarzilaiBorweinOptions, GroupSpec,
+    LambOptions, LionOptions, OptimizerSpec, RmsPropOptions, SgdOptions,
+};
 pub use report::{Evaluation, JobEvent, JobEventKind, Progress, RankReport, Summary};
+pub use schedule::{Anneal, Decay, Milestones, OneCycle, Period, ScheduleSpec};
 pub use spec::{
-    Activation, AdamOptions, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
-    Decay, Device, EvaluateEvery, IdxSource, Initialiser, JobSpec, LastBatch, Loss, MlpSpec,
-    ModelSpec, OptimizerSpec, OutputSpec, Period, Scale, ScheduleSpec, SgdOptions, TestData,
-    TrainDuration, TrainSpec,
+    Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
+    EmaSpec, EvaluateEvery, IdxSource, Initialiser, JobSpec, LastBatch, Loss, MlpSpec, ModelSpec,
+    OutputSpec, Scale, TestData, TrainDuration, TrainSpec,
 };
 pub use state::{Cause, Failure, JobState, Phase, Reason};
 pub use validate::{SpecError, limits};

@@ -153,7 +153,7 @@ pub fn parse(
     let mut spec = tables::job(&document.root, default_name(file))
         .map_err(|(origin, kind)| in_file(origin, kind))?;
     spec.validate()
-        .map_err(|error| in_file(document.locate(error.field), bad_value(error)))?;
+        .map_err(|error| in_file(document.locate(&error.field), bad_value(error)))?;
     tables::resolve_paths(&mut spec, base_dir);
     Ok(spec)
 }
@@ -167,7 +167,7 @@ fn default_name(file: &str) -> &str {
 
 fn bad_value(error: SpecError) -> JobFileErrorKind {
     JobFileErrorKind::BadValue {
-        key: error.field.to_owned(),
+        key: error.field.into_owned(),
         expected: error.expected,
         got: error.got,
     }
@@ -175,3 +175,5 @@ fn bad_value(error: SpecError) -> JobFileErrorKind {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod train_tests;

@@ -1,10 +1,8 @@
 //! `JobSpec` both ways. Receiving validates the whole spec.
 
 use ringfold_common::job::{
-    Activation, AdamOptions, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
-    Decay, Device, EvaluateEvery, IdxSource, Initialiser, JobSpec, LastBatch, Loss, MlpSpec,
-    ModelSpec, OptimizerSpec, OutputSpec, Period, Scale, ScheduleSpec, SgdOptions, TestData,
-    TrainDuration, TrainSpec,
+    Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
+    IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale, TestData,
 };
 
 use crate::error::{FieldError, required};
@@ -36,12 +34,15 @@ macro_rules! wire_enum {
     };
 }
 
+mod optimizer;
+mod schedule;
+mod train;
+
 wire_enum!(Activation, Activation, "spec.model.mlp.activation", { Relu, Gelu, Tanh, Sigmoid });
 wire_enum!(Initialiser, Initialiser, "spec.model.mlp.initialiser", {
     HeNormal, HeUniform, GlorotNormal, GlorotUniform, FanInUniform,
 });
 wire_enum!(Loss, Loss, "spec.model.loss", { CrossEntropy, MeanSquaredError });
-wire_enum!(LastBatch, LastBatch, "spec.train.last_batch", { Keep, Drop });
 wire_enum!(Device, Device, "spec.cluster.device", { Auto, Cpu });
 
 impl From<&JobSpec> for v1::JobSpec {
@@ -263,172 +264,6 @@ fn source_from_wire(source: v1::DataSource, field: &str) -> Result<DataSource, F
             images: idx.images,
             labels: idx.labels,
         })),
-    }
-}
-
-impl From<Period> for v1::Period {
-    fn from(period: Period) -> Self {
-        Self {
-            unit: Some(match period {
-                Period::Steps(steps) => v1::period::Unit::Steps(steps),
-                Period::Epochs(epochs) => v1::period::Unit::Epochs(epochs),
-            }),
-        }
-    }
-}
-
-fn period_from_wire(period: v1::Period, field: &str) -> Result<Period, FieldError> {
-    Ok(match required(period.unit, field)? {
-        v1::period::Unit::Steps(steps) => Period::Steps(steps),
-        v1::period::Unit::Epochs(epochs) => Period::Epochs(epochs),
-    })
-}
-
-impl From<&TrainSpec> for v1::TrainSpec {
-    fn from(train: &TrainSpec) -> Self {
-        Self {
-            duration: Some(match train.duration {
-                TrainDuration::Epochs(epochs) => v1::train_spec::Duration::Epochs(epochs),
-                TrainDuration::Steps(steps) => v1::train_spec::Duration::Steps(steps),
-            }),
-            global_batch: train.global_batch,
-            last_batch: v1::LastBatch::from(train.last_batch).into(),
-            seed: train.seed,
-            optimizer: Some((&train.optimizer).into()),
-            schedule: Some((&train.schedule).into()),
-            clip_norm: train.clip_norm,
-            l2: train.l2,
-            evaluate_every: match train.evaluate {
-                EvaluateEvery::End => None,
-                EvaluateEvery::Period(period) => Some(period.into()),
-            },
-            report_steps: train.report_steps,
-            check_steps: train.check_steps,
-        }
-    }
-}
-
-impl TryFrom<v1::TrainSpec> for TrainSpec {
-    type Error = FieldError;
-
-    fn try_from(train: v1::TrainSpec) -> Result<Self, FieldError> {
-        let last_batch = train.last_batch().try_into()?;
-        Ok(Self {
-            duration: match required(train.duration, "spec.train.duration")? {
-                v1::train_spec::Duration::Epochs(epochs) => TrainDuration::Epochs(epochs),
-                v1::train_spec::Duration::Steps(steps) => TrainDuration::Steps(steps),
-            },
-            global_batch: train.global_batch,
-            last_batch,
-            seed: train.seed,
-            optimizer: required(train.optimizer, "spec.train.optimizer")?.try_into()?,
-            schedule: required(train.schedule, "spec.train.schedule")?.try_into()?,
-            clip_norm: train.clip_norm,
-            l2: train.l2,
-            evaluate: match train.evaluate_every {
-                None => EvaluateEvery::End,
-                Some(period) => EvaluateEvery::Period(period_from_wire(
-                    period,
-                    "spec.train.evaluate_every.unit",
-                )?),
-            },
-            report_steps: train.report_steps,
-            check_steps: train.check_steps,
-        })
-    }
-}
-
-impl From<&OptimizerSpec> for v1::OptimizerSpec {
-    fn from(optimizer: &OptimizerSpec) -> Self {
-        use v1::optimizer_spec::Kind;
-        let adam = |options: &AdamOptions| v1::AdamOptions {
-            learning_rate: options.learning_rate,
-            beta1: options.beta1,
-            beta2: options.beta2,
-            epsilon: options.epsilon,
-            weight_decay: options.weight_decay,
-        };
-        Self {
-            kind: Some(match optimizer {
-                OptimizerSpec::Sgd(options) => Kind::Sgd(v1::SgdOptions {
-                    learning_rate: options.learning_rate,
-                    momentum: options.momentum,
-                    nesterov: options.nesterov,
-                    weight_decay: options.weight_decay,
-                }),
-                OptimizerSpec::Adam(options) => Kind::Adam(adam(options)),
-                OptimizerSpec::AdamW(options) => Kind::Adamw(adam(options)),
-            }),
-        }
-    }
-}
-
-impl TryFrom<v1::OptimizerSpec> for OptimizerSpec {
-    type Error = FieldError;
-
-    fn try_from(optimizer: v1::OptimizerSpec) -> Result<Self, FieldError> {
-        use v1::optimizer_spec::Kind;
-        let adam = |options: v1::AdamOptions| AdamOptions {
-            learning_rate: options.learning_rate,
-            beta1: options.beta1,
-            beta2: options.beta2,
-            epsilon: options.epsilon,
-            weight_decay: options.weight_decay,
-        };
-        Ok(
-            match required(optimizer.kind, "spec.train.optimizer.kind")? {
-                Kind::Sgd(options) => Self::Sgd(SgdOptions {
-                    learning_rate: options.learning_rate,
-                    momentum: options.momentum,
-                    nesterov: options.nesterov,
-                    weight_decay: options.weight_decay,
-                }),
-                Kind::Adam(options) => Self::Adam(adam(options)),
-                Kind::Adamw(options) => Self::AdamW(adam(options)),
-            },
-        )
-    }
-}
-
-impl From<&ScheduleSpec> for v1::ScheduleSpec {
-    fn from(schedule: &ScheduleSpec) -> Self {
-        use v1::schedule_spec::Decay as Wire;
-        Self {
-            warmup_steps: schedule.warmup_steps,
-            decay: Some(match schedule.decay {
-                Decay::Constant => Wire::Constant(v1::Unit {}),
-                Decay::Step { every, gamma } => Wire::Step(v1::StepDecay {
-                    every: Some(every.into()),
-                    gamma,
-                }),
-                Decay::Cosine { min_rate } => Wire::Cosine(v1::CosineDecay { min_rate }),
-            }),
-        }
-    }
-}
-
-impl TryFrom<v1::ScheduleSpec> for ScheduleSpec {
-    type Error = FieldError;
-
-    fn try_from(schedule: v1::ScheduleSpec) -> Result<Self, FieldError> {
-        use v1::schedule_spec::Decay as Wire;
-        let decay = match required(schedule.decay, "spec.train.schedule.decay")? {
-            Wire::Constant(_) => Decay::Constant,
-            Wire::Step(step) => Decay::Step {
-                every: period_from_wire(
-                    required(step.every, "spec.train.schedule.step.every")?,
-                    "spec.train.schedule.step.every.unit",
-                )?,
-                gamma: step.gamma,
-            },
-            Wire::Cosine(cosine) => Decay::Cosine {
-                min_rate: cosine.min_rate,
-            },
-        };
-        Ok(Self {
-            warmup_steps: schedule.warmup_steps,
-            decay,
-        })
     }
 }
 

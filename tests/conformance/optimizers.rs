@@ -1,18 +1,22 @@
-//! Ten steps of whole models against PyTorch, in `f32`: optimizers, weight decay, clipping; and the
-//! learning rates of schedules.
+//! Ten steps of whole models against PyTorch, in `f32`: optimizers, parameter groups, clipping,
+//! averaged weights; and the learning rates of schedules. Rules that PyTorch doesn't have are
+//! compared with NumPy.
 
 mod support;
 
 use ringfold_common::dataset::Target;
 use ringfold_common::ids::Step;
 use ringfold_common::job::{
-    Activation, AdamOptions, Architecture, Decay, Initialiser, Loss, MlpSpec, ModelSpec,
-    OptimizerSpec, Period, ScheduleSpec, SgdOptions,
+    Activation, AdaGradOptions, AdamOptions, Anneal, Architecture, BarzilaiBorweinFormula,
+    BarzilaiBorweinOptions, Decay, EmaSpec, EvaluateEvery, GroupSpec, Initialiser, LambOptions,
+    LastBatch, LionOptions, Loss, Milestones, MlpSpec, ModelSpec, OneCycle, OptimizerSpec, Period,
+    RmsPropOptions, ScheduleSpec, SgdOptions, TrainDuration, TrainSpec,
 };
 use ringfold_compute::{Arena, Mode, RunArgs, TensorRef, TrainMemory};
 use ringfold_graph::models::LOSS;
+use ringfold_train::ema::Ema;
 use ringfold_train::network::Network;
-use ringfold_train::optimizer::{Optimizer, clip_scale, global_norm};
+use ringfold_train::optimizer::{Optimizer, clip_scale, clip_values, global_norm, segments};
 use ringfold_train::schedule::Schedule;
 use serde_json::Value;
 
@@ -72,40 +76,118 @@ fn network(file: &Value) -> Option<Network> {
     Some(Network::new(&spec, features, &target, model["l2"].as_f64().unwrap(), 1).unwrap())
 }
 
-/// `None` for what a job can't ask for.
-fn optimizer(spec: &Value) -> Option<OptimizerSpec> {
+fn optimizer(spec: &Value) -> OptimizerSpec {
     let number = |key: &str| spec[key].as_f64().unwrap();
-    let kind = spec["kind"].as_str().unwrap();
-    if kind == "sgd" {
-        return (number("dampening") == 0.0).then(|| {
-            OptimizerSpec::Sgd(SgdOptions {
-                learning_rate: number("lr"),
-                momentum: number("momentum"),
-                nesterov: spec["nesterov"].as_bool().unwrap(),
-                weight_decay: number("weight_decay"),
-            })
-        });
-    }
-    let options = AdamOptions {
-        learning_rate: number("lr"),
-        beta1: spec["betas"][0].as_f64().unwrap(),
-        beta2: spec["betas"][1].as_f64().unwrap(),
+    let truth = |key: &str| spec[key].as_bool().unwrap_or(false);
+    let (learning_rate, weight_decay) = (number("lr"), number("weight_decay"));
+    let beta = |i: usize| spec["betas"][i].as_f64().unwrap();
+    let adam = || AdamOptions {
+        learning_rate,
+        beta1: beta(0),
+        beta2: beta(1),
         epsilon: number("eps"),
-        weight_decay: number("weight_decay"),
+        amsgrad: truth("amsgrad"),
+        weight_decay,
     };
-    match kind {
-        "adam" => Some(OptimizerSpec::Adam(options)),
-        "adamw" => Some(OptimizerSpec::AdamW(options)),
+    match spec["kind"].as_str().unwrap() {
+        "sgd" => OptimizerSpec::Sgd(SgdOptions {
+            learning_rate,
+            momentum: number("momentum"),
+            dampening: number("dampening"),
+            nesterov: truth("nesterov"),
+            weight_decay,
+        }),
+        "rmsprop" => OptimizerSpec::RmsProp(RmsPropOptions {
+            learning_rate,
+            alpha: number("alpha"),
+            epsilon: number("eps"),
+            momentum: number("momentum"),
+            centered: truth("centered"),
+            weight_decay,
+        }),
+        "adagrad" => OptimizerSpec::AdaGrad(AdaGradOptions {
+            learning_rate,
+            rate_decay: number("lr_decay"),
+            initial_accumulator: number("initial_accumulator_value"),
+            epsilon: number("eps"),
+            weight_decay,
+        }),
+        "adam" => OptimizerSpec::Adam(adam()),
+        "adamw" => OptimizerSpec::AdamW(adam()),
+        "lamb" => OptimizerSpec::Lamb(LambOptions {
+            learning_rate,
+            beta1: beta(0),
+            beta2: beta(1),
+            epsilon: number("eps"),
+            weight_decay,
+        }),
+        "lion" => OptimizerSpec::Lion(LionOptions {
+            learning_rate,
+            beta1: beta(0),
+            beta2: beta(1),
+            weight_decay,
+        }),
+        "barzilai_borwein" => OptimizerSpec::BarzilaiBorwein(BarzilaiBorweinOptions {
+            learning_rate,
+            formula: match spec["formula"].as_str().unwrap() {
+                "alternate" => BarzilaiBorweinFormula::Alternate,
+                "long" => BarzilaiBorweinFormula::Long,
+                "short" => BarzilaiBorweinFormula::Short,
+                other => panic!("unknown formula {other}"),
+            },
+            period_steps: spec["period"].as_u64(),
+            min_rate: number("min_rate"),
+            max_rate: number("max_rate"),
+            weight_decay,
+        }),
         other => panic!("unknown optimizer {other}"),
+    }
+}
+
+/// The `[train]` that a run's file asks for.
+fn train_spec(run: &Value) -> TrainSpec {
+    let groups = run["groups"].as_array().cloned().unwrap_or_default();
+    let group = |group: &Value| GroupSpec {
+        pattern: group["match"].as_str().unwrap().to_owned(),
+        weight_decay: group["weight_decay"].as_f64(),
+        learning_rate_factor: group["lr_factor"].as_f64().unwrap(),
+    };
+    let mut groups: Vec<GroupSpec> = groups.iter().map(group).collect();
+    // One key of a job file says what this run's only group does.
+    let decay_biases = run["name"] != "decay_biases";
+    if !decay_biases {
+        groups.clear();
+    }
+    TrainSpec {
+        duration: TrainDuration::Steps(10),
+        global_batch: 1,
+        last_batch: LastBatch::Keep,
+        seed: 0,
+        accumulate: 1,
+        optimizer: optimizer(&run["optimizer"]),
+        groups,
+        decay_biases,
+        schedule: ScheduleSpec::constant(),
+        clip_norm: run["clip_norm"].as_f64(),
+        clip_value: run["clip_value"].as_f64(),
+        ema: run["ema_decay"].as_f64().map(|decay| EmaSpec {
+            decay,
+            warmup: false,
+        }),
+        l2: 0.0,
+        evaluate: EvaluateEvery::End,
+        report_steps: 1,
+        check_steps: 0,
     }
 }
 
 /// Repeats one run; true if it could be.
 fn run(name: &str, file: &Value, run: &Value) -> bool {
     let what = format!("{name}, {}", run["name"].as_str().unwrap());
-    let (Some(network), Some(spec)) = (network(file), optimizer(&run["optimizer"])) else {
+    let Some(network) = network(file) else {
         return false;
     };
+    let train = train_spec(run);
     let layout = network.layout();
     let mut parameters: Arena<f32> = layout.zeros().unwrap();
     for slot in layout.slots() {
@@ -115,7 +197,8 @@ fn run(name: &str, file: &Value, run: &Value) -> bool {
     let mut gradients = layout.zeros().unwrap();
     let batch = file["batch"].as_u64().unwrap() as usize;
     let mut plans = network.plans([(Mode::Training, batch)]).unwrap();
-    let mut optimizer = Optimizer::new(&spec, layout.len());
+    let mut optimizer = Optimizer::new(&train.optimizer, segments(layout, &train).unwrap(), 1);
+    let mut ema = train.ema.map(|ema| Ema::new(ema, layout.len()).unwrap());
     for (step, batch_file) in file["batches"].as_array().unwrap().iter().enumerate() {
         let x = support::floats::<f32>(&batch_file["x"]);
         let (classes, values);
@@ -147,20 +230,33 @@ fn run(name: &str, file: &Value, run: &Value) -> bool {
         let expected = run["losses"][step].as_f64().unwrap();
         assert_relative(&format!("{what}: loss {step}"), loss.into(), expected);
 
+        if let Some(max) = train.clip_value {
+            clip_values(&mut gradients, max);
+        }
         let norm = global_norm(&gradients);
-        let scale = run["clip_norm"].as_f64().map_or(1.0, |max| {
+        let scale = train.clip_norm.map_or(1.0, |max| {
             let expected = run["gradient_norms"][step].as_f64().unwrap();
             assert_relative(&format!("{what}: norm {step}"), norm, expected);
             clip_scale(norm, max)
         });
-        optimizer.update(spec.learning_rate(), scale, &mut parameters, &gradients);
+        let rate = train.optimizer.learning_rate();
+        optimizer.update(rate, scale, &mut parameters, &gradients);
+        if let Some(ema) = &mut ema {
+            ema.update(&parameters);
+        }
     }
-    for slot in layout.slots() {
-        assert_tensor(
-            &format!("{what}: final {}", slot.name),
-            &parameters[slot.range()],
-            &support::floats::<f32>(&run["final"][&slot.name]["data"]),
-        );
+    let assert_all = |kind: &str, got: &[f32]| {
+        for slot in layout.slots() {
+            assert_tensor(
+                &format!("{what}: {kind} {}", slot.name),
+                &got[slot.range()],
+                &support::floats::<f32>(&run[kind][&slot.name]["data"]),
+            );
+        }
+    };
+    assert_all("final", &parameters);
+    if let Some(ema) = &ema {
+        assert_all("average", ema.average());
     }
     true
 }
@@ -175,7 +271,8 @@ fn runs(name: &str, least: usize) {
 
 #[test]
 fn every_optimizer_takes_ten_steps_as_pytorch_does() {
-    runs("mlp_relu.json", 8);
+    runs("mlp_relu.json", 9);
+    runs("mlp_rules.json", 23);
 }
 
 #[test]
@@ -190,44 +287,82 @@ fn other_activations_and_losses_take_ten_steps_too() {
     }
 }
 
+/// The schedule that an entry of the file was made of, and the job's steps.
+fn schedule(entry: &Value) -> (ScheduleSpec, u64) {
+    let number = |key: &str| entry[key].as_f64().unwrap();
+    let whole = |key: &str| entry[key].as_u64().unwrap();
+    let steps = |key: &str| Period::Steps(whole(key));
+    let mut steps_total = entry["rates"].as_array().unwrap().len() as u64;
+    let decay = match entry["kind"].as_str().unwrap() {
+        "step" => Decay::Step {
+            every: steps("step_size"),
+            gamma: number("gamma"),
+        },
+        "multi_step" => {
+            let milestones = entry["milestones"].as_array().unwrap();
+            let milestones = milestones.iter().map(|step| step.as_u64().unwrap());
+            Decay::MultiStep {
+                milestones: Milestones::Steps(milestones.collect()),
+                gamma: number("gamma"),
+            }
+        }
+        "exponential" => Decay::Exponential {
+            every: Period::Steps(1),
+            gamma: number("gamma"),
+        },
+        "cosine" => {
+            steps_total = whole("total_steps");
+            Decay::Cosine {
+                min_rate: number("minimum"),
+            }
+        }
+        "cosine_restarts" => Decay::CosineRestarts {
+            first: steps("first"),
+            factor: u32::try_from(whole("factor")).unwrap(),
+            min_rate: number("minimum"),
+        },
+        "one_cycle" => Decay::OneCycle(OneCycle {
+            pct_start: number("pct_start"),
+            div_factor: number("div_factor"),
+            final_div_factor: number("final_div_factor"),
+            anneal: match entry["anneal"].as_str().unwrap() {
+                "cosine" => Anneal::Cosine,
+                "linear" => Anneal::Linear,
+                other => panic!("unknown curve {other}"),
+            },
+        }),
+        "polynomial" => Decay::Polynomial {
+            over: Some(steps("over")),
+            power: number("power"),
+        },
+        "linear" => Decay::Linear {
+            over: Some(steps("over")),
+            start_factor: number("start_factor"),
+            end_factor: number("end_factor"),
+        },
+        other => panic!("unknown schedule {other}"),
+    };
+    let warmup_steps = entry["warmup_steps"].as_u64().unwrap_or(0);
+    (
+        ScheduleSpec {
+            warmup_steps,
+            decay,
+        },
+        steps_total,
+    )
+}
+
 #[test]
 fn schedules_give_the_rates_of_pytorch() {
     let file = support::read("schedules.json");
-    for schedule in file["schedules"].as_array().unwrap() {
-        let number = |key: &str| schedule[key].as_f64().unwrap();
-        let whole = |key: &str| schedule[key].as_u64().unwrap();
-        let rates = support::floats::<f64>(&schedule["rates"]);
-        let (spec, steps_total) = match schedule["kind"].as_str().unwrap() {
-            "step" => {
-                let every = Period::Steps(whole("step_size"));
-                let decay = Decay::Step {
-                    every,
-                    gamma: number("gamma"),
-                };
-                (
-                    ScheduleSpec {
-                        warmup_steps: 0,
-                        decay,
-                    },
-                    rates.len() as u64,
-                )
-            }
-            "cosine" => {
-                let decay = Decay::Cosine {
-                    min_rate: number("minimum"),
-                };
-                let spec = ScheduleSpec {
-                    warmup_steps: whole("warmup_steps"),
-                    decay,
-                };
-                (spec, whole("total_steps"))
-            }
-            other => panic!("unknown schedule {other}"),
-        };
-        let ours = Schedule::new(spec, number("base_lr"), steps_total, 1);
+    for entry in file["schedules"].as_array().unwrap() {
+        let rates = support::floats::<f64>(&entry["rates"]);
+        let (spec, steps_total) = schedule(entry);
+        let base = entry["base_lr"].as_f64().unwrap();
+        let ours = Schedule::new(&spec, base, steps_total, 1);
         let ours: Vec<f64> = (1..=rates.len() as u64)
             .map(|step| ours.rate(Step(step)))
             .collect();
-        support::assert_close(&schedule.to_string(), &ours, &rates, 1e-9);
+        support::assert_close(&entry.to_string(), &ours, &rates, 1e-9);
     }
 }

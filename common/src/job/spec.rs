@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::optimizer::{GroupSpec, OptimizerSpec};
+use super::schedule::{Period, ScheduleSpec};
 use crate::dataset::DatasetInfo;
 use crate::ids::SpecHash;
 
@@ -198,12 +200,23 @@ pub struct TrainSpec {
     pub last_batch: LastBatch,
     /// Seed of initial weights, sample order and dropout.
     pub seed: u64,
+    /// Rounds that a rank computes its share of a batch in, one after the other; 1 for all at once.
+    pub accumulate: u32,
     /// The update rule.
     pub optimizer: OptimizerSpec,
+    /// Parameters with settings of their own; the first group that matches a parameter counts.
+    pub groups: Vec<GroupSpec>,
+    /// False to spare parameters of fewer than two dimensions, biases and the scales of norms, the
+    /// weight decay of the optimizer. A group's own weight decay counts in any case.
+    pub decay_biases: bool,
     /// How the learning rate moves.
     pub schedule: ScheduleSpec,
     /// Gradients are scaled down to this global L2 norm if theirs is greater.
     pub clip_norm: Option<f64>,
+    /// Each gradient is brought into [-`clip_value`, `clip_value`], before `clip_norm`.
+    pub clip_value: Option<f64>,
+    /// The moving average of the weights that is evaluated and saved.
+    pub ema: Option<EmaSpec>,
     /// Adds l2 / 2 times the squared norm of all weights (not biases) to the loss.
     pub l2: f64,
     /// When the test records are evaluated, besides at the end.
@@ -212,6 +225,16 @@ pub struct TrainSpec {
     pub report_steps: u64,
     /// Steps between two checks that all ranks hold the same weights; zero for never.
     pub check_steps: u64,
+}
+
+/// An exponential moving average of the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EmaSpec {
+    /// The share of the average kept in an update, in (0, 1).
+    pub decay: f64,
+    /// True to keep at most (1 + n) / (10 + n) after n updates, so that the average forgets its
+    /// start.
+    pub warmup: bool,
 }
 
 /// How long a job trains.
@@ -232,97 +255,6 @@ pub enum LastBatch {
     Keep,
     /// Leave it out.
     Drop,
-}
-
-/// `[train.optimizer]`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OptimizerSpec {
-    /// `"sgd"`, with or without momentum.
-    Sgd(SgdOptions),
-    /// `"adam"`: weight decay is added to the gradient.
-    Adam(AdamOptions),
-    /// `"adamw"`: weight decay is taken off the weights (Loshchilov and Hutter, 2019).
-    AdamW(AdamOptions),
-}
-
-impl OptimizerSpec {
-    /// The learning rate before any schedule.
-    #[must_use]
-    pub fn learning_rate(&self) -> f64 {
-        match self {
-            Self::Sgd(options) => options.learning_rate,
-            Self::Adam(options) | Self::AdamW(options) => options.learning_rate,
-        }
-    }
-}
-
-/// Stochastic gradient descent.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SgdOptions {
-    /// Step size.
-    pub learning_rate: f64,
-    /// The share of the velocity kept, in [0, 1).
-    pub momentum: f64,
-    /// Nesterov's look-ahead; needs momentum.
-    pub nesterov: bool,
-    /// Times the weights, added to the gradient.
-    pub weight_decay: f64,
-}
-
-/// Adam (Kingma and Ba, 2015, algorithm 1).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AdamOptions {
-    /// Step size.
-    pub learning_rate: f64,
-    /// Decay of the first moment, in [0, 1).
-    pub beta1: f64,
-    /// Decay of the second moment, in [0, 1).
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// See [`OptimizerSpec`].
-    pub weight_decay: f64,
-}
-
-/// `[train.schedule]`: a linear warm-up, then a decay.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ScheduleSpec {
-    /// Steps in which the rate rises linearly; the first step of n runs at 1/n of the rate.
-    pub warmup_steps: u64,
-    /// What follows.
-    pub decay: Decay,
-}
-
-/// `train.schedule.kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Decay {
-    /// The rate stays.
-    Constant,
-    /// The rate is multiplied by `gamma` once a period.
-    Step {
-        /// Between two drops.
-        every: Period,
-        /// The factor, in (0, 1].
-        gamma: f64,
-    },
-    /// Half a cosine from the rate down to `min_rate` at the job's end
-    /// (Loshchilov and Hutter, 2017, equation 5, no restarts).
-    Cosine {
-        /// Where it ends.
-        min_rate: f64,
-    },
-}
-
-/// A time between two events, in steps or in epochs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Period {
-    /// This many steps.
-    Steps(u64),
-    /// This many epochs.
-    Epochs(u64),
 }
 
 /// `train.evaluate_epochs` or `train.evaluate_steps`.

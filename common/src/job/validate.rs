@@ -1,9 +1,14 @@
 //! Values that can't be right, whatever the cluster.
 
+mod optimizer;
+mod schedule;
+mod train;
+
+use std::borrow::Cow;
+
 use super::spec::{
-    AdamOptions, Architecture, ColumnRef, CsvSource, DataSource, DataSpec, Decay, EvaluateEvery,
-    JobSpec, Loss, MlpSpec, OptimizerSpec, Period, Scale, SgdOptions, TestData, TrainDuration,
-    TrainSpec,
+    Architecture, ColumnRef, CsvSource, DataSource, DataSpec, JobSpec, Loss, MlpSpec, Scale,
+    TestData,
 };
 
 /// Caps on what a job may ask for. Each is far above what this version is tested at.
@@ -24,6 +29,14 @@ pub mod limits {
     pub const STEPS_MAX: u64 = 1 << 40;
     /// Ranks of a job.
     pub const WORKERS_MAX: u32 = 1024;
+    /// Rounds of a batch.
+    pub const ACCUMULATE_MAX: u32 = 1 << 16;
+    /// Parameter groups.
+    pub const GROUPS_MAX: usize = 64;
+    /// Bytes of a group's pattern.
+    pub const PATTERN_BYTES_MAX: usize = 200;
+    /// Milestones of a schedule.
+    pub const MILESTONES_MAX: usize = 1000;
     /// Threads of a rank.
     pub const THREADS_MAX: u32 = 1024;
 }
@@ -33,7 +46,7 @@ pub mod limits {
 #[error("{field} is {got}: expected {expected}")]
 pub struct SpecError {
     /// The key, with its tables.
-    pub field: &'static str,
+    pub field: Cow<'static, str>,
     /// What would have been right.
     pub expected: String,
     /// What it is.
@@ -43,7 +56,7 @@ pub struct SpecError {
 /// Checks one value.
 fn check(
     ok: bool,
-    field: &'static str,
+    field: impl Into<Cow<'static, str>>,
     got: impl ToString,
     expected: impl Into<String>,
 ) -> Result<(), SpecError> {
@@ -51,7 +64,7 @@ fn check(
         return Ok(());
     }
     Err(SpecError {
-        field,
+        field: field.into(),
         expected: expected.into(),
         got: got.to_string(),
     })
@@ -75,7 +88,7 @@ fn check_positive(field: &'static str, got: f64) -> Result<(), SpecError> {
     )
 }
 
-fn check_non_negative(field: &'static str, got: f64) -> Result<(), SpecError> {
+fn check_non_negative(field: impl Into<Cow<'static, str>>, got: f64) -> Result<(), SpecError> {
     check(
         got.is_finite() && got >= 0.0,
         field,
@@ -122,7 +135,7 @@ impl JobSpec {
         let Architecture::Mlp(mlp) = &self.model.architecture;
         validate_mlp(mlp)?;
         validate_data(&self.data)?;
-        validate_train(&self.train)?;
+        train::validate(&self.train)?;
         check_count(
             "cluster.workers",
             self.cluster.workers.into(),
@@ -142,6 +155,17 @@ impl JobSpec {
             format!(
                 "at most train.global_batch ({}), so that every rank has a sample",
                 self.train.global_batch
+            ),
+        )?;
+        check(
+            u64::from(self.train.accumulate) * u64::from(self.cluster.workers)
+                <= u64::from(self.train.global_batch),
+            "train.accumulate",
+            self.train.accumulate,
+            format!(
+                "at most train.global_batch ({}) / cluster.workers ({}), so that every round has \
+                 a sample",
+                self.train.global_batch, self.cluster.workers
             ),
         )?;
         check(
@@ -221,90 +245,4 @@ fn validate_csv(field: &'static str, csv: &CsvSource) -> Result<(), SpecError> {
         "a name",
         "a column number from 0, because data.header is false",
     )
-}
-
-fn validate_train(train: &TrainSpec) -> Result<(), SpecError> {
-    match train.duration {
-        TrainDuration::Epochs(epochs) => {
-            check_count("train.epochs", epochs, 1, limits::EPOCHS_MAX)?;
-        }
-        TrainDuration::Steps(steps) => check_count("train.steps", steps, 1, limits::STEPS_MAX)?,
-    }
-    check_count(
-        "train.global_batch",
-        train.global_batch.into(),
-        1,
-        limits::GLOBAL_BATCH_MAX.into(),
-    )?;
-    match &train.optimizer {
-        OptimizerSpec::Sgd(sgd) => validate_sgd(sgd)?,
-        OptimizerSpec::Adam(adam) | OptimizerSpec::AdamW(adam) => validate_adam(adam)?,
-    }
-    check_count(
-        "train.schedule.warmup_steps",
-        train.schedule.warmup_steps,
-        0,
-        limits::STEPS_MAX,
-    )?;
-    match train.schedule.decay {
-        Decay::Constant => {}
-        Decay::Step { every, gamma } => {
-            let (Period::Steps(count) | Period::Epochs(count)) = every;
-            check_count("train.schedule.every_steps", count, 1, limits::STEPS_MAX)?;
-            check(
-                gamma > 0.0 && gamma <= 1.0,
-                "train.schedule.gamma",
-                gamma,
-                "a number above 0, at most 1",
-            )?;
-        }
-        Decay::Cosine { min_rate } => {
-            check(
-                (0.0..=train.optimizer.learning_rate()).contains(&min_rate),
-                "train.schedule.min_rate",
-                min_rate,
-                format!(
-                    "from 0 to the learning rate ({})",
-                    train.optimizer.learning_rate()
-                ),
-            )?;
-        }
-    }
-    if let Some(norm) = train.clip_norm {
-        check_positive("train.clip_norm", norm)?;
-    }
-    check_non_negative("train.l2", train.l2)?;
-    if let EvaluateEvery::Period(period) = train.evaluate {
-        match period {
-            Period::Steps(n) => check_count("train.evaluate_steps", n, 1, limits::STEPS_MAX)?,
-            Period::Epochs(n) => check_count("train.evaluate_epochs", n, 1, limits::EPOCHS_MAX)?,
-        }
-    }
-    check_count(
-        "train.report_steps",
-        train.report_steps,
-        1,
-        limits::STEPS_MAX,
-    )?;
-    check_count("train.check_steps", train.check_steps, 0, limits::STEPS_MAX)
-}
-
-fn validate_sgd(sgd: &SgdOptions) -> Result<(), SpecError> {
-    check_positive("train.optimizer.learning_rate", sgd.learning_rate)?;
-    check_share("train.optimizer.momentum", sgd.momentum)?;
-    check(
-        !sgd.nesterov || sgd.momentum > 0.0,
-        "train.optimizer.nesterov",
-        "true",
-        "false, or a train.optimizer.momentum above 0",
-    )?;
-    check_non_negative("train.optimizer.weight_decay", sgd.weight_decay)
-}
-
-fn validate_adam(adam: &AdamOptions) -> Result<(), SpecError> {
-    check_positive("train.optimizer.learning_rate", adam.learning_rate)?;
-    check_share("train.optimizer.beta1", adam.beta1)?;
-    check_share("train.optimizer.beta2", adam.beta2)?;
-    check_positive("train.optimizer.epsilon", adam.epsilon)?;
-    check_non_negative("train.optimizer.weight_decay", adam.weight_decay)
 }

@@ -11,10 +11,16 @@ use super::{JobFileErrorKind, Origin, Override};
 pub(super) type Located = (Origin, JobFileErrorKind);
 
 /// Keys that exclude each other: setting one by a flag takes the other out of the file.
-const EXCLUSIVE: [(&str, &str); 3] = [
+const EXCLUSIVE: [(&str, &str); 6] = [
     ("train.epochs", "train.steps"),
     ("train.evaluate_epochs", "train.evaluate_steps"),
     ("train.schedule.every_epochs", "train.schedule.every_steps"),
+    ("train.schedule.first_epochs", "train.schedule.first_steps"),
+    ("train.schedule.over_epochs", "train.schedule.over_steps"),
+    (
+        "train.schedule.milestones_epochs",
+        "train.schedule.milestones_steps",
+    ),
 ];
 
 /// A value and its origin.
@@ -114,13 +120,23 @@ impl Document {
         Ok(())
     }
 
-    /// Where the value of a dotted key comes from, or the nearest table around it.
+    /// Where the value of a dotted key comes from, or the nearest table around it. `key[1]` is the
+    /// second of a list.
     pub fn locate(&self, key: &str) -> Origin {
         let mut item = &self.root;
         for part in key.split('.') {
+            let (name, index) = match part.strip_suffix(']').and_then(|p| p.split_once('[')) {
+                Some((name, index)) => (name, index.parse::<usize>().ok()),
+                None => (part, None),
+            };
             match &item.value {
-                Value::Table(entries) if entries.contains_key(part) => item = &entries[part],
+                Value::Table(entries) if entries.contains_key(name) => item = &entries[name],
                 _ => break,
+            }
+            if let (Value::Array(items), Some(index)) = (&item.value, index)
+                && let Some(element) = items.get(index)
+            {
+                item = element;
             }
         }
         item.origin.clone()

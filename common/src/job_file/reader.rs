@@ -129,6 +129,22 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
+    /// A list of whole numbers that may be missing.
+    pub fn optional_whole_list(
+        &self,
+        key: &'static str,
+        expected: &str,
+    ) -> Result<Option<Vec<u64>>, Located> {
+        let Some(item) = self.get(key) else {
+            return Ok(None);
+        };
+        let Value::Array(items) = &item.value else {
+            return Err(self.bad(item, key, expected, item.value.describe()));
+        };
+        let numbers = items.iter().map(|item| self.as_whole(item, key, u64::MAX));
+        numbers.collect::<Result<_, _>>().map(Some)
+    }
+
     pub fn number(&self, key: &'static str) -> Result<f64, Located> {
         self.as_number(self.required(key, "a number")?, key)
     }

@@ -1,12 +1,12 @@
 //! The tables of a job file, one function each.
 
+mod train;
+
 use super::document::{Item, Located, Value};
 use super::reader::Reader;
 use crate::job::{
-    Activation, AdamOptions, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
-    Decay, Device, EvaluateEvery, IdxSource, Initialiser, JobSpec, LastBatch, Loss, MlpSpec,
-    ModelSpec, OptimizerSpec, OutputSpec, Period, Scale, ScheduleSpec, SgdOptions, TestData,
-    TrainDuration, TrainSpec,
+    Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
+    IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale, TestData,
 };
 
 const ACTIVATIONS: [(&str, Activation); 4] = [
@@ -46,7 +46,7 @@ pub(super) fn job(root: &Item, default_name: &str) -> Result<JobSpec, Located> {
         name,
         model: model(root.table("model")?)?,
         data: data(root.table("data")?)?,
-        train: train(root.table("train")?)?,
+        train: train::train(root.table("train")?)?,
         cluster: cluster(root.optional_table("cluster")?)?,
         output: output(root.optional_table("output")?)?,
     };
@@ -167,125 +167,6 @@ fn test_data(table: Reader<'_>, source: &DataSource) -> Result<TestData, Located
     };
     table.finish()?;
     Ok(test)
-}
-
-fn train(table: Reader<'_>) -> Result<TrainSpec, Located> {
-    table.exclusive("epochs", "steps")?;
-    let duration = match (table.whole("epochs")?, table.whole("steps")?) {
-        (Some(epochs), _) => TrainDuration::Epochs(epochs),
-        (None, Some(steps)) => TrainDuration::Steps(steps),
-        (None, None) => {
-            return Err(table.missing("epochs", "a whole number, or `train.steps`"));
-        }
-    };
-    let expected_batch = "a whole number: the samples of one step over all workers";
-    let spec = TrainSpec {
-        duration,
-        global_batch: table
-            .whole_u32("global_batch")?
-            .ok_or_else(|| table.missing("global_batch", expected_batch))?,
-        last_batch: table.choice_or(
-            "last_batch",
-            &[("keep", LastBatch::Keep), ("drop", LastBatch::Drop)],
-            LastBatch::Keep,
-        )?,
-        seed: table.whole_or("seed", 0)?,
-        optimizer: optimizer(table.table("optimizer")?)?,
-        schedule: match table.optional_table("schedule")? {
-            None => ScheduleSpec {
-                warmup_steps: 0,
-                decay: Decay::Constant,
-            },
-            Some(schedule_table) => schedule(schedule_table)?,
-        },
-        clip_norm: table.optional_number("clip_norm")?,
-        l2: table.number_or("l2", 0.0)?,
-        evaluate: period(&table, "evaluate_epochs", "evaluate_steps")?
-            .map_or(EvaluateEvery::End, EvaluateEvery::Period),
-        report_steps: table.whole_or("report_steps", 20)?,
-        check_steps: table.whole_or("check_steps", 100)?,
-    };
-    table.finish()?;
-    Ok(spec)
-}
-
-fn period(
-    table: &Reader<'_>,
-    epochs_key: &'static str,
-    steps_key: &'static str,
-) -> Result<Option<Period>, Located> {
-    table.exclusive(epochs_key, steps_key)?;
-    let epochs = table.whole(epochs_key)?.map(Period::Epochs);
-    let steps = table.whole(steps_key)?.map(Period::Steps);
-    Ok(epochs.or(steps))
-}
-
-#[derive(Clone, Copy)]
-enum OptimizerKind {
-    Sgd,
-    Adam,
-    AdamW,
-}
-
-fn optimizer(table: Reader<'_>) -> Result<OptimizerSpec, Located> {
-    let kinds = [
-        ("sgd", OptimizerKind::Sgd),
-        ("adam", OptimizerKind::Adam),
-        ("adamw", OptimizerKind::AdamW),
-    ];
-    let adam = |weight_decay: f64| -> Result<AdamOptions, Located> {
-        Ok(AdamOptions {
-            learning_rate: table.number("learning_rate")?,
-            beta1: table.number_or("beta1", 0.9)?,
-            beta2: table.number_or("beta2", 0.999)?,
-            epsilon: table.number_or("epsilon", 1e-8)?,
-            weight_decay: table.number_or("weight_decay", weight_decay)?,
-        })
-    };
-    let optimizer = match table.choice("kind", &kinds)? {
-        OptimizerKind::Sgd => OptimizerSpec::Sgd(SgdOptions {
-            learning_rate: table.number("learning_rate")?,
-            momentum: table.number_or("momentum", 0.0)?,
-            nesterov: table.boolean_or("nesterov", false)?,
-            weight_decay: table.number_or("weight_decay", 0.0)?,
-        }),
-        OptimizerKind::Adam => OptimizerSpec::Adam(adam(0.0)?),
-        OptimizerKind::AdamW => OptimizerSpec::AdamW(adam(0.01)?),
-    };
-    table.finish()?;
-    Ok(optimizer)
-}
-
-#[derive(Clone, Copy)]
-enum ScheduleKind {
-    Constant,
-    Step,
-    Cosine,
-}
-
-fn schedule(table: Reader<'_>) -> Result<ScheduleSpec, Located> {
-    let kinds = [
-        ("constant", ScheduleKind::Constant),
-        ("step", ScheduleKind::Step),
-        ("cosine", ScheduleKind::Cosine),
-    ];
-    let decay = match table.choice_or("kind", &kinds, ScheduleKind::Constant)? {
-        ScheduleKind::Constant => Decay::Constant,
-        ScheduleKind::Step => Decay::Step {
-            every: period(&table, "every_epochs", "every_steps")?
-                .ok_or_else(|| table.missing("every_epochs", "a whole number, or `every_steps`"))?,
-            gamma: table.number("gamma")?,
-        },
-        ScheduleKind::Cosine => Decay::Cosine {
-            min_rate: table.number_or("min_rate", 0.0)?,
-        },
-    };
-    let spec = ScheduleSpec {
-        warmup_steps: table.whole_or("warmup_steps", 0)?,
-        decay,
-    };
-    table.finish()?;
-    Ok(spec)
 }
 
 fn cluster(table: Option<Reader<'_>>) -> Result<ClusterSpec, Located> {

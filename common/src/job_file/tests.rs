@@ -174,7 +174,7 @@ fn errors_name_file_line_key_and_what_was_expected() {
         (
             "global_batch = 4",
             "global_batch = 4\nlast_bach = \"keep\"",
-            "dir/job.toml:14:1: unknown key `train.last_bach` (did you mean `last_batch`?); expected one of: check_steps,",
+            "dir/job.toml:14:1: unknown key `train.last_bach` (did you mean `last_batch`?); expected one of: accumulate, check_steps,",
         ),
         (
             "epochs = 2",
@@ -229,7 +229,7 @@ fn errors_name_file_line_key_and_what_was_expected() {
         (
             "kind = \"sgd\"",
             "kind = \"sgdd\"",
-            "dir/job.toml:16:1: `train.optimizer.kind` is the string \"sgdd\": expected \"sgd\" or \"adam\" or \"adamw\"",
+            "dir/job.toml:16:1: `train.optimizer.kind` is the string \"sgdd\": expected \"sgd\" or \"rmsprop\" or \"adagrad\" or \"adam\" or \"adamw\" or \"lamb\" or \"lion\" or \"barzilai_borwein\"",
         ),
         (
             "learning_rate = 0.1",

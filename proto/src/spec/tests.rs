@@ -1,3 +1,9 @@
+use ringfold_common::job::{
+    AdaGradOptions, AdamOptions, Anneal, BarzilaiBorweinFormula, BarzilaiBorweinOptions, Decay,
+    EmaSpec, EvaluateEvery, GroupSpec, LambOptions, LastBatch, LionOptions, Milestones, OneCycle,
+    OptimizerSpec, Period, RmsPropOptions, ScheduleSpec, SgdOptions, TrainDuration, TrainSpec,
+};
+
 use super::*;
 
 /// A spec that uses every field.
@@ -31,9 +37,24 @@ fn full() -> JobSpec {
             global_batch: 64,
             last_batch: LastBatch::Drop,
             seed: 4,
+            accumulate: 2,
+            groups: vec![
+                GroupSpec {
+                    pattern: "*.bias".into(),
+                    weight_decay: Some(0.0),
+                    learning_rate_factor: 2.0,
+                },
+                GroupSpec {
+                    pattern: "layers.0.*".into(),
+                    weight_decay: None,
+                    learning_rate_factor: 0.0,
+                },
+            ],
+            decay_biases: false,
             optimizer: OptimizerSpec::Sgd(SgdOptions {
                 learning_rate: 0.1,
                 momentum: 0.9,
+                dampening: 0.0,
                 nesterov: true,
                 weight_decay: 1e-4,
             }),
@@ -45,6 +66,11 @@ fn full() -> JobSpec {
                 },
             },
             clip_norm: Some(1.0),
+            clip_value: Some(0.5),
+            ema: Some(EmaSpec {
+                decay: 0.99,
+                warmup: true,
+            }),
             l2: 1e-5,
             evaluate: EvaluateEvery::Period(Period::Steps(7)),
             report_steps: 10,
@@ -61,11 +87,8 @@ fn full() -> JobSpec {
 
 fn variants() -> Vec<JobSpec> {
     let adam = AdamOptions {
-        learning_rate: 1e-3,
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        weight_decay: 0.01,
+        amsgrad: true,
+        ..AdamOptions::adamw(1e-3)
     };
     let idx = IdxSource {
         images: "/i".into(),
@@ -87,12 +110,119 @@ fn variants() -> Vec<JobSpec> {
     specs[4].data.scale = Scale::None;
     specs[4].model.loss = Loss::MeanSquaredError;
     specs[4].train.evaluate = EvaluateEvery::Period(Period::Epochs(1));
+    specs[4].train.accumulate = 1;
+    specs[4].train.groups = Vec::new();
+    specs[4].train.decay_biases = true;
+    specs[4].train.clip_value = None;
+    specs[4].train.ema = None;
     specs
+}
+
+/// One spec an optimizer and a schedule.
+fn rules() -> Vec<JobSpec> {
+    let optimizers = [
+        OptimizerSpec::Sgd(SgdOptions {
+            momentum: 0.9,
+            dampening: 0.5,
+            ..SgdOptions::new(0.1)
+        }),
+        OptimizerSpec::RmsProp(RmsPropOptions {
+            learning_rate: 0.1,
+            alpha: 0.2,
+            epsilon: 0.3,
+            momentum: 0.4,
+            centered: true,
+            weight_decay: 0.5,
+        }),
+        OptimizerSpec::AdaGrad(AdaGradOptions {
+            learning_rate: 0.1,
+            rate_decay: 0.2,
+            initial_accumulator: 0.3,
+            epsilon: 0.4,
+            weight_decay: 0.5,
+        }),
+        OptimizerSpec::Lamb(LambOptions {
+            learning_rate: 0.1,
+            beta1: 0.2,
+            beta2: 0.3,
+            epsilon: 0.4,
+            weight_decay: 0.5,
+        }),
+        OptimizerSpec::Lion(LionOptions {
+            learning_rate: 0.1,
+            beta1: 0.2,
+            beta2: 0.3,
+            weight_decay: 0.4,
+        }),
+        OptimizerSpec::BarzilaiBorwein(BarzilaiBorweinOptions {
+            learning_rate: 0.1,
+            formula: BarzilaiBorweinFormula::Short,
+            period_steps: Some(7),
+            min_rate: 0.2,
+            max_rate: 0.3,
+            weight_decay: 0.4,
+        }),
+        OptimizerSpec::BarzilaiBorwein(BarzilaiBorweinOptions::new(0.1)),
+    ];
+    let decays = [
+        Decay::MultiStep {
+            milestones: Milestones::Steps(vec![2, 5]),
+            gamma: 0.5,
+        },
+        Decay::MultiStep {
+            milestones: Milestones::Epochs(vec![3]),
+            gamma: 0.1,
+        },
+        Decay::Exponential {
+            every: Period::Epochs(1),
+            gamma: 0.9,
+        },
+        Decay::CosineRestarts {
+            first: Period::Steps(8),
+            factor: 2,
+            min_rate: 0.01,
+        },
+        Decay::OneCycle(OneCycle {
+            pct_start: 0.3,
+            div_factor: 25.0,
+            final_div_factor: 1e4,
+            anneal: Anneal::Linear,
+        }),
+        Decay::Polynomial {
+            over: Some(Period::Steps(3)),
+            power: 2.0,
+        },
+        Decay::Linear {
+            over: None,
+            start_factor: 1.0,
+            end_factor: 0.5,
+        },
+    ];
+    let with = |change: &dyn Fn(&mut TrainSpec)| {
+        let mut spec = full();
+        spec.train.schedule.warmup_steps = 0;
+        change(&mut spec.train);
+        spec
+    };
+    let optimizers = optimizers.map(|rule| with(&|train| train.optimizer = rule));
+    let decays = decays.map(|decay| with(&|train| train.schedule.decay = decay.clone()));
+    optimizers.into_iter().chain(decays).collect()
+}
+
+#[test]
+fn what_a_client_leaves_out_has_a_meaning() {
+    let mut wire = v1::JobSpec::from(&full());
+    let train = wire.train.as_mut().unwrap();
+    (train.accumulate, train.decay_biases) = (0, None);
+    train.groups[0].learning_rate_factor = None;
+    let train = JobSpec::try_from(wire).unwrap().train;
+    assert_eq!((train.accumulate, train.decay_biases), (1, true));
+    assert_eq!(train.groups[0].learning_rate_factor, 1.0);
 }
 
 #[test]
 fn specs_round_trip() {
-    for spec in variants() {
+    for spec in variants().into_iter().chain(rules()) {
         assert_eq!(JobSpec::try_from(v1::JobSpec::from(&spec)), Ok(spec));
     }
 }

@@ -16,6 +16,7 @@ pub struct Batches {
     plan: StepPlan,
     records: u64,
     global_batch: u64,
+    accumulate: u32,
     seed: u64,
     rank: Rank,
     world: u32,
@@ -51,7 +52,19 @@ impl MicroBatch {
         self.samples.positions.end - self.samples.positions.start
     }
 
-    /// This rank's share of the batch's samples: what its mean gradient is multiplied by.
+    /// The part of this rank's samples that it computes in `round` (from 0) of `rounds`: in order,
+    /// and as even as can be.
+    #[must_use]
+    pub fn round(&self, round: u32, rounds: u32) -> Self {
+        let start = self.positions.start;
+        let part = share(self.positions.end - start, rounds, Rank(round));
+        Self {
+            samples: self.samples.clone(),
+            positions: start + part.start..start + part.end,
+        }
+    }
+
+    /// The share of the batch's samples that are here: what their mean gradient is multiplied by.
     #[must_use]
     pub fn weight(&self) -> f64 {
         self.len() as f64 / self.global_len() as f64
@@ -86,6 +99,7 @@ impl Batches {
             plan,
             records,
             global_batch: train.global_batch.into(),
+            accumulate: train.accumulate,
             seed: train.seed,
             rank,
             world,
@@ -127,7 +141,7 @@ impl Batches {
         }
     }
 
-    /// Every length but zero that a micro-batch of this rank can have.
+    /// Every length but zero that a round of a micro-batch of this rank can have.
     #[must_use]
     pub fn lengths(&self) -> BTreeSet<usize> {
         let full = self.global_batch.min(self.records);
@@ -138,7 +152,12 @@ impl Batches {
         [full, last.end - last.start]
             .into_iter()
             .map(|len| share(len, self.world, self.rank))
-            .map(|share| (share.end - share.start) as usize)
+            .flat_map(|share| {
+                // Parts of a share differ by one at most.
+                let (len, rounds) = (share.end - share.start, u64::from(self.accumulate));
+                [len / rounds, len.div_ceil(rounds)]
+            })
+            .map(|len| len as usize)
             .filter(|&len| len > 0)
             .collect()
     }
@@ -160,9 +179,7 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use ringfold_common::job::{
-        Decay, EvaluateEvery, LastBatch, OptimizerSpec, ScheduleSpec, SgdOptions,
-    };
+    use ringfold_common::job::{EvaluateEvery, LastBatch, OptimizerSpec, ScheduleSpec, SgdOptions};
 
     use super::*;
 
@@ -172,17 +189,14 @@ mod tests {
             global_batch,
             last_batch,
             seed: 3,
-            optimizer: OptimizerSpec::Sgd(SgdOptions {
-                learning_rate: 0.1,
-                momentum: 0.0,
-                nesterov: false,
-                weight_decay: 0.0,
-            }),
-            schedule: ScheduleSpec {
-                warmup_steps: 0,
-                decay: Decay::Constant,
-            },
+            accumulate: 1,
+            optimizer: OptimizerSpec::Sgd(SgdOptions::new(0.1)),
+            groups: Vec::new(),
+            decay_biases: true,
+            schedule: ScheduleSpec::constant(),
             clip_norm: None,
+            clip_value: None,
+            ema: None,
             l2: 0.0,
             evaluate: EvaluateEvery::End,
             report_steps: 1,
@@ -212,6 +226,35 @@ mod tests {
                 }
             }
             prop_assert!(seen.iter().all(|&count| count == 2));
+        }
+
+        /// The rounds of a micro-batch are its samples in order, of lengths that are planned for.
+        #[test]
+        fn rounds_partition_a_micro_batch(
+            records in 1u64..200,
+            batch in 1u32..50,
+            world in 1u32..5,
+            rounds in 1u32..60,
+        ) {
+            let mut train = spec(1, batch, LastBatch::Keep);
+            train.accumulate = rounds;
+            for rank in 0..world {
+                let batches = Batches::new(&train, records, Rank(rank), world).unwrap();
+                let lengths = batches.lengths();
+                for step in 1..=batches.steps_total() {
+                    let micro = batches.micro_batch(Step(step));
+                    let mut end = micro.positions.start;
+                    let mut weight = 0.0;
+                    for round in (0..rounds).map(|round| micro.round(round, rounds)) {
+                        prop_assert_eq!(round.positions.start, end);
+                        prop_assert!(round.is_empty() || lengths.contains(&round.len()));
+                        end = round.positions.end;
+                        weight += round.weight();
+                    }
+                    prop_assert_eq!(end, micro.positions.end);
+                    prop_assert!((weight - micro.weight()).abs() < 1e-12);
+                }
+            }
         }
 
         /// The global batch of a step does not depend on the world.

@@ -35,6 +35,17 @@ pub enum TrainError {
         /// Steps of each.
         steps_per_epoch: u64,
     },
+    /// A parameter group without a parameter.
+    #[error(
+        "train.group: {pattern:?} matches no parameter; there are: {}",
+        shortened(.names)
+    )]
+    GroupWithoutParameter {
+        /// The group's pattern.
+        pattern: String,
+        /// The parameters of the model.
+        names: Vec<String>,
+    },
     /// The numbers ran away.
     #[error(
         "the {what} is not finite ({value}) after step {step}: a smaller learning rate, \
@@ -81,6 +92,16 @@ pub enum TrainError {
         /// The shape of the network.
         expected: Option<Vec<usize>>,
     },
+}
+
+/// Names as an error shows them.
+fn shortened(names: &[String]) -> String {
+    const SHOWN_MAX: usize = 50;
+    let shown = names[..names.len().min(SHOWN_MAX)].join(", ");
+    match names.len().saturating_sub(SHOWN_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 fn list(ranks: &[Rank]) -> String {

@@ -11,6 +11,8 @@
 //!   sample adds zeros.
 //! - **Identical weights.** Every `check_steps` steps and at the end, ranks compare the BLAKE3 of
 //!   their parameters; a rank that differs is named and the job fails.
+//! - **Accumulation.** A rank may compute its share in several rounds, one after the other, in the
+//!   memory of one. Rounds are weighted by samples too: the update is the same.
 //! - **Memory.** Parameters, gradients and optimizer state are flat arenas of one layout, in
 //!   gradient-ready order. After the first step nothing of the size of a batch or of the model is
 //!   allocated.
@@ -21,7 +23,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`network`] | a job's model as a graph, its layout and its plans |
-//! | [`optimizer`] | SGD, Adam, AdamW: one pass over the flat arenas; clipping |
+//! | [`optimizer`] | update rules over the flat arenas; parameter groups; clipping |
+//! | [`ema`] | the moving average of the weights |
 //! | [`schedule`] | the learning rate of a step |
 //! | [`batches`] | which samples a rank sees in a step |
 //! | [`trainer`] | the loop |
@@ -30,6 +33,7 @@
 //! | [`error`] | [`TrainError`] |
 
 pub mod batches;
+pub mod ema;
 pub mod error;
 pub mod evaluate;
 pub mod network;

@@ -16,10 +16,11 @@ use ringfold_storage::{
 use serde::Serialize;
 
 use crate::batches::{Batches, MicroBatch};
+use crate::ema::Ema;
 use crate::error::TrainError;
 use crate::evaluate::{chunks, evaluate};
 use crate::network::{Network, Plans};
-use crate::optimizer::{Optimizer, clip_scale, global_norm};
+use crate::optimizer::{Optimizer, clip_scale, clip_values, global_norm, segments};
 use crate::schedule::Schedule;
 
 /// Hears what a rank does. Calls are short: they hold up the step.
@@ -91,6 +92,9 @@ struct Run<'a> {
     optimizer: Optimizer,
     parameters: Arena<f32>,
     gradients: Arena<f32>,
+    /// The gradient of a round after the first; unset if there is none.
+    round_gradients: Option<Arena<f32>>,
+    ema: Option<Ema>,
     metrics: Option<MetricsWriter>,
     started: Duration,
     tally: Tally,
@@ -152,14 +156,24 @@ impl<'a> Run<'a> {
             .map(|chunk| (Mode::Evaluation, (chunk.end - chunk.start) as usize));
         let plans = network.plans(training.chain(evaluation))?;
         let schedule = Schedule::new(
-            spec.train.schedule,
+            &spec.train.schedule,
             spec.train.optimizer.learning_rate(),
             batches.steps_total(),
             batches.steps_per_epoch(),
         );
-        let optimizer = Optimizer::new(&spec.train.optimizer, network.layout().len());
-        let parameters = network.layout().initial(spec.train.seed)?;
-        let gradients = network.layout().zeros()?;
+        let layout = network.layout();
+        let optimizer = Optimizer::new(
+            &spec.train.optimizer,
+            segments(layout, &spec.train)?,
+            batches.steps_per_epoch(),
+        );
+        let parameters = layout.initial(spec.train.seed)?;
+        let gradients = layout.zeros()?;
+        let round_gradients = (spec.train.accumulate > 1)
+            .then(|| layout.zeros())
+            .transpose()?;
+        let ema = spec.train.ema.map(|ema| Ema::new(ema, layout.len()));
+        let ema = ema.transpose()?;
         let metrics = if job.rank.0 == 0 {
             let dir = Path::new(&spec.output.dir);
             check_output_dir(dir)?;
@@ -179,6 +193,8 @@ impl<'a> Run<'a> {
             optimizer,
             parameters,
             gradients,
+            round_gradients,
+            ema,
             metrics,
             started,
             tally: Tally::default(),
@@ -230,19 +246,19 @@ impl<'a> Run<'a> {
                 step,
             });
         }
-        let scale = match (train.clip_norm, norm) {
-            (Some(norm_max), Some(norm)) => clip_scale(norm, norm_max),
-            _ => 1.0,
-        };
+        let scale = self.clip(norm);
         let rate = self.schedule.rate(step);
         self.optimizer
             .update(rate, scale, &mut self.parameters, &self.gradients);
+        if let Some(ema) = &mut self.ema {
+            ema.update(&self.parameters);
+        }
 
         let took = self.clock.monotonic().saturating_sub(began);
         let tally = &mut self.tally;
         tally.samples += batch.global_len();
         tally.step_time += took;
-        tally.report_loss += loss * batch.len() as f64;
+        tally.report_loss += loss;
         tally.report_samples += batch.global_len();
         tally.report_time += took;
         tally.report_ring_time += after_ring.saturating_sub(before_ring);
@@ -252,12 +268,50 @@ impl<'a> Run<'a> {
         Ok(batch)
     }
 
-    /// Writes this rank's weighted gradient and returns the mean loss of its samples.
-    fn gradient(&mut self, step: Step, batch: &MicroBatch) -> Result<f64, TrainError> {
-        if batch.is_empty() {
-            self.gradients.fill(0.0);
-            return Ok(0.0);
+    /// Clips by value, and returns what clipping by norm multiplies gradients by. `norm` is that of
+    /// the gradients as they are.
+    fn clip(&mut self, norm: Option<f64>) -> f32 {
+        let train = &self.job.spec.train;
+        let mut norm = norm;
+        if let Some(value_max) = train.clip_value {
+            clip_values(&mut self.gradients, value_max);
+            norm = train.clip_norm.map(|_| global_norm(&self.gradients));
         }
+        match (train.clip_norm, norm) {
+            (Some(norm_max), Some(norm)) => clip_scale(norm, norm_max),
+            _ => 1.0,
+        }
+    }
+
+    /// Writes this rank's weighted gradient, round by round, and returns the sum of the losses of
+    /// its samples.
+    fn gradient(&mut self, step: Step, batch: &MicroBatch) -> Result<f64, TrainError> {
+        let rounds = self.job.spec.train.accumulate;
+        let (mut loss, mut first) = (0.0, true);
+        for round in 0..rounds {
+            let part = batch.round(round, rounds);
+            if part.is_empty() {
+                continue;
+            }
+            check_abort(self.abort)?;
+            loss += self.round(step, round, &part, first)? * part.len() as f64;
+            first = false;
+        }
+        if first {
+            self.gradients.fill(0.0);
+        }
+        Ok(loss)
+    }
+
+    /// Writes the weighted gradient of one round, or adds it if it is not the `first`, and returns
+    /// the mean loss of its samples.
+    fn round(
+        &mut self,
+        step: Step,
+        round: u32,
+        batch: &MicroBatch,
+        first: bool,
+    ) -> Result<f64, TrainError> {
         let len = batch.len();
         let (plan, workspace, buffer) = self.plans.get(Mode::Training, len);
         let (features, labels) = buffer.fill(len);
@@ -268,15 +322,18 @@ impl<'a> Run<'a> {
             features,
             labels,
         );
+        let separate = self.round_gradients.as_mut().filter(|_| !first);
+        let adds = separate.is_some();
         let memory = TrainMemory {
             workspace: &mut *workspace,
             parameters: &*self.parameters,
-            gradients: &mut *self.gradients,
+            gradients: &mut **separate.unwrap_or(&mut self.gradients),
         };
         let args = RunArgs {
             seed: self.job.spec.train.seed,
             step: step.0,
-            replica: self.job.rank.0.into(),
+            // Every round draws dropout masks of its own.
+            replica: u64::from(self.job.rank.0) + u64::from(round) * u64::from(self.job.world),
             loss_scale: batch.weight(),
         };
         plan.train(
@@ -285,6 +342,11 @@ impl<'a> Run<'a> {
             &args,
             &mut |_: usize, _: &[f32]| {},
         )?;
+        if let (true, Some(part)) = (adds, &self.round_gradients) {
+            for (sum, part) in self.gradients.iter_mut().zip(part.iter()) {
+                *sum += part;
+            }
+        }
         Ok(plan
             .scalar(workspace, DATA_LOSS)
             .map_or(f64::NAN, f64::from))
@@ -364,10 +426,11 @@ impl<'a> Run<'a> {
         }
         self.observer.phase(Phase::Evaluating(step));
         let abort = self.abort;
+        let weights = averaged(&self.ema, &self.parameters);
         let mut sums = evaluate(
             &mut self.plans,
             self.network.target(),
-            &self.parameters,
+            weights,
             (dataset.test(), dataset.scaler()),
             self.job.part.test_records.clone(),
             |_, _| {},
@@ -407,7 +470,7 @@ impl<'a> Run<'a> {
 
     fn save(&self, evaluation: Option<Evaluation>) -> Result<Summary, TrainError> {
         let (spec, tally) = (self.job.spec, &self.tally);
-        let tensors = self.network.tensors(&self.parameters);
+        let tensors = self.network.tensors(averaged(&self.ema, &self.parameters));
         let mut metrics = evaluation
             .map(|evaluation| evaluation.metrics)
             .unwrap_or_default();
@@ -430,14 +493,18 @@ impl<'a> Run<'a> {
         };
         let description =
             ModelDescription::new(spec.name.clone(), spec.model.clone(), self.job.dataset);
-        ModelFiles::write(
-            Path::new(&spec.output.dir),
-            &description,
-            &tensors,
-            &summary,
-        )?;
+        let dir = Path::new(&spec.output.dir);
+        let raw = self.ema.is_some();
+        let raw = raw.then(|| self.network.tensors(&self.parameters));
+        ModelFiles::write_raw(dir, &description, raw.as_deref())?;
+        ModelFiles::write(dir, &description, &tensors, &summary)?;
         Ok(summary)
     }
+}
+
+/// The weights that are evaluated and saved.
+fn averaged<'a>(ema: &'a Option<Ema>, parameters: &'a [f32]) -> &'a [f32] {
+    ema.as_ref().map_or(parameters, Ema::average)
 }
 
 fn check_abort(abort: &AbortSignal) -> Result<(), TrainError> {

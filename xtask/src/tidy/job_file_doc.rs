@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Breach;
 
 /// The reader's functions whose first argument is a key; `period` takes two.
-const READERS: [&str; 18] = [
+const READERS: [&str; 19] = [
     ".table(",
     ".optional_table(",
     ".get(",
@@ -19,6 +19,7 @@ const READERS: [&str; 18] = [
     ".whole_or(",
     ".whole_u32(",
     ".whole_u32_list(",
+    ".optional_whole_list(",
     ".number(",
     ".optional_number(",
     ".number_or(",

@@ -27,7 +27,10 @@ use std::path::{Path, PathBuf};
 use source::Source;
 use workspace::Workspace;
 
-const TABLES: &str = "common/src/job_file/tables.rs";
+const TABLES: [&str; 2] = [
+    "common/src/job_file/tables.rs",
+    "common/src/job_file/tables/train.rs",
+];
 const JOB_FILE_DOC: &str = "docs/job-file.md";
 
 /// One thing that is wrong.
@@ -140,12 +143,11 @@ pub fn run(root: &Path) -> Result<Report, TidyError> {
     for (path, proto) in &protos {
         breaches.extend(wire::check(path, proto));
     }
-    breaches.extend(job_file_doc::check(
-        TABLES,
-        &text(root, TABLES)?,
-        JOB_FILE_DOC,
-        &text(root, JOB_FILE_DOC)?,
-    ));
+    let doc = text(root, JOB_FILE_DOC)?;
+    for tables in TABLES {
+        let source = text(root, tables)?;
+        breaches.extend(job_file_doc::check(tables, &source, JOB_FILE_DOC, &doc));
+    }
     let sized = sources.iter().map(|source| (&source.path, &source.text));
     for (path, text) in sized.chain(protos.iter().map(|(path, text)| (path, text))) {
         breaches.extend(hygiene::too_long(path, text));

@@ -13,7 +13,7 @@ use ringfold_common::dataset::{DatasetInfo, Target};
 use ringfold_common::ids::{Epoch, JobId, NodeName, SlotId, Step};
 use ringfold_common::job::{
     Activation, Architecture, Cause, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
-    Decay, Device, EvaluateEvery, Evaluation, Failure, Initialiser, JobEvent, JobSpec, JobState,
+    Device, EvaluateEvery, Evaluation, Failure, Initialiser, JobEvent, JobSpec, JobState,
     LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec, OutputSpec, Phase, Progress, Reason, Scale,
     ScheduleSpec, SgdOptions, Summary, TestData, TrainDuration, TrainSpec,
 };
@@ -349,17 +349,14 @@ pub fn spec(workers: u32) -> JobSpec {
             global_batch: 32,
             last_batch: LastBatch::Keep,
             seed: 1,
-            optimizer: OptimizerSpec::Sgd(SgdOptions {
-                learning_rate: 0.1,
-                momentum: 0.0,
-                nesterov: false,
-                weight_decay: 0.0,
-            }),
-            schedule: ScheduleSpec {
-                warmup_steps: 0,
-                decay: Decay::Constant,
-            },
+            accumulate: 1,
+            optimizer: OptimizerSpec::Sgd(SgdOptions::new(0.1)),
+            groups: Vec::new(),
+            decay_biases: true,
+            schedule: ScheduleSpec::constant(),
             clip_norm: None,
+            clip_value: None,
+            ema: None,
             l2: 0.0,
             evaluate: EvaluateEvery::End,
             report_steps: 10,

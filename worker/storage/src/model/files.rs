@@ -49,6 +49,9 @@ impl ModelFiles {
     /// The parameters, all of type F32. Their metadata has one key, `ringfold`: a JSON object of
     /// `format_version` and `job_name`.
     pub const WEIGHTS: &'static str = "weights.safetensors";
+    /// The parameters as the last update left them, if those of [`Self::WEIGHTS`] are an average of
+    /// theirs. Of the same format; read by nobody here.
+    pub const RAW_WEIGHTS: &'static str = "weights.raw.safetensors";
     /// The [`ModelDescription`], the format's version, tensors and their hash.
     pub const MODEL: &'static str = "model.json";
     /// The [`Summary`].
@@ -84,6 +87,28 @@ impl ModelFiles {
         write_atomically(dir, Self::WEIGHTS, &weights)?;
         write_atomically(dir, Self::SUMMARY, &summary)?;
         write_atomically(dir, Self::MODEL, &document)
+    }
+
+    /// Writes [`Self::RAW_WEIGHTS`], or removes what an earlier job left there if there are none.
+    ///
+    /// # Errors
+    /// [`StorageError::Weights`], [`StorageError::Write`].
+    pub fn write_raw(
+        dir: &Path,
+        description: &ModelDescription,
+        weights: Option<&[NamedTensor<'_>]>,
+    ) -> Result<(), StorageError> {
+        let path = dir.join(Self::RAW_WEIGHTS);
+        let Some(weights) = weights else {
+            return match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    Err(StorageError::Write { path, source })
+                }
+                _ => Ok(()),
+            };
+        };
+        let weights = serialize_weights(&path, description, weights)?;
+        write_atomically(dir, Self::RAW_WEIGHTS, &weights)
     }
 
     /// Reads the model in the directory `dir`.

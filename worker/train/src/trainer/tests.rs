@@ -69,18 +69,17 @@ impl Fixture {
                 global_batch: 16,
                 last_batch: LastBatch::Keep,
                 seed: 9,
-                optimizer: OptimizerSpec::Adam(AdamOptions {
-                    learning_rate: 0.02,
-                    beta1: 0.9,
-                    beta2: 0.999,
-                    epsilon: 1e-8,
-                    weight_decay: 0.0,
-                }),
+                accumulate: 1,
+                optimizer: OptimizerSpec::Adam(AdamOptions::adam(0.02)),
+                groups: Vec::new(),
+                decay_biases: true,
                 schedule: ScheduleSpec {
                     warmup_steps: 3,
                     decay: Decay::Cosine { min_rate: 0.001 },
                 },
                 clip_norm: Some(2.0),
+                clip_value: None,
+                ema: None,
                 l2: 1e-3,
                 evaluate: EvaluateEvery::Period(Period::Epochs(2)),
                 report_steps: 1,
@@ -245,10 +244,8 @@ fn numbers_that_run_away_are_an_error_that_names_the_step() {
     let mut fixture = Fixture::new(Loss::MeanSquaredError);
     fixture.spec.train.clip_norm = None;
     fixture.spec.train.optimizer = OptimizerSpec::Sgd(SgdOptions {
-        learning_rate: 1e6,
         momentum: 0.9,
-        nesterov: false,
-        weight_decay: 0.0,
+        ..SgdOptions::new(1e6)
     });
     let (results, _) = fixture.train(2, 1);
     for result in results {
@@ -304,3 +301,5 @@ fn a_rank_whose_weights_differ_is_named_by_all() {
     });
     assert_eq!(agreed, [true; 3]);
 }
+
+mod updates;

@@ -1,0 +1,122 @@
+//! RMSProp.
+
+use ringfold_common::job::RmsPropOptions;
+
+use super::{Rule, Segment, Update};
+
+#[derive(Debug)]
+pub(super) struct RmsProp {
+    options: RmsPropOptions,
+    /// The mean square of the gradient.
+    square: Vec<f32>,
+    /// The mean of the gradient; empty unless centred.
+    mean: Vec<f32>,
+    /// Empty without momentum.
+    velocity: Vec<f32>,
+}
+
+impl RmsProp {
+    pub fn new(options: RmsPropOptions, len: usize) -> Self {
+        let zeros = |wanted: bool| vec![0.0; if wanted { len } else { 0 }];
+        Self {
+            options,
+            square: zeros(true),
+            mean: zeros(options.centered),
+            velocity: zeros(options.momentum > 0.0),
+        }
+    }
+}
+
+impl Rule for RmsProp {
+    fn update(&mut self, update: Update, segments: &[Segment], w: &mut [f32], g: &[f32]) {
+        for segment in segments {
+            let range = segment.range.clone();
+            let step = Step {
+                rate: (update.rate * segment.rate_factor) as f32,
+                scale: update.scale,
+                decay: segment.weight_decay as f32,
+                alpha: self.options.alpha as f32,
+                epsilon: self.options.epsilon as f32,
+                momentum: self.options.momentum as f32,
+            };
+            let (w, g) = (&mut w[range.clone()], &g[range.clone()]);
+            let square = &mut self.square[range.clone()];
+            match (self.mean.is_empty(), self.velocity.is_empty()) {
+                (true, true) => step.plain(w, g, square),
+                (true, false) => step.momentum(w, g, square, &mut self.velocity[range]),
+                (false, true) => step.centered(w, g, square, &mut self.mean[range]),
+                (false, false) => {
+                    let (mean, velocity) =
+                        (&mut self.mean[range.clone()], &mut self.velocity[range]);
+                    step.centered_momentum(w, g, square, mean, velocity);
+                }
+            }
+        }
+    }
+}
+
+/// The constants of one update. With g' = g + λ w: s ← α s + (1 − α) g'²; d = √s + ε, or centred
+/// ḡ ← ḡ + (1 − α)(g' − ḡ) and d = √(s − ḡ²) + ε; w ← w − η g' / d, or with momentum
+/// v ← μ v + g' / d and w ← w − η v.
+struct Step {
+    rate: f32,
+    scale: f32,
+    decay: f32,
+    alpha: f32,
+    epsilon: f32,
+    momentum: f32,
+}
+
+impl Step {
+    /// g' and the new s.
+    #[inline(always)]
+    fn gradient(&self, w: f32, g: f32, s: &mut f32) -> f32 {
+        let gradient = self.scale * g + self.decay * w;
+        *s = self.alpha * *s + (1.0 - self.alpha) * gradient * gradient;
+        gradient
+    }
+
+    /// g' / d with the new ḡ. Rounding can bring s below ḡ², by a little.
+    #[inline(always)]
+    fn centered_step(&self, gradient: f32, s: f32, mean: &mut f32) -> f32 {
+        *mean += (1.0 - self.alpha) * (gradient - *mean);
+        gradient / ((s - *mean * *mean).max(0.0).sqrt() + self.epsilon)
+    }
+
+    fn plain(&self, w: &mut [f32], g: &[f32], s: &mut [f32]) {
+        for ((w, g), s) in w.iter_mut().zip(g).zip(s) {
+            let gradient = self.gradient(*w, *g, s);
+            *w -= self.rate * (gradient / (s.sqrt() + self.epsilon));
+        }
+    }
+
+    fn momentum(&self, w: &mut [f32], g: &[f32], s: &mut [f32], v: &mut [f32]) {
+        for (((w, g), s), v) in w.iter_mut().zip(g).zip(s).zip(v) {
+            let gradient = self.gradient(*w, *g, s);
+            *v = self.momentum * *v + gradient / (s.sqrt() + self.epsilon);
+            *w -= self.rate * *v;
+        }
+    }
+
+    fn centered(&self, w: &mut [f32], g: &[f32], s: &mut [f32], mean: &mut [f32]) {
+        for (((w, g), s), mean) in w.iter_mut().zip(g).zip(s).zip(mean) {
+            let gradient = self.gradient(*w, *g, s);
+            *w -= self.rate * self.centered_step(gradient, *s, mean);
+        }
+    }
+
+    fn centered_momentum(
+        &self,
+        w: &mut [f32],
+        g: &[f32],
+        s: &mut [f32],
+        mean: &mut [f32],
+        v: &mut [f32],
+    ) {
+        for ((((w, g), s), mean), v) in w.iter_mut().zip(g).zip(s).zip(mean).zip(v) {
+            let gradient = self.gradient(*w, *g, s);
+            *v = self.momentum * *v + self.centered_step(gradient, *s, mean);
+            *w -= self.rate * *v;
+        }
+    }
+}
