@@ -16,7 +16,7 @@ pub use cluster::{Cluster, pid_of_rank};
 pub use process::{Process, Signal, group_members, signal};
 
 /// Limit of one wait. Far more than any takes, so that a loaded machine passes.
-pub const LIMIT: Duration = Duration::from_secs(90);
+pub const LIMIT: Duration = Duration::from_secs(600);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(15);
 
