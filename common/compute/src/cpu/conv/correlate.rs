@@ -97,32 +97,7 @@ impl Correlation {
     }
 
     pub fn input_gradient(conv: &Conv2d, simd: Simd) -> Self {
-        let rows = backward_axis(conv, 0, [conv.in_h, conv.out_h(), conv.kernel_h]);
-        let cols = backward_axis(conv, 1, [conv.in_w, conv.out_w(), conv.kernel_w]);
-        let pixels = rows.packed * cols.packed;
-        let placement = Placement::new([conv.out_h(), conv.out_w()], pixels, |row, col| {
-            let (row, col) = (row + rows.before, col + cols.before);
-            (row < rows.packed && col < cols.packed).then(|| row * cols.packed + col)
-        });
-        let mut parts = Vec::new();
-        for (r, row_taps) in rows.residues.iter().enumerate() {
-            for (c, col_taps) in cols.residues.iter().enumerate() {
-                let taps = row_taps.iter().flat_map(|&(k, row)| {
-                    let tap = move |&(l, col): &(usize, usize)| {
-                        (k * conv.kernel_w + l, row * cols.packed + col)
-                    };
-                    col_taps.iter().map(tap)
-                });
-                let [row_stride, col_stride] = conv.stride;
-                parts.push(Part {
-                    rows: (conv.in_h - r).div_ceil(row_stride),
-                    cols: (conv.in_w - c).div_ceil(col_stride),
-                    out: [r * conv.in_w + c, conv.in_w * row_stride, col_stride],
-                    taps: taps.collect(),
-                    in_row: cols.packed,
-                });
-            }
-        }
+        let (placement, parts) = input_gradient_parts(conv);
         let taps = conv.taps();
         let strides = WeightStrides {
             group: conv.group_out() * conv.group_in() * taps,
@@ -419,6 +394,37 @@ pub(super) fn forward_part(conv: &Conv2d) -> (Placement, Part) {
         in_row,
     };
     (placement, part)
+}
+
+/// Where the input gradient wants the output's gradient, and its parts.
+pub(super) fn input_gradient_parts(conv: &Conv2d) -> (Placement, Vec<Part>) {
+    let rows = backward_axis(conv, 0, [conv.in_h, conv.out_h(), conv.kernel_h]);
+    let cols = backward_axis(conv, 1, [conv.in_w, conv.out_w(), conv.kernel_w]);
+    let pixels = rows.packed * cols.packed;
+    let placement = Placement::new([conv.out_h(), conv.out_w()], pixels, |row, col| {
+        let (row, col) = (row + rows.before, col + cols.before);
+        (row < rows.packed && col < cols.packed).then(|| row * cols.packed + col)
+    });
+    let mut parts = Vec::new();
+    for (r, row_taps) in rows.residues.iter().enumerate() {
+        for (c, col_taps) in cols.residues.iter().enumerate() {
+            let taps = row_taps.iter().flat_map(|&(k, row)| {
+                let tap = move |&(l, col): &(usize, usize)| {
+                    (k * conv.kernel_w + l, row * cols.packed + col)
+                };
+                col_taps.iter().map(tap)
+            });
+            let [row_stride, col_stride] = conv.stride;
+            parts.push(Part {
+                rows: (conv.in_h - r).div_ceil(row_stride),
+                cols: (conv.in_w - c).div_ceil(col_stride),
+                out: [r * conv.in_w + c, conv.in_w * row_stride, col_stride],
+                taps: taps.collect(),
+                in_row: cols.packed,
+            });
+        }
+    }
+    (placement, parts)
 }
 
 /// One axis of the input gradient.

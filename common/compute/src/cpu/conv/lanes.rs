@@ -62,6 +62,9 @@ pub(super) trait Lanes: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// The larger of each element and 0; NaN stays.
     unsafe fn relu(self) -> Self;
+    /// Has 16 elements brought near, to be written soon.
+    #[inline(always)]
+    unsafe fn fetch(_from: *const f32) {}
 }
 
 impl Lanes for [f32; 16] {
@@ -135,6 +138,12 @@ pub(super) mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn fetch(from: *const f32) {
+            // SAFETY: a hint, which reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn splat(value: f32) -> Self {
             // SAFETY: AVX-512 is there.
             Self(unsafe { _mm512_set1_ps(value) })
@@ -173,6 +182,12 @@ pub(super) mod x86 {
                 _mm256_storeu_ps(to, self.0);
                 _mm256_storeu_ps(to.add(8), self.1);
             }
+        }
+
+        #[inline(always)]
+        unsafe fn fetch(from: *const f32) {
+            // SAFETY: a hint, which reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
         }
 
         #[inline(always)]

@@ -17,15 +17,19 @@
 //! |---|---|
 //! | `shape` | [`Conv2d`]: the parameters |
 //! | `correlate` | the forward pass and the input gradient |
+//! | `depthwise` | all three where every channel is a group of its own |
 //! | `weights` | the weight gradient |
+//! | [`pool`] | pooling |
 //! | `pack` | planes to blocks and back |
 //! | `tile` | the innermost loops |
 //! | `lanes` | [`Simd`]: the levels of vector instructions |
 //! | [`mod@reference`] | the same, as the definition says |
 
 mod correlate;
+mod depthwise;
 mod lanes;
 mod pack;
+pub mod pool;
 pub mod reference;
 mod shape;
 #[cfg(test)]
@@ -36,6 +40,7 @@ mod weights;
 use std::ops::Range;
 
 use self::correlate::Correlation;
+use self::depthwise::{Depthwise, DepthwiseWeights};
 pub use self::lanes::Simd;
 pub use self::shape::{Conv2d, ELEMENTS_MAX};
 pub use self::weights::UNITS_MAX;
@@ -66,6 +71,14 @@ pub enum ConvError {
         /// Rows and columns, without the padding.
         input: [usize; 2],
     },
+    /// More padding of a pooling window than half of it.
+    #[error("padding of {padding:?} is more than half a window of {kernel:?}")]
+    Padding {
+        /// Rows and columns.
+        padding: [usize; 2],
+        /// Rows and columns of the window.
+        kernel: [usize; 2],
+    },
     /// Tensors beyond [`ELEMENTS_MAX`].
     #[error("a convolution takes more than {ELEMENTS_MAX} elements")]
     TooLarge,
@@ -87,9 +100,90 @@ pub struct Epilogue<'a> {
 #[derive(Clone, Debug)]
 pub struct Convolution {
     conv: Conv2d,
-    forward: Correlation,
-    input_gradient: Correlation,
-    weight_gradient: WeightGradient,
+    forward: Pass,
+    input_gradient: Pass,
+    weight_gradient: Weights,
+}
+
+/// How the forward pass or the input gradient is computed.
+#[derive(Clone, Debug)]
+enum Pass {
+    Direct(Correlation),
+    Depthwise(Depthwise),
+}
+
+/// How the weight gradient is computed.
+#[derive(Clone, Debug)]
+enum Weights {
+    Direct(WeightGradient),
+    Depthwise(DepthwiseWeights),
+}
+
+/// The same call on whichever variant it is.
+macro_rules! either {
+    ($kernels:expr, $of:ident: $($variant:ident)|+, $one:ident => $call:expr) => {
+        match &$kernels {
+            $($of::$variant($one) => $call,)+
+        }
+    };
+}
+
+impl Pass {
+    fn packed_weights(&self) -> usize {
+        either!(*self, Pass: Direct | Depthwise, pass => pass.packed_weights())
+    }
+
+    fn pack_weights(&self, packed: &mut [f32], weights: &[f32]) {
+        either!(*self, Pass: Direct | Depthwise, pass => pass.pack_weights(packed, weights));
+    }
+
+    fn scratch(&self, images: usize) -> usize {
+        match self {
+            Self::Direct(pass) => pass.scratch(images),
+            Self::Depthwise(pass) => pass.scratch(),
+        }
+    }
+
+    fn run(
+        &self,
+        images: usize,
+        memory: [&mut [f32]; 2],
+        x: &[f32],
+        packed: &[f32],
+        Epilogue { bias, relu }: Epilogue<'_>,
+    ) {
+        either!(
+            *self,
+            Pass: Direct | Depthwise,
+            pass => pass.run(images, memory, x, packed, bias, relu)
+        );
+    }
+}
+
+impl Weights {
+    fn units(&self) -> usize {
+        either!(*self, Weights: Direct | Depthwise, pass => pass.units())
+    }
+
+    fn partials(&self) -> usize {
+        either!(*self, Weights: Direct | Depthwise, pass => pass.partials())
+    }
+
+    fn unit_range(&self, unit: usize) -> Range<usize> {
+        either!(*self, Weights: Direct | Depthwise, pass => pass.unit_range(unit))
+    }
+
+    fn scratch(&self) -> usize {
+        either!(*self, Weights: Direct | Depthwise, pass => pass.scratch())
+    }
+
+    fn unit(&self, unit: usize, memory: [&mut [f32]; 2], x: &[f32], dy: &[f32]) {
+        either!(*self, Weights: Direct | Depthwise, pass => pass.unit(unit, memory, x, dy));
+    }
+
+    fn fold(&self, dw: &mut [f32], partials: &[f32]) {
+        either!(*self, Weights: Direct | Depthwise, pass => pass.fold(dw, partials));
+    }
 }
 
 impl Convolution {
@@ -99,11 +193,19 @@ impl Convolution {
     /// As [`Conv2d::check`].
     pub fn new(conv: &Conv2d, simd: Simd) -> Result<Self, ConvError> {
         conv.check()?;
+        if Depthwise::fits(conv) {
+            return Ok(Self {
+                conv: *conv,
+                forward: Pass::Depthwise(Depthwise::forward(conv, simd)),
+                input_gradient: Pass::Depthwise(Depthwise::input_gradient(conv, simd)),
+                weight_gradient: Weights::Depthwise(DepthwiseWeights::new(conv, simd)),
+            });
+        }
         Ok(Self {
             conv: *conv,
-            forward: Correlation::forward(conv, simd),
-            input_gradient: Correlation::input_gradient(conv, simd),
-            weight_gradient: WeightGradient::new(conv, simd),
+            forward: Pass::Direct(Correlation::forward(conv, simd)),
+            input_gradient: Pass::Direct(Correlation::input_gradient(conv, simd)),
+            weight_gradient: Weights::Direct(WeightGradient::new(conv, simd)),
         })
     }
 
@@ -138,9 +240,7 @@ impl Convolution {
         epilogue: Epilogue<'_>,
         scratch: &mut [f32],
     ) {
-        let Epilogue { bias, relu } = epilogue;
-        self.forward
-            .run(images, [y, scratch], x, packed, bias, relu);
+        self.forward.run(images, [y, scratch], x, packed, epilogue);
     }
 
     /// Elements of the weights as [`Self::pack_input_gradient`] packs them.
@@ -169,8 +269,9 @@ impl Convolution {
         packed: &[f32],
         scratch: &mut [f32],
     ) {
+        let none = Epilogue::default();
         self.input_gradient
-            .run(images, [dx, scratch], dy, packed, None, false);
+            .run(images, [dx, scratch], dy, packed, none);
     }
 
     /// Units that the weight gradient is cut into, at most [`UNITS_MAX`].

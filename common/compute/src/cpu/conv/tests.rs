@@ -213,6 +213,36 @@ fn an_empty_batch_has_no_weight_gradient() {
     assert!(dw.iter().all(|&dw| dw == 0.0));
 }
 
+fn depthwise(channels: usize, size: usize, kernel: usize) -> Conv2d {
+    Conv2d {
+        groups: channels,
+        ..square([channels; 2], size, kernel)
+    }
+}
+
+#[test]
+fn depthwise_shapes() {
+    for size in [4, 7, 14, 16, 33] {
+        for kernel in [1, 3, 5] {
+            Case::new(depthwise(5, size, kernel)).check_all();
+            Case::new(strided(depthwise(3, size, kernel), 2)).check_all();
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_depthwise(conv in any_conv(), channels in 1usize..20) {
+        let conv = Conv2d {
+            in_channels: channels,
+            out_channels: channels,
+            groups: channels,
+            ..conv
+        };
+        Case::new(conv).check_all();
+    }
+}
+
 fn any_conv() -> impl Strategy<Value = Conv2d> {
     let pair = |range: std::ops::Range<usize>| [range.clone(), range];
     let channels = (1usize..4, 1usize..20, 1usize..20, 1usize..4);

@@ -119,6 +119,13 @@ unsafe fn weights<V: Lanes, const T: usize, const I: usize, const B: usize>(tile
     // SAFETY: the level's instructions are there, and every address is one that the fields of
     // `tile` allow.
     unsafe {
+        if tile.accumulate {
+            for t in 0..T {
+                for e in 0..I {
+                    V::fetch(tile.dw.add((t * B + e) * BLOCK));
+                }
+            }
+        }
         let mut sums = [[V::splat(0.0); I]; T];
         for image in 0..tile.images {
             let mut dy = tile.dy.add(image * tile.y_image);

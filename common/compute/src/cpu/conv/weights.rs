@@ -14,7 +14,7 @@
 use std::ops::Range;
 
 use super::Conv2d;
-use super::correlate::{TOGETHER_MAX, block_for, forward_part, steps};
+use super::correlate::{block_for, forward_part, steps};
 use super::lanes::Simd;
 use super::pack::{Placement, SLACK, aligned};
 use super::tile::{BLOCK, WeightTile, weight_tiles};
@@ -25,6 +25,13 @@ pub const UNITS_MAX: usize = 8;
 /// Partial sums of all parts of the batch together take up to this, in elements, unless those of
 /// one part take more.
 const PARTIALS_MAX: usize = 1 << 20;
+
+/// Output pixels of a part of the batch, at least: fewer don't pay for another set of sums.
+const PART_PIXELS_MIN: usize = 4 << 10;
+
+/// Packed images that are worked on together take up to this, in elements, so that the sums, which
+/// come from beyond the second-level cache, are met less often.
+const TOGETHER_MAX: usize = 160 << 10;
 
 /// The gradient with respect to the weights, ready to run.
 #[derive(Clone, Debug)]
@@ -66,9 +73,8 @@ impl WeightGradient {
         let plain = Placement::new(size, pixels, |row, col| Some(row * size[1] + col));
         let blocks = conv.groups * conv.group_out().div_ceil(BLOCK);
         let partial = blocks * steps.len() * block * BLOCK;
-        let parts = (PARTIALS_MAX / partial)
-            .clamp(1, UNITS_MAX)
-            .min(conv.batch.max(1));
+        let parts = (PARTIALS_MAX / partial).min(conv.batch * pixels / PART_PIXELS_MIN);
+        let parts = parts.min(conv.batch).clamp(1, UNITS_MAX);
         let parts = 1 << parts.ilog2();
         Self {
             conv: *conv,
@@ -228,22 +234,20 @@ impl WeightGradient {
         let (taps, group_in, group_out) = (conv.taps(), conv.group_in(), conv.group_out());
         let group_blocks = group_out.div_ceil(BLOCK);
         let step_len = taps * self.block * BLOCK;
-        for (part, sums) in partials
-            .chunks_exact(partials.len() / self.parts)
-            .enumerate()
-        {
-            for (block, sums) in sums.chunks_exact(self.block_sums()).enumerate() {
-                let (group, first_out) = (block / group_blocks, block % group_blocks * BLOCK);
-                for (b, sums) in sums.chunks_exact(step_len).enumerate() {
-                    let ins = (group_in - b * self.block).min(self.block);
-                    for out in 0..(group_out - first_out).min(BLOCK) {
-                        let row = (group * group_out + first_out + out) * group_in + b * self.block;
-                        let dw = &mut dw[row * taps..][..ins * taps];
-                        for (input, dw) in dw.chunks_exact_mut(taps).enumerate() {
-                            for (tap, dw) in dw.iter_mut().enumerate() {
-                                let sum = sums[(tap * self.block + input) * BLOCK + out];
-                                *dw = if part == 0 { sum } else { *dw + sum };
-                            }
+        let part_len = partials.len() / self.parts;
+        for block in 0..self.blocks() {
+            let (group, first_out) = (block / group_blocks, block % group_blocks * BLOCK);
+            for first_in in (0..group_in).step_by(self.block) {
+                let ins = (group_in - first_in).min(self.block);
+                let sums = block * self.block_sums() + first_in / self.block * step_len;
+                for out in 0..(group_out - first_out).min(BLOCK) {
+                    let row = (group * group_out + first_out + out) * group_in + first_in;
+                    let dw = &mut dw[row * taps..][..ins * taps];
+                    for (input, dw) in dw.chunks_exact_mut(taps).enumerate() {
+                        for (tap, dw) in dw.iter_mut().enumerate() {
+                            let at = sums + (tap * self.block + input) * BLOCK + out;
+                            let parts = partials[at..].iter().step_by(part_len);
+                            *dw = parts.sum();
                         }
                     }
                 }
