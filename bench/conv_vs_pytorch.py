@@ -66,12 +66,14 @@ def main():
     parser.add_argument("bench", help="the built example conv_bench")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--batch", type=int, help="instead of each shape's own")
+    parser.add_argument("--direct", action="store_true", help="without Winograd's algorithm")
     parser.add_argument("--only", default="", help="shapes whose names contain this")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    command = [args.bench, "direct"] if args.direct else [args.bench]
     ours = subprocess.Popen(
-        [args.bench], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     )
     print("GFLOP/s, ours / PyTorch's, and the ratio of speeds (above 1: ours is faster)")
     print(f"{'':24}{'forward':>21}{'input gradient':>21}{'weight gradient':>21}")

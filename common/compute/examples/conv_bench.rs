@@ -2,12 +2,13 @@
 //!
 //! Reads lines of `batch in_channels out_channels size kernel stride padding groups` and answers
 //! each with the shortest seconds of the forward pass with bias, the input gradient and the weight
-//! gradient, weight packing and folding included, out of three runs each.
+//! gradient, weight packing and folding included, out of three runs each. With
+//! the argument `direct` it takes the sums of the definition, without Winograd's.
 
 use std::io::BufRead;
 
 use ringfold_common::clock::{Clock, SystemClock};
-use ringfold_compute::cpu::conv::{Conv2d, Convolution, Epilogue, Simd};
+use ringfold_compute::cpu::conv::{Algorithm, Conv2d, Convolution, Epilogue, Simd};
 
 const RUNS: usize = 3;
 
@@ -26,8 +27,8 @@ fn noise(len: usize) -> Vec<f32> {
         .collect()
 }
 
-fn time(clock: &SystemClock, conv: &Conv2d) -> [f64; 3] {
-    let kernels = Convolution::new(conv, Simd::widest()).expect("a sound shape");
+fn time(clock: &SystemClock, conv: &Conv2d, algorithm: Algorithm) -> [f64; 3] {
+    let kernels = Convolution::new(conv, Simd::widest(), algorithm).expect("a sound shape");
     let batch = conv.batch;
     let (x, mut dy) = (
         noise(batch * conv.image_in()),
@@ -66,6 +67,10 @@ fn time(clock: &SystemClock, conv: &Conv2d) -> [f64; 3] {
 
 fn main() {
     let clock = SystemClock::new();
+    let algorithm = match std::env::args().nth(1).as_deref() {
+        Some("direct") => Algorithm::Direct,
+        _ => Algorithm::Fastest,
+    };
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let numbers: Result<Vec<usize>, _> = line.split_whitespace().map(str::parse).collect();
         let Ok(
@@ -97,7 +102,7 @@ fn main() {
             dilation: [1, 1],
             groups,
         };
-        let [forward, input, weight] = time(&clock, &conv);
+        let [forward, input, weight] = time(&clock, &conv, algorithm);
         println!("{forward} {input} {weight}");
     }
 }

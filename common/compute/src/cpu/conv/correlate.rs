@@ -324,7 +324,7 @@ impl Correlation {
 }
 
 /// The size of tile that takes least time for this many pixels.
-fn best_shape(simd: Simd, rows: usize, cols: usize) -> usize {
+pub(super) fn best_shape(simd: Simd, rows: usize, cols: usize) -> usize {
     let shapes = pixel_tiles(simd).iter().enumerate();
     let fitting = shapes.filter(|(_, shape)| shape.rows <= rows && shape.cols <= cols);
     let time = |shape: &PixelShape| {

@@ -60,6 +60,7 @@ pub(super) trait Lanes: Copy {
     /// `a · b + self`; rounded once, except at the portable level.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
     /// The larger of each element and 0; NaN stays.
     unsafe fn relu(self) -> Self;
     /// Has 16 elements brought near, to be written soon.
@@ -97,6 +98,14 @@ impl Lanes for [f32; 16] {
     unsafe fn add(mut self, other: Self) -> Self {
         for i in 0..16 {
             self[i] += other[i];
+        }
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn sub(mut self, other: Self) -> Self {
+        for i in 0..16 {
+            self[i] -= other[i];
         }
         self
     }
@@ -162,6 +171,12 @@ pub(super) mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn sub(self, other: Self) -> Self {
+            // SAFETY: AVX-512 is there.
+            Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
         unsafe fn relu(self) -> Self {
             // SAFETY: AVX-512 is there. The second operand is what NaN gives.
             Self(unsafe { _mm512_max_ps(_mm512_setzero_ps(), self.0) })
@@ -215,6 +230,17 @@ pub(super) mod x86 {
                 Self(
                     _mm256_add_ps(self.0, other.0),
                     _mm256_add_ps(self.1, other.1),
+                )
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn sub(self, other: Self) -> Self {
+            // SAFETY: AVX2 is there.
+            unsafe {
+                Self(
+                    _mm256_sub_ps(self.0, other.0),
+                    _mm256_sub_ps(self.1, other.1),
                 )
             }
         }

@@ -18,9 +18,16 @@ fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// `terms`: products in a sum.
-fn close(what: &str, conv: &Conv2d, got: &[f32], want: &[f64], terms: usize) {
-    let tolerance = 4e-6 + 1e-7 * terms as f64;
+/// What sums of so many products of numbers up to 1 may be off by.
+fn tolerance(winograd: bool, terms: usize) -> f64 {
+    if winograd {
+        3e-5 * (terms as f64).sqrt()
+    } else {
+        4e-6 + 1e-7 * terms as f64
+    }
+}
+
+fn close(what: &str, conv: &Conv2d, got: &[f32], want: &[f64], tolerance: f64) {
     for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
         let error = (f64::from(got) - want).abs();
         assert!(error <= tolerance, "{what} {i}: {got} for {want}, {conv:?}");
@@ -33,6 +40,7 @@ struct Case {
     dy: Vec<f32>,
     weights: Vec<f32>,
     bias: Vec<f32>,
+    winograd: bool,
 }
 
 impl Case {
@@ -43,13 +51,32 @@ impl Case {
             dy: noise(conv.batch * conv.image_out(), 2),
             weights: noise(conv.weights(), 3),
             bias: noise(conv.out_channels, 4),
+            winograd: false,
+        }
+    }
+
+    fn kernels(&self, simd: Simd) -> Convolution {
+        let mut kernels = Convolution::new(&self.conv, simd, Algorithm::Direct).unwrap();
+        if self.winograd {
+            kernels.forward = Pass::Winograd(Winograd::forward(&self.conv, simd));
+            kernels.input_gradient = Pass::Winograd(Winograd::input_gradient(&self.conv, simd));
+        }
+        kernels
+    }
+
+    /// Whether or not it would be faster.
+    fn by_winograd(conv: Conv2d) -> Self {
+        assert!(Winograd::fits(&conv));
+        Self {
+            winograd: true,
+            ..Self::new(conv)
         }
     }
 
     /// `[y, dx, dw, db]`, with the batch cut into pieces of `images`, and NaN wherever nothing
     /// was written.
     fn run(&self, simd: Simd, images: usize, relu: bool) -> [Vec<f32>; 4] {
-        let kernels = Convolution::new(&self.conv, simd).unwrap();
+        let kernels = self.kernels(simd);
         let conv = &self.conv;
         let nan = |len: usize| vec![f32::NAN; len];
         let [mut y, mut dx, mut dw, mut db] = [
@@ -103,17 +130,20 @@ impl Case {
         let [x64, dy64, w64, b64] = [&self.x, &self.dy, &self.weights, &self.bias].map(|v| wide(v));
         let mut want = vec![0.0; y.len()];
         reference::forward(conv, &mut want, &x64, &w64, Some(&b64), true);
-        close("y", conv, &y, &want, conv.group_in() * conv.taps());
+        let off = tolerance(self.winograd, conv.group_in() * conv.taps());
+        close("y", conv, &y, &want, off);
         let mut want = vec![0.0; dx.len()];
         reference::input_gradient(conv, &mut want, &dy64, &w64);
-        close("dx", conv, &dx, &want, conv.group_out() * conv.taps());
+        let off = tolerance(self.winograd, conv.group_out() * conv.taps());
+        close("dx", conv, &dx, &want, off);
         let pixels = conv.batch * conv.out_h() * conv.out_w();
         let mut want = vec![0.0; dw.len()];
         reference::weight_gradient(conv, &mut want, &x64, &dy64);
-        close("dw", conv, &dw, &want, pixels);
+        let off = tolerance(false, pixels);
+        close("dw", conv, &dw, &want, off);
         let mut want = vec![0.0; db.len()];
         reference::bias_gradient(conv, &mut want, &dy64);
-        close("db", conv, &db, &want, pixels);
+        close("db", conv, &db, &want, off);
     }
 
     fn check_all(&self) {
@@ -201,7 +231,7 @@ fn an_empty_batch_has_no_weight_gradient() {
         ..square([16, 16], 4, 3)
     };
     let case = Case::new(conv);
-    let kernels = Convolution::new(&conv, Simd::widest()).unwrap();
+    let kernels = case.kernels(Simd::widest());
     let mut partials = vec![f32::NAN; kernels.weight_partials()];
     let mut scratch = vec![0.0; kernels.weight_scratch()];
     for unit in 0..kernels.weight_units() {
@@ -240,6 +270,41 @@ proptest! {
             ..conv
         };
         Case::new(conv).check_all();
+    }
+}
+
+#[test]
+fn winograd_shapes() {
+    for conv in [
+        square([64, 64], 32, 3),
+        square([128, 32], 16, 3),
+        square([32, 256], 8, 3),
+        square([20, 7], 9, 3),
+    ] {
+        Case::by_winograd(conv).check_all();
+    }
+    let many = Conv2d {
+        batch: 37,
+        ..square([32, 32], 4, 3)
+    };
+    assert!(Winograd::pays(&many));
+    Case::by_winograd(many).check(Simd::widest());
+}
+
+proptest! {
+    #[test]
+    fn any_winograd(conv in any_conv()) {
+        let conv = Conv2d {
+            in_h: conv.in_h + 2,
+            in_w: conv.in_w + 2,
+            kernel_h: 3,
+            kernel_w: 3,
+            stride: [1, 1],
+            padding: conv.padding.map(|p| p.min(2)),
+            dilation: [1, 1],
+            ..conv
+        };
+        Case::by_winograd(conv).check_all();
     }
 }
 
