@@ -21,7 +21,7 @@
 //! | `weights` | the weight gradient |
 //! | [`pool`] | pooling |
 //! | `pack` | planes to blocks and back |
-//! | `winograd` | 3 × 3 with a quarter of the multiplications |
+//! | `winograd`, `winograd_weights` | 3 × 3 with a quarter of the multiplications |
 //! | `tile` | the innermost loops |
 //! | `lanes` | [`Simd`]: the levels of vector instructions |
 //! | [`mod@reference`] | the same, as the definition says |
@@ -38,6 +38,7 @@ mod tests;
 mod tile;
 mod weights;
 mod winograd;
+mod winograd_weights;
 
 use std::ops::Range;
 
@@ -48,6 +49,7 @@ pub use self::shape::{Conv2d, ELEMENTS_MAX};
 pub use self::weights::UNITS_MAX;
 use self::weights::WeightGradient;
 use self::winograd::Winograd;
+use self::winograd_weights::WinogradWeights;
 
 /// Why there is no kernel for a shape.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -132,6 +134,7 @@ enum Pass {
 enum Weights {
     Direct(WeightGradient),
     Depthwise(DepthwiseWeights),
+    Winograd(WinogradWeights),
 }
 
 /// The same call on whichever variant it is.
@@ -178,27 +181,27 @@ impl Pass {
 
 impl Weights {
     fn units(&self) -> usize {
-        either!(*self, Weights: Direct | Depthwise, pass => pass.units())
+        either!(*self, Weights: Direct | Depthwise | Winograd, pass => pass.units())
     }
 
     fn partials(&self) -> usize {
-        either!(*self, Weights: Direct | Depthwise, pass => pass.partials())
+        either!(*self, Weights: Direct | Depthwise | Winograd, pass => pass.partials())
     }
 
     fn unit_range(&self, unit: usize) -> Range<usize> {
-        either!(*self, Weights: Direct | Depthwise, pass => pass.unit_range(unit))
+        either!(*self, Weights: Direct | Depthwise | Winograd, pass => pass.unit_range(unit))
     }
 
     fn scratch(&self) -> usize {
-        either!(*self, Weights: Direct | Depthwise, pass => pass.scratch())
+        either!(*self, Weights: Direct | Depthwise | Winograd, pass => pass.scratch())
     }
 
     fn unit(&self, unit: usize, memory: [&mut [f32]; 2], x: &[f32], dy: &[f32]) {
-        either!(*self, Weights: Direct | Depthwise, pass => pass.unit(unit, memory, x, dy));
+        either!(*self, Weights: Direct | Depthwise | Winograd, pass => pass.unit(unit, memory, x, dy));
     }
 
     fn fold(&self, dw: &mut [f32], partials: &[f32]) {
-        either!(*self, Weights: Direct | Depthwise, pass => pass.fold(dw, partials));
+        either!(*self, Weights: Direct | Depthwise | Winograd, pass => pass.fold(dw, partials));
     }
 }
 
@@ -217,7 +220,13 @@ impl Convolution {
                 weight_gradient: Weights::Depthwise(DepthwiseWeights::new(conv, simd)),
             });
         }
-        let (forward, input_gradient) = if algorithm == Algorithm::Fastest && Winograd::pays(conv) {
+        let fastest = algorithm == Algorithm::Fastest;
+        let weight_gradient = if fastest && WinogradWeights::pays(conv) {
+            Weights::Winograd(WinogradWeights::new(conv, simd))
+        } else {
+            Weights::Direct(WeightGradient::new(conv, simd))
+        };
+        let (forward, input_gradient) = if fastest && Winograd::pays(conv) {
             (
                 Pass::Winograd(Winograd::forward(conv, simd)),
                 Pass::Winograd(Winograd::input_gradient(conv, simd)),
@@ -232,7 +241,7 @@ impl Convolution {
             conv: *conv,
             forward,
             input_gradient,
-            weight_gradient: Weights::Direct(WeightGradient::new(conv, simd)),
+            weight_gradient,
         })
     }
 

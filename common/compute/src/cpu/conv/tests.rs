@@ -60,6 +60,7 @@ impl Case {
         if self.winograd {
             kernels.forward = Pass::Winograd(Winograd::forward(&self.conv, simd));
             kernels.input_gradient = Pass::Winograd(Winograd::input_gradient(&self.conv, simd));
+            kernels.weight_gradient = Weights::Winograd(WinogradWeights::new(&self.conv, simd));
         }
         kernels
     }
@@ -139,8 +140,9 @@ impl Case {
         let pixels = conv.batch * conv.out_h() * conv.out_w();
         let mut want = vec![0.0; dw.len()];
         reference::weight_gradient(conv, &mut want, &x64, &dy64);
-        let off = tolerance(false, pixels);
+        let off = tolerance(self.winograd, pixels);
         close("dw", conv, &dw, &want, off);
+        let off = tolerance(false, pixels);
         let mut want = vec![0.0; db.len()];
         reference::bias_gradient(conv, &mut want, &dy64);
         close("db", conv, &db, &want, off);

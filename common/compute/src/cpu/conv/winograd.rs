@@ -23,9 +23,9 @@ use super::pack::{Placement, SLACK, aligned, unpack};
 use super::tile::{BLOCK, PixelTile, pixel_tiles};
 
 /// Outputs of a tile along an axis.
-const OUT: usize = 4;
+pub(super) const OUT: usize = 4;
 /// Inputs of a tile along an axis.
-const IN: usize = 6;
+pub(super) const IN: usize = 6;
 /// Points that a tile is transformed to.
 pub(super) const POINTS: usize = IN * IN;
 /// Tiles that are worked on together, at least, where there are as many images.
@@ -240,15 +240,15 @@ pub(super) struct Winograd {
     /// Channels of a group, in and out.
     ins: usize,
     outs: usize,
-    placement: Placement,
+    pub placement: Placement,
     /// Columns of a packed image.
     packed_w: usize,
     out_h: usize,
     out_w: usize,
     /// Tiles that are worked on together.
-    tiles_max: usize,
+    pub tiles_max: usize,
     /// Where each block of input channels lies at a point.
-    steps: Vec<u32>,
+    pub steps: Vec<u32>,
     /// Distances in the weights, in elements.
     weight_group: usize,
     weight_out: usize,
@@ -275,14 +275,15 @@ impl Winograd {
     }
 
     pub fn forward(conv: &Conv2d, simd: Simd) -> Self {
-        Self::new(conv, simd, false)
+        Self::new(conv, simd, false, TOGETHER_MIN)
     }
 
     pub fn input_gradient(conv: &Conv2d, simd: Simd) -> Self {
-        Self::new(conv, simd, true)
+        Self::new(conv, simd, true, TOGETHER_MIN)
     }
 
-    fn new(conv: &Conv2d, simd: Simd, turned: bool) -> Self {
+    /// `together`: tiles that are worked on at a time, at least, in whole images.
+    pub fn new(conv: &Conv2d, simd: Simd, turned: bool, together: usize) -> Self {
         let sizes = [[conv.in_h, conv.in_w], [conv.out_h(), conv.out_w()]];
         let channels = [conv.group_in(), conv.group_out()];
         let strides = [9, conv.group_in() * 9];
@@ -296,7 +297,7 @@ impl Winograd {
             Some((row + padding[0]) * packed_w + col + padding[1])
         });
         let image_tiles = out_h.div_ceil(OUT) * out_w.div_ceil(OUT);
-        let tiles_max = TOGETHER_MIN.div_ceil(image_tiles) * image_tiles;
+        let tiles_max = together.div_ceil(image_tiles) * image_tiles;
         let blocks = 0..channels[from].div_ceil(BLOCK);
         Self {
             simd,
@@ -316,22 +317,22 @@ impl Winograd {
         }
     }
 
-    fn in_blocks(&self) -> usize {
+    pub fn in_blocks(&self) -> usize {
         self.ins.div_ceil(BLOCK)
     }
 
     /// Tiles of an image, down and across.
-    fn tiles(&self) -> [usize; 2] {
+    pub fn tiles(&self) -> [usize; 2] {
         [self.out_h, self.out_w].map(|out| out.div_ceil(OUT))
     }
 
-    fn image_tiles(&self) -> usize {
+    pub fn image_tiles(&self) -> usize {
         let [down, across] = self.tiles();
         down * across
     }
 
     /// Elements of a packed image.
-    fn image(&self) -> usize {
+    pub fn image(&self) -> usize {
         self.placement.pixels * self.in_blocks() * BLOCK
     }
 
@@ -439,7 +440,7 @@ impl Winograd {
     }
 
     /// Transforms an image's tiles: `points` is `[point][block of channels][tile][16]`.
-    fn transform(&self, points: &mut [f32], input: &[f32], first: usize) {
+    pub fn transform(&self, points: &mut [f32], input: &[f32], first: usize) {
         let transforms = Transforms::of(self.simd);
         let [down, across] = self.tiles();
         let point = self.in_blocks() * self.tiles_max * BLOCK;
