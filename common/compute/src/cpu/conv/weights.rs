@@ -29,9 +29,12 @@ const PARTIALS_MAX: usize = 1 << 20;
 /// Output pixels of a part of the batch, at least: fewer don't pay for another set of sums.
 const PART_PIXELS_MIN: usize = 4 << 10;
 
-/// Packed images that are worked on together take up to this, in elements, so that the sums, which
-/// come from beyond the second-level cache, are met less often.
-const TOGETHER_MAX: usize = 160 << 10;
+/// Packed images that are worked on together take up to this, in elements.
+const TOGETHER_MAX: usize = 1 << 20;
+
+/// Output pixels of the images that are worked on together, where they suffice: the sums are read
+/// and written once for them.
+const TOGETHER_PIXELS: usize = 512;
 
 /// The gradient with respect to the weights, ready to run.
 #[derive(Clone, Debug)]
@@ -135,8 +138,12 @@ impl WeightGradient {
         self.placement.pixels * self.block * conv.group_in().div_ceil(self.block)
     }
 
+    /// Images that are packed at a time: as few as make a long sum. A tile sees one block of input
+    /// channels of them, so that not all need to fit the second-level cache.
     fn together(&self) -> usize {
-        (TOGETHER_MAX / self.image()).clamp(1, self.conv.batch.max(1))
+        let fill = TOGETHER_PIXELS.div_ceil(self.plain.pixels);
+        let fit = (TOGETHER_MAX / self.image()).max(1);
+        fill.min(fit).clamp(1, self.conv.batch.max(1))
     }
 
     /// Elements of scratch for a unit.
