@@ -14,6 +14,7 @@
 //! | [`math`] | elementary functions |
 //! | `simd` | the same loop for wider vectors |
 
+pub mod conv;
 pub mod gemm;
 mod kernel;
 pub mod kernels;
