@@ -87,7 +87,9 @@ def operators():
         ),
         operator_case("tanh", {"kind": "tanh"}, torch.tanh, [wide(4, 8)]),
         operator_case("sigmoid", {"kind": "sigmoid"}, torch.sigmoid, [wide(4, 8)]),
-        operator_case("softmax", {"kind": "softmax"}, lambda x: F.softmax(x, -1), [wide(4, 9)]),
+        operator_case(
+            "softmax", {"kind": "softmax", "axis": 1}, lambda x: F.softmax(x, -1), [wide(4, 9)]
+        ),
         operator_case("add", {"kind": "add"}, torch.add, [r(3, 4), r(3, 4)]),
         operator_case(
             "scale", {"kind": "scale", "factor": -1.25}, lambda x: -1.25 * x, [r(3, 4)]
@@ -116,8 +118,73 @@ def operators():
             [r(5, 3)],
         ),
     ]
+    cases += unary_cases() + binary_cases() + softmax_cases()
     torch.set_default_dtype(torch.float32)
-    write("operators.json", {"cases": cases})
+    write("operators.json", {"count": len(cases), "cases": cases})
+
+
+def unary_cases():
+    positive = lambda: torch.rand(3, 5) * 4 + 0.1
+    wide = lambda: 3 * torch.randn(3, 5)
+    kinds = [
+        ({"kind": "neg"}, torch.neg, wide),
+        ({"kind": "abs"}, torch.abs, wide),
+        ({"kind": "exp"}, torch.exp, wide),
+        ({"kind": "log"}, torch.log, positive),
+        ({"kind": "sqrt"}, torch.sqrt, positive),
+        ({"kind": "rsqrt"}, torch.rsqrt, positive),
+        ({"kind": "reciprocal"}, torch.reciprocal, positive),
+        ({"kind": "erf"}, torch.erf, wide),
+        ({"kind": "sin"}, torch.sin, wide),
+        ({"kind": "cos"}, torch.cos, wide),
+        ({"kind": "softplus"}, F.softplus, wide),
+        ({"kind": "silu"}, F.silu, wide),
+        ({"kind": "elu", "alpha": 1.5}, lambda x: F.elu(x, 1.5), wide),
+        ({"kind": "leaky_relu", "slope": 0.1}, lambda x: F.leaky_relu(x, 0.1), wide),
+        ({"kind": "hard_swish"}, F.hardswish, wide),
+        ({"kind": "hard_sigmoid"}, F.hardsigmoid, wide),
+        ({"kind": "clip", "min": -1.0, "max": 2.0}, lambda x: x.clamp(-1, 2), wide),
+    ]
+    cases = [operator_case(op["kind"], op, f, [draw()]) for op, f, draw in kinds]
+    for case in cases:
+        if case["name"] == "hard_sigmoid":
+            # PyTorch takes the slope 1/6 in float32.
+            case["tolerance"] = 1e-8
+    return cases
+
+
+def binary_cases():
+    r = torch.randn
+    positive = lambda *shape: torch.rand(*shape) * 3 + 0.2
+    kinds = {
+        "add": (torch.add, r),
+        "sub": (torch.sub, r),
+        "mul": (torch.mul, r),
+        "div": (torch.div, positive),
+        "pow": (torch.pow, positive),
+        "min": (torch.minimum, r),
+        "max": (torch.maximum, r),
+    }
+    cases = []
+    for kind, (f, draw) in kinds.items():
+        for a, b in [((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1), (2, 3)), ((2, 1, 3), (2, 1))]:
+            name = f"{kind} of {list(a)} and {list(b)}"
+            cases.append(operator_case(name, {"kind": kind}, f, [draw(*a), draw(*b)]))
+    tie = torch.tensor([1.0, 2.0])
+    for kind in ("min", "max"):
+        operands = [tie.clone(), torch.tensor([1.0, 0.0])]
+        cases.append(operator_case(f"{kind} of ties", {"kind": kind}, kinds[kind][0], operands))
+    return cases
+
+
+def softmax_cases():
+    cases = []
+    for kind, f in (("softmax", F.softmax), ("log_softmax", F.log_softmax)):
+        for axis in range(3):
+            op = {"kind": kind, "axis": axis}
+            apply = lambda x, f=f, axis=axis: f(x, axis)
+            cases.append(operator_case(f"{kind} along {axis}", op, apply, [torch.randn(2, 3, 4)]))
+    return cases
 
 
 # Models and optimizers, in float32.

@@ -100,4 +100,4 @@ pub use buffer::{ALIGNMENT_BYTES, Arena, Workspace};
 pub use cpu::{Cpu, CpuOptions, CpuPlan};
 pub use element::Element;
 pub use error::ComputeError;
-pub use layout::{ParameterLayout, ParameterSlot};
+pub use layout::{ParameterLayout, ParameterSlot, StateLayout, StateSlot};

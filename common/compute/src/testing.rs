@@ -2,9 +2,11 @@
 
 use proptest::prelude::*;
 use ringfold_common::random::Stream;
+use ringfold_graph::op::{
+    Binary, Dense, Dropout, L2Penalty, MeanSquaredError, Softmax, SoftmaxCrossEntropy, Unary,
+};
 use ringfold_graph::{
-    Activation, DType, Dim, Graph, Initialiser, Op, OutputRole, Shape, TensorType, ValueId,
-    differentiate,
+    DType, Dim, Graph, Initialiser, OutputRole, Shape, TensorType, ValueId, differentiate,
 };
 
 use crate::backend::{Mode, PlanOptions, RunArgs, TensorRef, TrainMemory};
@@ -13,13 +15,46 @@ use crate::cpu::{Cpu, CpuOptions, CpuPlan};
 use crate::element::Element;
 use crate::layout::ParameterLayout;
 
-pub const ACTIVATIONS: [Activation; 5] = [
-    Activation::Relu,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::Tanh,
-    Activation::Sigmoid,
+/// Every function of one element. Those from the second on are smooth up to [`SMOOTH_END`].
+pub const UNARY: [Unary; 28] = [
+    Unary::Relu,
+    Unary::Gelu,
+    Unary::GeluTanh,
+    Unary::Tanh,
+    Unary::Sigmoid,
+    Unary::Softplus,
+    Unary::Silu,
+    Unary::Erf,
+    Unary::Sin,
+    Unary::Cos,
+    Unary::Neg,
+    Unary::Identity,
+    Unary::Scale { factor: -1.5 },
+    Unary::Elu { alpha: 1.0 },
+    Unary::Exp,
+    Unary::Log,
+    Unary::Sqrt,
+    Unary::Rsqrt,
+    Unary::Reciprocal,
+    Unary::Abs,
+    Unary::LeakyRelu { slope: 0.1 },
+    Unary::HardSwish,
+    Unary::HardSigmoid {
+        slope: 0.2,
+        offset: 0.5,
+    },
+    Unary::Clip {
+        min: -0.5,
+        max: 0.8,
+    },
+    Unary::Sign,
+    Unary::Floor,
+    Unary::Ceil,
+    Unary::Round,
 ];
+
+/// The end of the functions that are smooth everywhere.
+pub const SMOOTH_END: usize = 13;
 
 /// A parameter with normal initial values.
 pub fn parameter(graph: &mut Graph, name: &str, dims: &[usize]) -> ValueId {
@@ -216,7 +251,7 @@ fn graphs(first_activation: usize) -> impl Strategy<Value = RandomGraph> {
     let growth = prop_oneof![
         3 => (1usize..7, any::<bool>()).prop_map(|(units, bias)| Growth::Affine(units, bias)),
         1 => Just(Growth::Shared),
-        3 => (first_activation..ACTIVATIONS.len()).prop_map(Growth::Activation),
+        3 => (first_activation..SMOOTH_END).prop_map(Growth::Activation),
         1 => (0.0..0.8f64).prop_map(Growth::Dropout),
         2 => any::<usize>().prop_map(Growth::Add),
         1 => (-2.0..2.0f64).prop_map(Growth::Scale),
@@ -250,10 +285,8 @@ impl RandomGraph {
             .unwrap();
         let weights: Vec<ValueId> = graph.parameters().iter().map(|p| p.value).collect();
         for &weight in weights.iter().step_by(self.penalty_every) {
-            let penalty = graph
-                .apply(Op::L2Penalty { lambda: 0.1 }, &[weight])
-                .unwrap();
-            loss = graph.apply(Op::Add, &[loss, penalty]).unwrap();
+            let penalty = graph.apply(L2Penalty { lambda: 0.1 }, &[weight]).unwrap();
+            loss = graph.apply(Binary::Add, &[loss, penalty]).unwrap();
         }
         finish(graph, loss)
     }
@@ -263,10 +296,10 @@ impl RandomGraph {
         if self.cross_entropy {
             let ty = TensorType::new(DType::I32, Shape::batched(&[]));
             let y = graph.add_input("y", ty).unwrap();
-            graph.apply(Op::SoftmaxCrossEntropy, &[value, y]).unwrap()
+            graph.apply(SoftmaxCrossEntropy::Loss, &[value, y]).unwrap()
         } else {
             let y = input(graph, "y", shape);
-            graph.apply(Op::MeanSquaredError, &[value, y]).unwrap()
+            graph.apply(MeanSquaredError::Loss, &[value, y]).unwrap()
         }
     }
 
@@ -282,31 +315,29 @@ impl RandomGraph {
                 if bias {
                     operands.push(parameter(graph, &name("bias"), &[out]));
                 }
-                graph.apply(Op::Affine, &operands).unwrap()
+                graph.apply(Dense::Affine, &operands).unwrap()
             }
             Growth::Shared => {
                 let weight = parameter(graph, &name("weight"), &[units, units]);
-                let once = graph.apply(Op::Affine, &[value, weight]).unwrap();
-                graph.apply(Op::Affine, &[once, weight]).unwrap()
+                let once = graph.apply(Dense::Affine, &[value, weight]).unwrap();
+                graph.apply(Dense::Affine, &[once, weight]).unwrap()
             }
-            Growth::Activation(kind) => graph
-                .apply(Op::Activation(ACTIVATIONS[kind]), &[value])
-                .unwrap(),
+            Growth::Activation(kind) => graph.apply(UNARY[kind], &[value]).unwrap(),
             Growth::Dropout(rate) => {
                 let key = i as u64;
-                graph.apply(Op::Dropout { rate, key }, &[value]).unwrap()
+                graph.apply(Dropout { rate, key }, &[value]).unwrap()
             }
             Growth::Add(pick) => {
                 let ty = graph.value(value).ty.clone();
                 let values = (0..graph.values().len() as u32).map(ValueId);
                 let same: Vec<ValueId> = values.filter(|&v| graph.value(v).ty == ty).collect();
                 graph
-                    .apply(Op::Add, &[value, same[pick % same.len()]])
+                    .apply(Binary::Add, &[value, same[pick % same.len()]])
                     .unwrap()
             }
-            Growth::Scale(factor) => graph.apply(Op::Scale { factor }, &[value]).unwrap(),
-            Growth::Softmax => graph.apply(Op::Softmax, &[value]).unwrap(),
-            Growth::Identity => graph.apply(Op::Identity, &[value]).unwrap(),
+            Growth::Scale(factor) => graph.apply(Unary::Scale { factor }, &[value]).unwrap(),
+            Growth::Softmax => graph.apply(Softmax::Plain { axis: 1 }, &[value]).unwrap(),
+            Growth::Identity => graph.apply(Unary::Identity, &[value]).unwrap(),
         }
     }
 }
