@@ -13,7 +13,7 @@ use crate::backend::{Mode, PlanOptions, RunArgs, TensorRef, TrainMemory};
 use crate::buffer::{Arena, Workspace};
 use crate::cpu::{Cpu, CpuOptions, CpuPlan};
 use crate::element::Element;
-use crate::layout::ParameterLayout;
+use crate::layout::{ParameterLayout, StateLayout};
 
 /// Every function of one element. Those from the second on are smooth up to [`SMOOTH_END`].
 pub const UNARY: [Unary; 28] = [
@@ -132,6 +132,7 @@ pub struct Rig<T> {
     pub workspace: Workspace<T>,
     pub parameters: Arena<T>,
     pub gradients: Arena<T>,
+    pub state: Arena<T>,
     pub inputs: Inputs<T>,
     pub args: RunArgs,
 }
@@ -153,6 +154,7 @@ impl<T: Element> Rig<T> {
             workspace: plan.workspace().unwrap(),
             parameters: layout.initial(1).unwrap(),
             gradients: layout.zeros().unwrap(),
+            state: StateLayout::new::<T>(graph).unwrap().initial().unwrap(),
             inputs: Inputs::random(&plan, 2),
             args: RunArgs {
                 seed: 3,
@@ -174,7 +176,13 @@ impl<T: Element> Rig<T> {
         };
         let mut ready = |_: usize, _: &[T]| {};
         self.plan
-            .train(memory, &self.inputs.refs(), &self.args, &mut ready)
+            .train_with_state(
+                memory,
+                &mut self.state,
+                &self.inputs.refs(),
+                &self.args,
+                &mut ready,
+            )
             .unwrap();
         self.plan.scalar(&self.workspace, "loss").unwrap()
     }

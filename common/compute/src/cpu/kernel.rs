@@ -6,7 +6,9 @@ use std::sync::Arc;
 use ringfold_graph::Op;
 use ringfold_graph::op::Unary;
 
-use super::kernels::{dense, dropout, elementwise, layout, loss, matmul, reduce, rows};
+use super::kernels::{
+    conv, dense, dropout, elementwise, layout, loss, matmul, norm, pair_loss, pool, reduce, rows,
+};
 use super::memory::{Memory, Operands, Results, WRITES_MAX};
 use crate::backend::RunArgs;
 use crate::element::Element;
@@ -48,6 +50,15 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::Gather(op) => layout::gather(*op, call),
         Op::GatherGrad(op) => layout::gather_grad(*op, call),
         Op::MatMul(op) => matmul::lower(*op, call, threads),
+        Op::Norm(op) => norm::norm(*op, call),
+        Op::NormGrad(op) => norm::norm_grad(op.0, call),
+        Op::PairLoss(op) => pair_loss::pair(*op, call),
+        Op::PairLossGrad(op) => pair_loss::pair_grad(op.0, call),
+        Op::CrossEntropy(op) => pair_loss::cross_entropy(*op, call),
+        Op::CrossEntropyGrad(op) => pair_loss::cross_entropy_grad(op.0, call),
+        Op::Conv(op) => conv::lower(*op, call, threads),
+        Op::Pool(op) => pool::pool(*op, call),
+        Op::PoolGrad(op) => pool::pool_grad(*op, call),
         Op::Dropout(op) => dropout::lower(*op),
         Op::Softmax(op) => rows::lower(*op, call),
         Op::SoftmaxCrossEntropy(op) => loss::cross_entropy(*op, call),
@@ -63,6 +74,7 @@ pub(crate) fn scratch_len(op: &Op, operands: &[Vec<usize>], results: &[Vec<usize
     match op {
         Op::Reduce(op) => reduce::scratch_len(op.reduction, len(&results[0])),
         Op::ReduceGrad(op) => reduce::grad_scratch_len(op.reduction, len(&operands[1])),
+        Op::Conv(op) => conv::scratch_len(op, operands, results),
         _ => 0,
     }
 }

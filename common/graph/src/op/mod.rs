@@ -9,9 +9,12 @@
 mod binary;
 mod dense;
 mod gather;
+mod image;
 mod layout;
 mod loss;
 mod matmul;
+mod norm;
+mod pair_loss;
 mod random;
 mod reduce;
 mod softmax;
@@ -22,9 +25,14 @@ use std::fmt;
 pub use self::binary::{Binary, BinaryGrad, Cast, Compare, Expand, Logic, Side, SumTo, Where};
 pub use self::dense::Dense;
 pub use self::gather::{Gather, GatherGrad};
+pub use self::image::{Conv, ConvPart, Pool, PoolGrad, Pooling, Windows};
 pub use self::layout::{Concat, Margin, Pad, PadGrad, Reshape, Slice, SliceGrad, Transpose};
 pub use self::loss::{L2Penalty, L2PenaltyGrad, MeanSquaredError, SoftmaxCrossEntropy};
 pub use self::matmul::MatMul;
+pub use self::norm::{Norm, NormGrad, NormOver};
+pub use self::pair_loss::{
+    CrossEntropy, CrossEntropyGrad, Distance, LossReduction, PairLoss, PairLossGrad,
+};
 pub use self::random::Dropout;
 pub use self::reduce::{ArgMax, Reduce, ReduceGrad, Reduction, Spread};
 pub use self::softmax::Softmax;
@@ -169,6 +177,24 @@ operators! {
     GatherGrad(GatherGrad),
     /// Products of matrices.
     MatMul(MatMul),
+    /// A normalisation.
+    Norm(Norm),
+    /// The gradient of a normalisation.
+    NormGrad(NormGrad),
+    /// A loss of two tensors.
+    PairLoss(PairLoss),
+    /// The gradient of a loss of two tensors.
+    PairLossGrad(PairLossGrad),
+    /// Cross-entropy with every option.
+    CrossEntropy(CrossEntropy),
+    /// The gradient of cross-entropy with every option.
+    CrossEntropyGrad(CrossEntropyGrad),
+    /// A convolution, or a part of its gradient.
+    Conv(Conv),
+    /// Pooling.
+    Pool(Pool),
+    /// The gradient of pooling.
+    PoolGrad(PoolGrad),
     /// Zeroing at random.
     Dropout(Dropout),
     /// Softmax and its kin.

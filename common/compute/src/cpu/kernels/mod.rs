@@ -5,6 +5,7 @@
 //! nothing but the operands.
 
 pub mod broadcast;
+pub(crate) mod conv;
 pub(crate) mod dense;
 pub mod dropout;
 pub(crate) mod elementwise;
@@ -12,6 +13,9 @@ pub mod functions;
 pub(crate) mod layout;
 pub mod loss;
 pub(crate) mod matmul;
+pub(crate) mod norm;
+pub(crate) mod pair_loss;
+pub(crate) mod pool;
 pub(crate) mod reduce;
 pub mod rows;
 

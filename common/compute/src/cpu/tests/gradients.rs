@@ -6,7 +6,9 @@ use ringfold_graph::op::{
     SoftmaxCrossEntropy, SumTo, Unary, Where,
 };
 use ringfold_graph::op::{
-    Gather, Margin, MatMul, Pad, Reduce, Reduction, Reshape, Slice, SliceGrad, Spread, Transpose,
+    Conv, ConvPart, CrossEntropy, Distance, Gather, LossReduction, Margin, MatMul, Norm, NormOver,
+    Pad, PairLoss, Pool, Pooling, Reduce, Reduction, Reshape, Slice, SliceGrad, Spread, Transpose,
+    Windows,
 };
 use ringfold_graph::{ConstantData, DType, Graph, Op, Shape, TensorType, ValueId};
 
@@ -227,6 +229,183 @@ fn matrix_products() {
                 assert_operator(op, &[&stack(leading_a, a), &stack(leading_b, b)]);
             }
         }
+    }
+}
+
+/// Checks an operator on parameters `dims` and constants of ones; its first result goes into a
+/// squared error.
+fn assert_with_ones(op: impl Into<Op>, dims: &[&[usize]], ones: &[&[usize]]) {
+    let mut graph = Graph::new("operator", DType::F64).unwrap();
+    let mut operands: Vec<ValueId> = dims
+        .iter()
+        .enumerate()
+        .map(|(i, dims)| parameter(&mut graph, &format!("p{i}"), dims))
+        .collect();
+    for dims in ones {
+        let ty = TensorType::new(DType::F64, Shape::fixed(dims));
+        let data = vec![1.0; dims.iter().product()];
+        let constant = graph.add_constant(ty, ConstantData::Float(data));
+        operands.push(constant.unwrap());
+    }
+    let y = graph.apply(op, &operands).unwrap();
+    let shape = graph.value(y).ty.shape.clone();
+    let target = input(&mut graph, "target", shape);
+    let loss = graph.apply(MeanSquaredError::Loss, &[y, target]).unwrap();
+    assert_gradients(&finish(graph, loss), 1);
+}
+
+#[test]
+fn norms() {
+    let norm = |over| Norm { over, eps: 1e-5 };
+    assert_operator(
+        norm(NormOver::Layer { axis: 1 }),
+        &[&[3, 2, 4], &[2, 4], &[2, 4]],
+    );
+    assert_operator(norm(NormOver::Rms { axis: 2 }), &[&[3, 2, 4], &[4]]);
+    for groups in [1, 2, 4] {
+        let dims: &[&[usize]] = &[&[2, 4, 3], &[4], &[4]];
+        assert_operator(norm(NormOver::Group { groups }), dims);
+    }
+    let batch = norm(NormOver::Batch { momentum: 0.1 });
+    assert_with_ones(batch, &[&[4, 3, 2, 2], &[3], &[3]], &[&[3], &[3]]);
+    assert_with_ones(batch, &[&[5, 3], &[3], &[3]], &[&[3], &[3]]);
+}
+
+#[test]
+fn losses_of_two_tensors() {
+    use Distance::{GammaLog, Huber, Logistic, PoissonLog, SmoothAbsolute, Squared};
+    for distance in [
+        Squared,
+        Huber { delta: 0.8 },
+        SmoothAbsolute { beta: 0.7 },
+        Logistic,
+        PoissonLog,
+        GammaLog { shape: 1.7 },
+    ] {
+        for reduction in [
+            LossReduction::Sum,
+            LossReduction::Mean,
+            LossReduction::BatchMean,
+            LossReduction::None,
+        ] {
+            let mut graph = Graph::new("loss", DType::F64).unwrap();
+            let x = parameter(&mut graph, "x", &[3, 4]);
+            let t = input(&mut graph, "t", Shape::fixed(&[3, 4]));
+            let op = PairLoss {
+                distance,
+                reduction,
+            };
+            let mut loss = graph.apply(op, &[x, t]).unwrap();
+            if reduction == LossReduction::None {
+                let zeros = input(&mut graph, "zeros", Shape::fixed(&[3, 4]));
+                let operands = [loss, zeros];
+                loss = graph.apply(MeanSquaredError::Loss, &operands).unwrap();
+            }
+            assert_gradients(&finish(graph, loss), 1);
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_with_options() {
+    for (ignore, smoothing, log_probabilities) in [
+        (None, 0.0, false),
+        (Some(2), 0.2, false),
+        (Some(0), 0.1, true),
+    ] {
+        for reduction in [LossReduction::Sum, LossReduction::Mean] {
+            let mut graph = Graph::new("ce", DType::F64).unwrap();
+            let x = parameter(&mut graph, "x", &[2, 3, 4]);
+            let ty = TensorType::new(DType::I64, Shape::fixed(&[2, 3]));
+            let labels = ConstantData::Int(vec![0, 2, 1, 3, 0, 1]);
+            let labels = graph.add_constant(ty, labels).unwrap();
+            let ty = TensorType::new(DType::F64, Shape::fixed(&[4]));
+            let weights = ConstantData::Float(vec![1.0, 0.5, 2.0, 0.25]);
+            let weights = graph.add_constant(ty, weights).unwrap();
+            let op = CrossEntropy {
+                log_probabilities,
+                ignore,
+                smoothing,
+                reduction,
+            };
+            let loss = graph.apply(op, &[x, labels, weights]).unwrap();
+            assert_gradients(&finish(graph, loss), 1);
+        }
+    }
+}
+
+#[test]
+fn convolutions() {
+    for (stride, before, after, dilation, groups) in [
+        ([1, 1], [0, 0], [0, 0], [1, 1], 1),
+        ([2, 1], [1, 0], [0, 2], [1, 2], 1),
+        ([1, 2], [2, 1], [1, 1], [2, 1], 2),
+    ] {
+        let windows = Windows {
+            stride,
+            before,
+            after,
+            dilation,
+        };
+        let part = ConvPart::Forward;
+        let conv = Conv {
+            windows,
+            groups,
+            part,
+        };
+        let w = [4, 2 / groups, 3, 2];
+        assert_operator(conv, &[&[2, 2, 6, 5], &w, &[4]]);
+        // The transposed convolution of what the convolution makes of an image of 6 by 5.
+        let mut graph = Graph::new("size", DType::F64).unwrap();
+        let x = parameter(&mut graph, "x", &[2, 2, 6, 5]);
+        let w_value = parameter(&mut graph, "w", &w);
+        let y = graph.apply(conv, &[x, w_value]).unwrap();
+        let y = graph.value(y).ty.shape.bind(1);
+        let part = ConvPart::Image { size: [6, 5] };
+        assert_operator(Conv { part, ..conv }, &[&y, &w]);
+    }
+    let conv = Conv {
+        windows: Windows::default(),
+        groups: 2,
+        part: ConvPart::Forward,
+    };
+    assert_operator(conv, &[&[2, 4, 3, 2], &[2, 2, 1, 1]]);
+}
+
+#[test]
+fn pooling() {
+    for pooling in [
+        Pooling::Max,
+        Pooling::Average { count_margin: true },
+        Pooling::Average {
+            count_margin: false,
+        },
+    ] {
+        for (stride, margin, ceil) in [([2, 2], [0, 0], false), ([3, 1], [1, 1], true)] {
+            let pool = Pool {
+                pooling,
+                kernel: [3, 2],
+                windows: Windows {
+                    stride,
+                    ..Windows::padded(margin[0], margin[1])
+                },
+                ceil,
+            };
+            assert_operator(pool, &[&[2, 2, 6, 5]]);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn convolutions_of_any_windows(
+        stride in [1usize..3, 1..3], before in [0usize..3, 0..3], after in [0usize..3, 0..3],
+        dilation in [1usize..3, 1..3], groups in 1usize..3, kernel in [1usize..4, 1..4],
+    ) {
+        let windows = Windows { stride, before, after, dilation };
+        let conv = Conv { windows, groups, part: ConvPart::Forward };
+        assert_operator(conv, &[&[2, 2, 5, 6], &[2, 2 / groups, kernel[0], kernel[1]]]);
     }
 }
 
