@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use ringfold_common::random::Stream;
 use ringfold_graph::op::{
-    Binary, Dense, Dropout, L2Penalty, MeanSquaredError, Softmax, SoftmaxCrossEntropy, Unary,
+    Binary, Dense, Dropout, L2Penalty, MeanSquaredError, Reshape, Softmax, SoftmaxCrossEntropy,
+    Unary,
 };
 use ringfold_graph::{
     DType, Dim, Graph, Initialiser, OutputRole, Shape, TensorType, ValueId, differentiate,
@@ -78,50 +79,47 @@ pub fn finish(mut graph: Graph, loss: ValueId) -> Graph {
     graph
 }
 
-/// The owned inputs of one run.
-pub struct Inputs<T> {
-    floats: Vec<Vec<T>>,
-    ints: Vec<Vec<i32>>,
-    is_float: Vec<bool>,
+/// An owned input of one run.
+enum Owned<T> {
+    Float(Vec<T>),
+    Int(Vec<i32>),
+    Long(Vec<i64>),
+    Bool(Vec<u8>),
 }
+
+/// The owned inputs of one run.
+pub struct Inputs<T>(Vec<Owned<T>>);
 
 impl<T: Element> Inputs<T> {
     /// Normal floats and labels in range.
     pub fn random(plan: &CpuPlan<T>, seed: u64) -> Self {
-        let classes = plan.label_checks().iter().map(|check| check.classes);
-        let classes = classes.min().unwrap_or(1) as u32;
-        let mut inputs = Self {
-            floats: Vec::new(),
-            ints: Vec::new(),
-            is_float: Vec::new(),
-        };
-        for (i, spec) in plan.inputs().iter().enumerate() {
+        let inputs = plan.inputs().iter().enumerate().map(|(i, spec)| {
             let stream = Stream::new(seed, i as u64);
             let elements = 0..spec.len as u64;
-            inputs.is_float.push(spec.dtype.is_float());
-            if spec.dtype.is_float() {
-                let values = elements.map(|e| T::from_f64(stream.normal(e)));
-                inputs.floats.push(values.collect());
-            } else {
-                let labels = elements.map(|e| (stream.word(e) % classes) as i32);
-                inputs.ints.push(labels.collect());
+            let checks = plan.label_checks().iter();
+            let checks = checks.filter(|check| check.input == i);
+            let classes = checks.map(|check| check.classes).min().unwrap_or(2) as u32;
+            let label = |e| stream.word(e) % classes;
+            match spec.dtype {
+                DType::F32 | DType::F64 => {
+                    Owned::Float(elements.map(|e| T::from_f64(stream.normal(e))).collect())
+                }
+                DType::I32 => Owned::Int(elements.map(|e| label(e) as i32).collect()),
+                DType::I64 => Owned::Long(elements.map(|e| i64::from(label(e))).collect()),
+                DType::Bool => Owned::Bool(elements.map(|e| label(e) as u8).collect()),
             }
-        }
-        inputs
+        });
+        Self(inputs.collect())
     }
 
     pub fn refs(&self) -> Vec<TensorRef<'_, T>> {
-        let (mut floats, mut ints) = (self.floats.iter(), self.ints.iter());
-        let kinds = self.is_float.iter();
-        kinds
-            .map(|is_float| {
-                if *is_float {
-                    TensorRef::Float(floats.next().unwrap())
-                } else {
-                    TensorRef::Int(ints.next().unwrap())
-                }
-            })
-            .collect()
+        let refs = self.0.iter().map(|input| match input {
+            Owned::Float(data) => TensorRef::Float(data),
+            Owned::Int(data) => TensorRef::Int(data),
+            Owned::Long(data) => TensorRef::Long(data),
+            Owned::Bool(data) => TensorRef::Bool(data),
+        });
+        refs.collect()
     }
 }
 
@@ -234,6 +232,8 @@ pub enum Growth {
     Scale(f64),
     Softmax,
     Identity,
+    /// To another shape and back: two views.
+    Reshape,
 }
 
 /// A random graph: growth from the features, the loss, and a penalty on some parameters.
@@ -265,6 +265,7 @@ fn graphs(first_activation: usize) -> impl Strategy<Value = RandomGraph> {
         1 => (-2.0..2.0f64).prop_map(Growth::Scale),
         1 => Just(Growth::Softmax),
         1 => Just(Growth::Identity),
+        2 => Just(Growth::Reshape),
     ];
     let growth = proptest::collection::vec(growth, 0..9);
     (1usize..6, growth, any::<bool>(), 1usize..4).prop_map(
@@ -346,6 +347,12 @@ impl RandomGraph {
             Growth::Scale(factor) => graph.apply(Unary::Scale { factor }, &[value]).unwrap(),
             Growth::Softmax => graph.apply(Softmax::Plain { axis: 1 }, &[value]).unwrap(),
             Growth::Identity => graph.apply(Unary::Identity, &[value]).unwrap(),
+            Growth::Reshape => {
+                let shape = Shape::new(vec![Dim::batches(units)]);
+                let flat = graph.apply(Reshape { shape }, &[value]).unwrap();
+                let shape = Shape::batched(&[units]);
+                graph.apply(Reshape { shape }, &[flat]).unwrap()
+            }
         }
     }
 }

@@ -33,6 +33,7 @@
 //! | `dump` | the stable text form: `Display` of [`Graph`] |
 //! | [`autodiff`] | [`differentiate`] |
 //! | [`init`] | [`Initialiser`]: initial values as a pure function of seed, name, element |
+//! | [`layers`] | pieces of models that are more than one operator |
 //! | [`models`] | built-in models: [`models::mlp`] |
 //! | [`error`] | [`GraphError`] |
 
@@ -42,6 +43,7 @@ pub mod error;
 pub mod graph;
 mod infer;
 pub mod init;
+pub mod layers;
 pub mod models;
 pub mod op;
 pub mod shape;

@@ -229,7 +229,7 @@ impl Shape {
         let (count, power) = self.size()?;
         let (known, known_power) = Self(dims.clone()).size()?;
         if let Some(rest) = rest {
-            if known == 0 || count % known != 0 {
+            if known == 0 || !count.is_multiple_of(known) {
                 return None;
             }
             dims[rest] = match power.checked_sub(known_power)? {

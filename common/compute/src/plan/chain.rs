@@ -134,7 +134,7 @@ impl Chains {
             let is_node = matches!(graph.values()[class].origin, Origin::Node { .. });
             // Gradients stand in one arena, what is kept in another; a gradient stands alone.
             let joins = if is_node {
-                !classes.is_gradient[class] && !(gradient && classes.is_kept[class])
+                !(classes.is_gradient[class] || gradient && classes.is_kept[class])
             } else {
                 !gradient && !kept
             };

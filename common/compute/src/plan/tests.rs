@@ -6,11 +6,13 @@ use ringfold_graph::{DType, differentiate};
 use super::*;
 use crate::testing::random_graphs;
 
-const NO_SCRATCH: fn(&Op, &[Vec<usize>], &[Vec<usize>]) -> usize = |_, _, _| 0;
+fn no_scratch(_: &Op, _: &[Vec<usize>], _: &[Vec<usize>]) -> usize {
+    0
+}
 
 fn program(graph: &Graph, mode: Mode, batch: usize) -> Result<Program, ComputeError> {
     let layout = ParameterLayout::new::<f32>(graph)?;
-    Program::new::<f32>(graph, &layout, PlanOptions { mode, batch }, &NO_SCRATCH)
+    Program::new::<f32>(graph, &layout, PlanOptions { mode, batch }, &no_scratch)
 }
 
 fn overlap(a: Place, b: Place) -> bool {
@@ -149,18 +151,18 @@ fn what_cannot_be_planned() {
     };
     let forward = mlp(&MlpOptions::classifier(8, &[16, 12], 4)).unwrap();
     assert!(matches!(
-        Program::new::<f32>(&forward, &layout, options, &NO_SCRATCH).unwrap_err(),
+        Program::new::<f32>(&forward, &layout, options, &no_scratch).unwrap_err(),
         ComputeError::NotDifferentiated { .. }
     ));
     assert!(matches!(
-        Program::new::<f64>(&graph, &layout, options, &NO_SCRATCH).unwrap_err(),
+        Program::new::<f64>(&graph, &layout, options, &no_scratch).unwrap_err(),
         ComputeError::ElementType { .. }
     ));
     let other = mlp(&MlpOptions::classifier(8, &[16, 13], 4)).unwrap();
     let other = differentiate(&other, LOSS).unwrap();
     for mode in [Mode::Training, Mode::Prediction] {
         assert!(matches!(
-            Program::new::<f32>(&other, &layout, PlanOptions { mode, batch: 1 }, &NO_SCRATCH)
+            Program::new::<f32>(&other, &layout, PlanOptions { mode, batch: 1 }, &no_scratch)
                 .unwrap_err(),
             ComputeError::LayoutMismatch { .. }
         ));

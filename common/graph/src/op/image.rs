@@ -65,7 +65,7 @@ impl Windows {
             let all = image[i].checked_add(self.before[i])?;
             let room = all.checked_add(self.after[i])?.checked_sub(reach)?;
             count[i] = room / stride + 1;
-            let sticks_out = ceil && room % stride != 0 && count[i] * stride < all;
+            let sticks_out = ceil && !room.is_multiple_of(stride) && count[i] * stride < all;
             count[i] += usize::from(sticks_out);
         }
         Some(count)
@@ -134,7 +134,7 @@ impl Conv {
         outputs: usize,
     ) -> Result<[usize; 2], GraphError> {
         let groups = self.groups;
-        let fits = groups > 0 && channels % groups == 0 && outputs % groups == 0;
+        let fits = groups > 0 && channels.is_multiple_of(groups) && outputs.is_multiple_of(groups);
         let expected = "a divisor of the channels in and out";
         o.attribute("groups", expected, groups as f64, fits)?;
         let count = self.windows.count(image, kernel, false);

@@ -111,7 +111,7 @@ impl Norm {
         let weight = Shape::fixed(&[channels]);
         let rows = match self.over {
             NormOver::Group { groups } => {
-                let fits = groups > 0 && channels % groups == 0;
+                let fits = groups > 0 && channels.is_multiple_of(groups);
                 o.attribute("groups", "a divisor of the channels", groups as f64, fits)?;
                 Shape::new(vec![x.dims()[0], Dim::Fixed(groups)])
             }

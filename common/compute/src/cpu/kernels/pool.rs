@@ -51,10 +51,10 @@ impl Sizes {
         let start = i * windows.stride[dimension];
         let positions = (0..self.pool.kernel[dimension]).map(|k| start + k * dilation);
         let end = before + self.image[dimension];
-        let inside = positions.clone().filter(|at| (before..end).contains(at));
+        let mut inside = positions.clone().filter(|at| (before..end).contains(at));
         let margin_end = end + windows.after[dimension];
         let first = inside.clone().next().unwrap_or(before) - before;
-        let last = inside.last().unwrap_or(before) - before;
+        let last = inside.next_back().unwrap_or(before) - before;
         Window {
             inside: first..last + 1,
             padded: positions.filter(|&at| at < margin_end).count(),
