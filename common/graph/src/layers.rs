@@ -44,8 +44,9 @@ pub fn batch_norm(
     Ok(results[0])
 }
 
-/// A convolution over one dimension: `x [n, c, l]`, `w [o, c/groups, k]`, `b [o]?`; the numbers of
-/// `conv` for the height are ignored but for their defaults.
+/// A convolution over one dimension: `x [n, c, l]`, `w [o, c/groups, k]`, `b [o]?`. It is one over
+/// images of height 1: of `conv`'s numbers those of the width count, and those of the height stay at
+/// their defaults.
 ///
 /// # Errors
 /// As the operator's.

@@ -1,15 +1,16 @@
 //! Whole networks of many operators: states, views, several results, no allocation.
 
 use ringfold_graph::op::{
-    Conv, ConvPart, Dense, Gather, MatMul, MeanSquaredError, Norm, NormOver, Pool, Pooling, Reduce,
-    Reduction, Reshape, Softmax, SoftmaxCrossEntropy, Transpose, Unary, Windows,
+    ArgMax, Binary, Cast, Compare, Conv, ConvPart, Dense, Gather, L2Penalty, Logic, MatMul,
+    MeanSquaredError, Norm, NormOver, Pool, Pooling, Reduce, Reduction, Reshape, Softmax,
+    SoftmaxCrossEntropy, Transpose, Unary, Windows,
 };
 use ringfold_graph::{DType, Graph, OutputRole, Shape, TensorType, ValueId, layers};
 
 use crate::backend::{Mode, PlanOptions, RunArgs, TensorRef, TrainMemory};
 use crate::cpu::counting::counts;
 use crate::cpu::{Cpu, CpuOptions};
-use crate::layout::StateLayout;
+use crate::layout::{ParameterLayout, StateLayout};
 use crate::testing::{Rig, assert_gradients, finish, input, parameter};
 
 /// A small convolutional network with batch normalisation and a residual.
@@ -28,8 +29,7 @@ fn images(dtype: DType) -> Graph {
     let second = parameter(&mut graph, "conv2.weight", &[4, 4, 3, 3]);
     let inner = graph.apply(conv, &[h, second]).unwrap();
     let inner = layers::batch_norm(&mut graph, "bn2", inner, 1e-5, 0.1).unwrap();
-    let add = ringfold_graph::op::Binary::Add;
-    let h = graph.apply(add, &[h, inner]).unwrap();
+    let h = graph.apply(Binary::Add, &[h, inner]).unwrap();
     let pool = Pool {
         pooling: Pooling::Average { count_margin: true },
         kernel: [2, 2],
@@ -86,8 +86,7 @@ fn tokens(dtype: DType) -> Graph {
     let mixed = graph.apply(Transpose { order }, &[mixed]).unwrap();
     let shape = Shape::batched(&[5, 8]);
     let mixed = graph.apply(Reshape { shape }, &[mixed]).unwrap();
-    let add = ringfold_graph::op::Binary::Add;
-    let x = graph.apply(add, &[x, mixed]).unwrap();
+    let x = graph.apply(Binary::Add, &[x, mixed]).unwrap();
     // The head is the embedding, shared.
     let logits = graph.apply(Dense::Affine, &[x, table]).unwrap();
     classify(graph, logits, Shape::batched(&[5]))
@@ -231,4 +230,96 @@ fn running_statistics_are_kept_and_used() {
     let y = predict.output(&workspace, "y").unwrap();
     let var = at(state, "bn.running_var")[0];
     assert!(close(&y[..1], &[(1.0 - 0.57) / (var + 1e-5).sqrt()]));
+}
+
+/// Integers and truth values between operators, seen as floats at the end.
+#[test]
+fn integers_and_truth_values() {
+    let mut graph = Graph::new("types", DType::F32).unwrap();
+    let x = input(&mut graph, "x", Shape::batched(&[3]));
+    let zero = graph.add_scalar(0.0).unwrap();
+    let two = graph.add_scalar(2.0).unwrap();
+    let positive = graph.apply(Compare::Greater, &[x, zero]).unwrap();
+    let large = graph.apply(Compare::GreaterOrEqual, &[x, two]).unwrap();
+    let not = graph.apply(Logic::Not, &[large]).unwrap();
+    let mut values = vec![("not", not)];
+    for (name, logic) in [("and", Logic::And), ("or", Logic::Or), ("xor", Logic::Xor)] {
+        let value = graph.apply(logic, &[positive, not]).unwrap();
+        values.push((name, value));
+    }
+    let first = ArgMax {
+        axis: 1,
+        keep: false,
+    };
+    values.push(("arg_max", graph.apply(first, &[x]).unwrap()));
+    let int = graph.apply(Cast { to: DType::I32 }, &[x]).unwrap();
+    values.push(("int", int));
+    let truth = graph.apply(Cast { to: DType::Bool }, &[int]).unwrap();
+    values.push(("bool", truth));
+    let names: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
+    for (name, value) in values {
+        let float = graph.apply(Cast { to: DType::F32 }, &[value]).unwrap();
+        graph
+            .add_output(name, OutputRole::Prediction, float)
+            .unwrap();
+    }
+    let w = parameter(&mut graph, "w", &[1]);
+    let loss = graph.apply(L2Penalty { lambda: 1.0 }, &[w]).unwrap();
+    let graph = finish(graph, loss);
+    let layout = ParameterLayout::new::<f32>(&graph).unwrap();
+    let cpu = Cpu::new(CpuOptions::default()).unwrap();
+    let options = PlanOptions {
+        mode: Mode::Prediction,
+        batch: 2,
+    };
+    let plan = cpu.plan::<f32>(&graph, &layout, options).unwrap();
+    let mut workspace = plan.workspace().unwrap();
+    let x = [-1.7, 0.0, 2.0, 3.9, 0.5, 3.9];
+    let parameters = layout.zeros::<f32>().unwrap();
+    plan.infer(&mut workspace, &parameters, &[TensorRef::Float(&x)])
+        .unwrap();
+    let expected: [&[f32]; 7] = [
+        &[1.0, 1.0, 0.0, 0.0, 1.0, 0.0],
+        &[0.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        &[1.0, 1.0, 1.0, 1.0, 1.0, 1.0],
+        &[1.0, 1.0, 1.0, 1.0, 0.0, 1.0],
+        &[2.0, 0.0],
+        &[-1.0, 0.0, 2.0, 3.0, 0.0, 3.0],
+        &[1.0, 0.0, 1.0, 1.0, 0.0, 1.0],
+    ];
+    for (name, expected) in names.iter().zip(expected) {
+        assert_eq!(plan.output(&workspace, name).unwrap(), expected, "{name}");
+    }
+}
+
+#[test]
+fn composed_layers() {
+    let mut graph = Graph::new("conv1d", DType::F64).unwrap();
+    let x = parameter(&mut graph, "x", &[2, 2, 5]);
+    let w = parameter(&mut graph, "w", &[3, 2, 2]);
+    let b = parameter(&mut graph, "b", &[3]);
+    let conv = Conv {
+        windows: Windows::padded(0, 1),
+        groups: 1,
+        part: ConvPart::Forward,
+    };
+    let y = layers::conv1d(&mut graph, conv, x, w, Some(b)).unwrap();
+    assert_eq!(graph.value(y).ty.shape, Shape::fixed(&[2, 3, 6]));
+    let target = input(&mut graph, "t", Shape::fixed(&[2, 3, 6]));
+    let loss = graph.apply(MeanSquaredError::Loss, &[y, target]).unwrap();
+    assert_gradients(&finish(graph, loss), 1);
+
+    let mut graph = Graph::new("normal", DType::F64).unwrap();
+    let mean = parameter(&mut graph, "mean", &[4]);
+    let log = parameter(&mut graph, "log", &[4]);
+    let variance = graph.apply(Unary::Exp, &[log]).unwrap();
+    let x = input(&mut graph, "x", Shape::fixed(&[4]));
+    let nll = layers::gaussian_nll(&mut graph, mean, x, variance, 1e-6).unwrap();
+    let sum = Reduce {
+        reduction: Reduction::Sum,
+        axes: vec![0],
+        keep: false,
+    };
+    let loss = graph.apply(sum, &[nll]).unwrap();
+    assert_gradients(&finish(graph, loss), 1);
 }
