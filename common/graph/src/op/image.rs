@@ -65,7 +65,8 @@ impl Windows {
             let all = image[i].checked_add(self.before[i])?;
             let room = all.checked_add(self.after[i])?.checked_sub(reach)?;
             count[i] = room / stride + 1;
-            let sticks_out = ceil && !room.is_multiple_of(stride) && count[i] * stride < all;
+            let sticks_out =
+                ceil && !room.is_multiple_of(stride) && count[i].saturating_mul(stride) < all;
             count[i] += usize::from(sticks_out);
         }
         Some(count)
@@ -185,7 +186,7 @@ impl Operator for Conv {
             ConvPart::Image { size } => {
                 let [outputs, ..] = first;
                 let [inner, kh, kw] = second;
-                let c = inner * self.groups;
+                let c = inner.saturating_mul(self.groups);
                 o.shape(1, image_shape(Dim::Fixed(outputs), second).dims())?;
                 let [oh, ow] = self.check(o, size, [kh, kw], c, outputs)?;
                 o.shape(0, image_shape(n, [outputs, oh, ow]).dims())?;
@@ -290,7 +291,11 @@ impl Pool {
     fn check(&self, o: &Operands<'_>, image: [usize; 2]) -> Result<[usize; 2], GraphError> {
         let count = self.windows.count(image, self.kernel, self.ceil);
         // A window then always has an element of the image.
-        let most = |i: usize| self.windows.before[i].max(self.windows.after[i]) * 2;
+        let most = |i: usize| {
+            self.windows.before[i]
+                .max(self.windows.after[i])
+                .saturating_mul(2)
+        };
         let fits = (0..2).all(|i| most(i) <= self.kernel[i]) && count.is_some();
         let expected = "windows that fit into the image, margins of at most half a window";
         o.attribute("windows", expected, self.kernel[0] as f64, fits)?;

@@ -306,7 +306,11 @@ impl Operator for Pad {
         let x = o.float(0)?;
         let dim = o.fixed_axis(0, self.axis)?;
         self.check(o, dim)?;
-        o.one(with_dim(&x, self.axis, self.before + dim + self.after))
+        o.one(with_dim(
+            &x,
+            self.axis,
+            self.before.saturating_add(dim).saturating_add(self.after),
+        ))
     }
 
     fn gradient(&self, rule: &mut Rule<'_>) -> Result<(), GraphError> {
@@ -328,7 +332,7 @@ impl Operator for PadGrad {
         o.count(1, 1, "1")?;
         let dy = o.float(0)?;
         let padded = o.fixed_axis(0, self.0.axis)?;
-        let dim = padded.saturating_sub(self.0.before + self.0.after);
+        let dim = padded.saturating_sub(self.0.before.saturating_add(self.0.after));
         let expected = "more elements than the margin";
         o.attribute("before, after", expected, padded as f64, dim > 0)?;
         self.0.check(o, dim)?;
@@ -372,5 +376,12 @@ mod tests {
             margin: Margin::Reflect,
         };
         assert!(graph.apply(pad, &[x]).is_err());
+        // Sizes that overflow are refused when they are planned, not here.
+        let huge = Pad {
+            before: usize::MAX,
+            margin: Margin::Edge,
+            ..pad
+        };
+        assert!(graph.apply(huge, &[x]).is_ok());
     }
 }
