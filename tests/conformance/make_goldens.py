@@ -88,7 +88,9 @@ def operators():
         ),
         operator_case("tanh", {"kind": "tanh"}, torch.tanh, [wide(4, 8)]),
         operator_case("sigmoid", {"kind": "sigmoid"}, torch.sigmoid, [wide(4, 8)]),
-        operator_case("softmax", {"kind": "softmax"}, lambda x: F.softmax(x, -1), [wide(4, 9)]),
+        operator_case(
+            "softmax", {"kind": "softmax", "axis": 1}, lambda x: F.softmax(x, -1), [wide(4, 9)]
+        ),
         operator_case("add", {"kind": "add"}, torch.add, [r(3, 4), r(3, 4)]),
         operator_case(
             "scale", {"kind": "scale", "factor": -1.25}, lambda x: -1.25 * x, [r(3, 4)]
@@ -117,8 +119,285 @@ def operators():
             [r(5, 3)],
         ),
     ]
+    cases += unary_cases() + binary_cases() + softmax_cases()
+    cases += reduction_cases() + layout_cases() + norm_cases() + loss_cases() + image_cases()
     torch.set_default_dtype(torch.float32)
-    write("operators.json", {"cases": cases})
+    write("operators.json", {"count": len(cases), "cases": cases})
+
+
+def unary_cases():
+    positive = lambda: torch.rand(3, 5) * 4 + 0.1
+    wide = lambda: 3 * torch.randn(3, 5)
+    kinds = [
+        ({"kind": "neg"}, torch.neg, wide),
+        ({"kind": "abs"}, torch.abs, wide),
+        ({"kind": "exp"}, torch.exp, wide),
+        ({"kind": "log"}, torch.log, positive),
+        ({"kind": "sqrt"}, torch.sqrt, positive),
+        ({"kind": "rsqrt"}, torch.rsqrt, positive),
+        ({"kind": "reciprocal"}, torch.reciprocal, positive),
+        ({"kind": "erf"}, torch.erf, wide),
+        ({"kind": "sin"}, torch.sin, wide),
+        ({"kind": "cos"}, torch.cos, wide),
+        ({"kind": "softplus"}, F.softplus, wide),
+        ({"kind": "silu"}, F.silu, wide),
+        ({"kind": "elu", "alpha": 1.5}, lambda x: F.elu(x, 1.5), wide),
+        ({"kind": "leaky_relu", "slope": 0.1}, lambda x: F.leaky_relu(x, 0.1), wide),
+        ({"kind": "hard_swish"}, F.hardswish, wide),
+        ({"kind": "hard_sigmoid"}, F.hardsigmoid, wide),
+        ({"kind": "clip", "min": -1.0, "max": 2.0}, lambda x: x.clamp(-1, 2), wide),
+    ]
+    cases = [operator_case(op["kind"], op, f, [draw()]) for op, f, draw in kinds]
+    for case in cases:
+        if case["name"] == "hard_sigmoid":
+            # PyTorch takes the slope 1/6 in float32.
+            case["tolerance"] = 1e-8
+    return cases
+
+
+def binary_cases():
+    r = torch.randn
+    positive = lambda *shape: torch.rand(*shape) * 3 + 0.2
+    kinds = {
+        "add": (torch.add, r),
+        "sub": (torch.sub, r),
+        "mul": (torch.mul, r),
+        "div": (torch.div, positive),
+        "pow": (torch.pow, positive),
+        "min": (torch.minimum, r),
+        "max": (torch.maximum, r),
+    }
+    cases = []
+    for kind, (f, draw) in kinds.items():
+        for a, b in [((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1), (2, 3)), ((2, 1, 3), (2, 1))]:
+            name = f"{kind} of {list(a)} and {list(b)}"
+            cases.append(operator_case(name, {"kind": kind}, f, [draw(*a), draw(*b)]))
+    tie = torch.tensor([1.0, 2.0])
+    for kind in ("min", "max"):
+        operands = [tie.clone(), torch.tensor([1.0, 0.0])]
+        cases.append(operator_case(f"{kind} of ties", {"kind": kind}, kinds[kind][0], operands))
+    return cases
+
+
+def softmax_cases():
+    cases = []
+    for kind, f in (("softmax", F.softmax), ("log_softmax", F.log_softmax)):
+        for axis in range(3):
+            op = {"kind": kind, "axis": axis}
+            apply = lambda x, f=f, axis=axis: f(x, axis)
+            cases.append(operator_case(f"{kind} along {axis}", op, apply, [torch.randn(2, 3, 4)]))
+    return cases
+
+
+def reduction_cases():
+    kinds = {
+        "sum": lambda x, d, k: x.sum(d, k),
+        "mean": lambda x, d, k: x.mean(d, k),
+        "max": lambda x, d, k: x.amax(d, k),
+        "min": lambda x, d, k: x.amin(d, k),
+        "log_sum_exp": lambda x, d, k: x.logsumexp(d, k),
+        "l1": lambda x, d, k: torch.linalg.vector_norm(x, 1, d, k),
+        "l2": lambda x, d, k: torch.linalg.vector_norm(x, 2, d, k),
+    }
+    cases = []
+    for kind, f in kinds.items():
+        for axes, keep in (([1], False), ([0, 2], True)):
+            op = {"kind": "reduce", "reduction": kind, "axes": axes, "keep": keep}
+            apply = lambda x, f=f, axes=axes, keep=keep: f(x, axes, keep)
+            cases.append(operator_case(f"{kind} over {axes}", op, apply, [torch.randn(2, 3, 4)]))
+    op = {"kind": "reduce", "reduction": "prod", "axes": [1], "keep": False}
+    cases.append(operator_case("prod", op, lambda x: x.prod(1), [torch.randn(2, 3, 4)]))
+    return cases
+
+
+def layout_cases():
+    r = torch.randn
+    pad = lambda margin: {"kind": "pad", "axis": 1, "before": 2, "after": 1, "margin": margin}
+    mm = lambda a, b: {"kind": "matmul", "a_transposed": a, "b_transposed": b}
+    t = lambda x: x.transpose(-1, -2)
+    slice_op = {"kind": "slice", "axis": 1, "start": 1, "step": 2, "len": 2}
+    return [
+        operator_case(
+            "transpose",
+            {"kind": "transpose", "order": [2, 0, 1]},
+            lambda x: x.permute(2, 0, 1),
+            [r(2, 3, 4)],
+        ),
+        operator_case(
+            "concat",
+            {"kind": "concat", "axis": 1},
+            lambda a, b: torch.cat([a, b], 1),
+            [r(2, 3), r(2, 2)],
+        ),
+        operator_case("slice", slice_op, lambda x: x[:, 1:4:2], [r(2, 5)]),
+        operator_case("pad with 0.5", pad(0.5), lambda x: F.pad(x, (2, 1), value=0.5), [r(2, 4)]),
+        operator_case("pad by reflection", pad("reflect"), lambda x: F.pad(x, (2, 1), "reflect"), [r(2, 4)]),
+        operator_case("pad by the edge", pad("edge"), lambda x: F.pad(x, (2, 1), "replicate"), [r(2, 4)]),
+        operator_case(
+            "gather",
+            {"kind": "gather", "axis": 0},
+            lambda x, i: F.embedding(i, x),
+            [r(5, 3)],
+            labels=torch.tensor([4, 0, 2, 4]),
+        ),
+        operator_case("matmul", mm(False, False), torch.matmul, [r(3, 4), r(4, 2)]),
+        operator_case("matmul of stacks", mm(False, False), torch.matmul, [r(2, 1, 3, 4), r(3, 4, 2)]),
+        operator_case("matmul, b transposed", mm(False, True), lambda a, b: a @ t(b), [r(2, 3, 4), r(2, 4)]),
+        operator_case("matmul, both transposed", mm(True, True), lambda a, b: t(a) @ t(b), [r(2, 4, 3), r(2, 2, 4)]),
+    ]
+
+
+def norm_cases():
+    r = torch.randn
+    op = lambda over, **more: {"kind": "norm", "over": over, "eps": 1e-5, **more}
+    return [
+        operator_case(
+            "layer norm",
+            op("layer", axis=1),
+            lambda x, w, b: F.layer_norm(x, (3, 4), w, b),
+            [r(5, 3, 4), r(3, 4), r(3, 4)],
+        ),
+        operator_case(
+            "rms norm",
+            op("rms", axis=1),
+            lambda x, w: F.rms_norm(x, (4,), w, 1e-5),
+            [r(5, 4), r(4)],
+        ),
+        operator_case(
+            "group norm",
+            op("group", groups=2),
+            lambda x, w, b: F.group_norm(x, 2, w, b),
+            [r(3, 4, 2, 3), r(4), r(4)],
+        ),
+        operator_case(
+            "instance norm",
+            op("group", groups=4),
+            lambda x, w, b: F.instance_norm(x, weight=w, bias=b),
+            [r(3, 4, 5), r(4), r(4)],
+        ),
+        operator_case(
+            "batch norm",
+            op("batch"),
+            lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+            [r(3, 4, 2, 3), r(4), r(4)],
+        ),
+    ]
+
+
+def loss_cases():
+    r = torch.randn
+    cases = []
+
+    def pair(name, distance, f, x, t, reduction="mean", **more):
+        op = {"kind": "pair_loss", "distance": distance, "reduction": reduction, **more}
+        case = operator_case(name, op, lambda x: f(x, t), [x])
+        case["fixed"] = numbers(t)
+        cases.append(case)
+
+    p = lambda *shape: torch.rand(*shape)
+    pair("mse, sum", "squared", lambda x, t: F.mse_loss(x, t, reduction="sum"), r(3, 4), r(3, 4), "sum")
+    pair("l1", "absolute", F.l1_loss, r(3, 4), r(3, 4))
+    pair("huber", "huber", lambda x, t: F.huber_loss(x, t, delta=0.7), r(3, 4), r(3, 4), delta=0.7)
+    smooth = lambda x, t: F.smooth_l1_loss(x, t, beta=0.7, reduction="none")
+    pair("smooth l1", "smooth_absolute", smooth, r(3, 4), r(3, 4), "none", beta=0.7)
+    pair("bce with logits", "logistic", F.binary_cross_entropy_with_logits, 3 * r(3, 4), p(3, 4))
+    kl = lambda x, t: F.kl_div(x, t, reduction="batchmean")
+    pair("kl", "kullback_leibler", kl, r(3, 4), p(3, 4), "batch_mean")
+    pair("poisson of logs", "poisson_log", F.poisson_nll_loss, r(3, 4), 3 * p(3, 4))
+    rate = lambda x, t: F.poisson_nll_loss(x, t, log_input=False)
+    pair("poisson", "poisson", rate, 3 * p(3, 4) + 0.1, 3 * p(3, 4))
+
+    labels = torch.tensor([0, 4, 2, 1, 3, 2])
+    weights = torch.tensor([1.0, 0.5, 2.0, 0.25, 1.5])
+
+    def classes(name, f, labels=labels, weighted=False, **options):
+        op = {"kind": "cross_entropy", "reduction": "mean", **options}
+        case = operator_case(name, op, lambda x: f(x, labels), [3 * r(6, 5)])
+        case["labels"] = numbers(labels)
+        if weighted:
+            case["fixed"] = numbers(weights)
+        cases.append(case)
+
+    with_ignored = torch.tensor([0, -100, 2, 1, -100, 2])
+    classes(
+        "cross-entropy with everything",
+        lambda x, y: F.cross_entropy(x, y, weights, label_smoothing=0.1),
+        labels=with_ignored,
+        weighted=True,
+        ignore=-100,
+        smoothing=0.1,
+    )
+    classes(
+        "cross-entropy, sum",
+        lambda x, y: F.cross_entropy(x, y, label_smoothing=0.2, reduction="sum"),
+        reduction="sum",
+        smoothing=0.2,
+    )
+    classes(
+        "cross-entropy of each row",
+        lambda x, y: F.cross_entropy(x, y, weights, reduction="none"),
+        weighted=True,
+        reduction="none",
+    )
+    classes("nll", lambda x, y: F.nll_loss(x, y, weights), weighted=True, log_probabilities=True)
+    return cases
+
+
+def image_cases():
+    r = torch.randn
+    cases = []
+
+    def conv(name, x, w, bias=False, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+        op = {"kind": "conv", "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        operands = [r(*x), r(*w)] + ([r(w[0])] if bias else [])
+        apply = lambda *o: F.conv2d(*o[:2], o[2] if bias else None, stride, padding, dilation, groups)
+        cases.append(operator_case(name, op, apply, operands))
+
+    conv("conv", (2, 3, 5, 6), (4, 3, 3, 2), bias=True)
+    conv("conv with stride and padding", (2, 2, 6, 5), (3, 2, 3, 3), stride=(2, 2), padding=(1, 2))
+    conv("conv with dilation", (1, 2, 7, 7), (3, 2, 3, 2), dilation=(2, 3), padding=(1, 1))
+    conv("conv in groups", (2, 4, 5, 5), (6, 2, 3, 3), groups=2, padding=(1, 1))
+    conv("depthwise conv", (2, 4, 5, 5), (4, 1, 3, 3), bias=True, groups=4, stride=(1, 2))
+    conv("pointwise conv", (2, 4, 3, 3), (5, 4, 1, 1), bias=True)
+    for name, stride, padding, extra, groups in [
+        ("transposed conv", 1, 0, 0, 1),
+        ("transposed conv with stride", 2, 1, 1, 2),
+    ]:
+        y = lambda x, w: F.conv_transpose2d(x, w, None, stride, padding, extra, groups)
+        x, w = r(2, 4, 4, 3), r(4, 2, 3, 3)
+        op = {
+            "kind": "conv_transposed",
+            "stride": [stride] * 2,
+            "padding": [padding] * 2,
+            "dilation": [1, 1],
+            "groups": groups,
+            "size": list(y(x, w).shape[2:]),
+        }
+        cases.append(operator_case(name, op, y, [x, w]))
+
+    def pool(name, pooling, f, stride, padding, dilation=1, ceil=False, count_margin=True):
+        op = {
+            "kind": "pool",
+            "pooling": pooling,
+            "kernel": [3, 2],
+            "stride": stride,
+            "padding": padding,
+            "dilation": [dilation] * 2,
+            "ceil": ceil,
+            "count_margin": count_margin,
+        }
+        cases.append(operator_case(name, op, f, [r(2, 3, 7, 6)]))
+
+    for stride, padding, ceil in [((3, 2), (0, 0), False), ((2, 2), (1, 1), True), ((3, 3), (1, 0), True)]:
+        label = f"{stride} {padding} {ceil}"
+        f = lambda x: F.max_pool2d(x, (3, 2), stride, padding, ceil_mode=ceil)
+        pool(f"max pool {label}", "max", f, stride, padding, ceil=ceil)
+        for counted in (True, False):
+            f = lambda x: F.avg_pool2d(x, (3, 2), stride, padding, ceil, counted)
+            pool(f"average pool {label} {counted}", "average", f, stride, padding, 1, ceil, counted)
+    f = lambda x: F.max_pool2d(x, (3, 2), (1, 1), (0, 0), (2, 2))
+    pool("max pool with dilation", "max", f, (1, 1), (0, 0), dilation=2)
+    return cases
 
 
 # Models and optimizers, in float32.

@@ -46,8 +46,12 @@ pub struct PlanOptions {
 pub enum TensorRef<'a, T> {
     /// Floats of the plan's element type.
     Float(&'a [T]),
-    /// Integers: class labels.
+    /// Integers: class labels, indices.
     Int(&'a [i32]),
+    /// Long integers: indices.
+    Long(&'a [i64]),
+    /// Truth values; 0 is false.
+    Bool(&'a [u8]),
 }
 
 impl<T: Element> TensorRef<'_, T> {
@@ -57,6 +61,8 @@ impl<T: Element> TensorRef<'_, T> {
         match self {
             Self::Float(_) => T::DTYPE,
             Self::Int(_) => DType::I32,
+            Self::Long(_) => DType::I64,
+            Self::Bool(_) => DType::Bool,
         }
     }
 
@@ -66,6 +72,8 @@ impl<T: Element> TensorRef<'_, T> {
         match self {
             Self::Float(slice) => slice.len(),
             Self::Int(slice) => slice.len(),
+            Self::Long(slice) => slice.len(),
+            Self::Bool(slice) => slice.len(),
         }
     }
 

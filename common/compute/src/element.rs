@@ -59,6 +59,24 @@ pub trait Element:
     fn tanh(self) -> Self;
     /// The error function.
     fn erf(self) -> Self;
+    /// `log(1 + self)`.
+    fn ln_1p(self) -> Self;
+    /// The sine.
+    fn sin(self) -> Self;
+    /// The cosine.
+    fn cos(self) -> Self;
+    /// This to the power of `exponent`.
+    fn pow(self, exponent: Self) -> Self;
+    /// The square root.
+    fn sqrt(self) -> Self;
+    /// The absolute value.
+    fn abs(self) -> Self;
+    /// The next integer below.
+    fn floor(self) -> Self;
+    /// The next integer above.
+    fn ceil(self) -> Self;
+    /// The nearest integer, ties to even.
+    fn round(self) -> Self;
 }
 
 impl Element for f32 {
@@ -105,6 +123,51 @@ impl Element for f32 {
     fn erf(self) -> Self {
         math::erf_f32(self)
     }
+
+    #[inline(always)]
+    fn ln_1p(self) -> Self {
+        libm::log1pf(self)
+    }
+
+    #[inline(always)]
+    fn sin(self) -> Self {
+        libm::sinf(self)
+    }
+
+    #[inline(always)]
+    fn cos(self) -> Self {
+        libm::cosf(self)
+    }
+
+    #[inline(always)]
+    fn pow(self, exponent: Self) -> Self {
+        libm::powf(self, exponent)
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        f32::sqrt(self)
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        f32::abs(self)
+    }
+
+    #[inline(always)]
+    fn floor(self) -> Self {
+        f32::floor(self)
+    }
+
+    #[inline(always)]
+    fn ceil(self) -> Self {
+        f32::ceil(self)
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        f32::round_ties_even(self)
+    }
 }
 
 impl Element for f64 {
@@ -150,5 +213,50 @@ impl Element for f64 {
     #[inline(always)]
     fn erf(self) -> Self {
         libm::erf(self)
+    }
+
+    #[inline(always)]
+    fn ln_1p(self) -> Self {
+        libm::log1p(self)
+    }
+
+    #[inline(always)]
+    fn sin(self) -> Self {
+        libm::sin(self)
+    }
+
+    #[inline(always)]
+    fn cos(self) -> Self {
+        libm::cos(self)
+    }
+
+    #[inline(always)]
+    fn pow(self, exponent: Self) -> Self {
+        libm::pow(self, exponent)
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        f64::sqrt(self)
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        f64::abs(self)
+    }
+
+    #[inline(always)]
+    fn floor(self) -> Self {
+        f64::floor(self)
+    }
+
+    #[inline(always)]
+    fn ceil(self) -> Self {
+        f64::ceil(self)
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        f64::round_ties_even(self)
     }
 }

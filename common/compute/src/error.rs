@@ -57,7 +57,7 @@ pub enum ComputeError {
     /// A flat buffer has another length than the plan was made for.
     #[error("{what}: expected {expected} elements, got {got}")]
     BufferLen {
-        /// Parameters, gradients or workspace.
+        /// Parameters, gradients, state or workspace.
         what: &'static str,
         /// What the plan needs.
         expected: usize,
@@ -100,7 +100,7 @@ pub enum ComputeError {
         /// The position of the sample in the micro-batch.
         sample: usize,
         /// The label.
-        label: i32,
+        label: i64,
         /// The number of classes, at least 1.
         classes: usize,
     },

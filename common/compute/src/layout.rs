@@ -147,6 +147,104 @@ impl ParameterLayout {
     }
 }
 
+/// One state in its arena.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateSlot {
+    /// The name, as in the graph.
+    pub name: String,
+    /// The dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// The first element in the arena; a multiple of 64 bytes.
+    pub offset: usize,
+    /// The number of elements, without padding.
+    pub len: usize,
+    /// Every element before the first run.
+    pub initial: f64,
+}
+
+impl StateSlot {
+    /// The state's elements in an arena, without padding.
+    #[must_use]
+    pub fn range(&self) -> std::ops::Range<usize> {
+        self.offset..self.offset + self.len
+    }
+}
+
+/// The layout of the state arena: what training runs change without a gradient (running
+/// statistics), in the order of the graph, aligned. All plans of one model share one layout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateLayout {
+    slots: Vec<StateSlot>,
+    len: usize,
+}
+
+impl StateLayout {
+    /// The layout of a graph's states for elements of type `T`; empty for most graphs.
+    ///
+    /// # Errors
+    /// [`ComputeError::TooLarge`].
+    pub fn new<T: Element>(graph: &Graph) -> Result<Self, ComputeError> {
+        let too_large = || ComputeError::TooLarge {
+            what: "the states",
+            elements_max: ARENA_ELEMENTS_MAX,
+        };
+        let mut slots = Vec::new();
+        let mut end = 0usize;
+        for state in graph.states() {
+            let shape = &graph.value(state.value).ty.shape;
+            let len = shape.elements(1).ok_or_else(too_large)?;
+            slots.push(StateSlot {
+                name: state.name.clone(),
+                shape: shape.bind(1),
+                offset: end,
+                len,
+                initial: state.initial,
+            });
+            end = padded::<T>(len)
+                .and_then(|len| end.checked_add(len))
+                .filter(|&end| end <= ARENA_ELEMENTS_MAX)
+                .ok_or_else(too_large)?;
+        }
+        Ok(Self { slots, len: end })
+    }
+
+    /// The states in the order of the graph.
+    #[must_use]
+    pub fn slots(&self) -> &[StateSlot] {
+        &self.slots
+    }
+
+    /// The state of this name.
+    #[must_use]
+    pub fn slot(&self, name: &str) -> Option<&StateSlot> {
+        self.slots.iter().find(|slot| slot.name == name)
+    }
+
+    /// The length of the arena in elements, with padding.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True if there are no states.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// An arena with the initial values.
+    ///
+    /// # Errors
+    /// [`ComputeError::TooLarge`].
+    pub fn initial<T: Element>(&self) -> Result<Arena<T>, ComputeError> {
+        let mut arena = Arena::zeros(self.len)?;
+        for slot in &self.slots {
+            arena[slot.range()].fill(T::from_f64(slot.initial));
+        }
+        Ok(arena)
+    }
+}
+
 pub(crate) fn check_element<T: Element>(graph: &Graph) -> Result<(), ComputeError> {
     if graph.dtype() == T::DTYPE {
         return Ok(());

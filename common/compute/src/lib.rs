@@ -2,7 +2,8 @@
 //!
 //! # Contract
 //! - **Types.** Everything is generic over an [`Element`], `f32` or `f64`, which must be the
-//!   graph's float type; `f64` exists for gradient checks. Class labels are `i32`.
+//!   graph's float type; `f64` exists for gradient checks. Labels and indices are `i32` or `i64`,
+//!   truth values bytes; between operators they stand in the same workspace as the floats.
 //! - **Layout.** Tensors are dense and row-major. Parameters live in one flat arena and gradients
 //!   in another of the same [`ParameterLayout`]: parameters in gradient-ready order, each at a
 //!   multiple of [`ALIGNMENT_BYTES`], with padding that is zero and stays zero. Offsets and
@@ -10,6 +11,9 @@
 //! - **Ownership.** A trainer owns the parameters and gradients (two [`Arena`]s); any number of
 //!   plans for other batch sizes and modes share them. A [`Workspace`] holds the intermediate
 //!   values and outputs of the last run; plans may share one if it is large enough.
+//! - **State.** What runs change without a gradient (running statistics) stands in an arena of its
+//!   own, laid out by [`StateLayout`] and named as in PyTorch. [`CpuPlan::train_with_state`] updates
+//!   it at the end of a run; evaluation and prediction read it. Most graphs have none.
 //! - **Gradient.** A training run *overwrites* the gradients with those of
 //!   `loss_scale · loss`, where the loss is the mean over the micro-batch plus penalties. Ranks
 //!   with `n_r` of `n` samples pass `loss_scale = n_r / n`; their gradients then sum to that of the
@@ -19,7 +23,8 @@
 //!   the instruction set that the matrix kernels find (AVX-512, AVX2 with FMA, NEON, …).
 //!   Exponentials and the like are computed here or by `libm`, not by the platform's C library.
 //! - **Refusals.** Inputs are checked before anything is written: a refused run changes neither
-//!   gradients nor workspace. Labels out of range are an error.
+//!   gradients nor workspace nor state. Labels and indices out of range are an error; those that the
+//!   graph computes itself give NaN.
 //! - **Threads.** See [`cpu::CpuOptions`].
 //!
 //! # Example
@@ -75,7 +80,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`backend`] | the [`Backend`] seam, [`PlanOptions`], [`RunArgs`], [`TensorRef`] |
-//! | [`layout`] | [`ParameterLayout`]; initial values |
+//! | [`layout`] | [`ParameterLayout`], [`StateLayout`]; initial values |
 //! | [`buffer`] | aligned [`Arena`]s and [`Workspace`]s |
 //! | [`element`] | [`Element`]: `f32` and `f64` |
 //! | [`plan`] | [`plan::Program`]: order, in-place chains, placement; shared by backends |
@@ -100,4 +105,4 @@ pub use buffer::{ALIGNMENT_BYTES, Arena, Workspace};
 pub use cpu::{Cpu, CpuOptions, CpuPlan};
 pub use element::Element;
 pub use error::ComputeError;
-pub use layout::{ParameterLayout, ParameterSlot};
+pub use layout::{ParameterLayout, ParameterSlot, StateLayout, StateSlot};

@@ -2,24 +2,60 @@
 
 use proptest::prelude::*;
 use ringfold_common::random::Stream;
+use ringfold_graph::op::{
+    Binary, Dense, Dropout, L2Penalty, MeanSquaredError, Reshape, Softmax, SoftmaxCrossEntropy,
+    Unary,
+};
 use ringfold_graph::{
-    Activation, DType, Dim, Graph, Initialiser, Op, OutputRole, Shape, TensorType, ValueId,
-    differentiate,
+    DType, Dim, Graph, Initialiser, OutputRole, Shape, TensorType, ValueId, differentiate,
 };
 
 use crate::backend::{Mode, PlanOptions, RunArgs, TensorRef, TrainMemory};
 use crate::buffer::{Arena, Workspace};
 use crate::cpu::{Cpu, CpuOptions, CpuPlan};
 use crate::element::Element;
-use crate::layout::ParameterLayout;
+use crate::layout::{ParameterLayout, StateLayout};
 
-pub const ACTIVATIONS: [Activation; 5] = [
-    Activation::Relu,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::Tanh,
-    Activation::Sigmoid,
+/// Every function of one element. Those from the second on are smooth up to [`SMOOTH_END`].
+pub const UNARY: [Unary; 28] = [
+    Unary::Relu,
+    Unary::Gelu,
+    Unary::GeluTanh,
+    Unary::Tanh,
+    Unary::Sigmoid,
+    Unary::Softplus,
+    Unary::Silu,
+    Unary::Erf,
+    Unary::Sin,
+    Unary::Cos,
+    Unary::Neg,
+    Unary::Identity,
+    Unary::Scale { factor: -1.5 },
+    Unary::Elu { alpha: 1.0 },
+    Unary::Exp,
+    Unary::Log,
+    Unary::Sqrt,
+    Unary::Rsqrt,
+    Unary::Reciprocal,
+    Unary::Abs,
+    Unary::LeakyRelu { slope: 0.1 },
+    Unary::HardSwish,
+    Unary::HardSigmoid {
+        slope: 0.2,
+        offset: 0.5,
+    },
+    Unary::Clip {
+        min: -0.5,
+        max: 0.8,
+    },
+    Unary::Sign,
+    Unary::Floor,
+    Unary::Ceil,
+    Unary::Round,
 ];
+
+/// The end of the functions that are smooth everywhere.
+pub const SMOOTH_END: usize = 13;
 
 /// A parameter with normal initial values.
 pub fn parameter(graph: &mut Graph, name: &str, dims: &[usize]) -> ValueId {
@@ -43,50 +79,47 @@ pub fn finish(mut graph: Graph, loss: ValueId) -> Graph {
     graph
 }
 
-/// The owned inputs of one run.
-pub struct Inputs<T> {
-    floats: Vec<Vec<T>>,
-    ints: Vec<Vec<i32>>,
-    is_float: Vec<bool>,
+/// An owned input of one run.
+enum Owned<T> {
+    Float(Vec<T>),
+    Int(Vec<i32>),
+    Long(Vec<i64>),
+    Bool(Vec<u8>),
 }
+
+/// The owned inputs of one run.
+pub struct Inputs<T>(Vec<Owned<T>>);
 
 impl<T: Element> Inputs<T> {
     /// Normal floats and labels in range.
     pub fn random(plan: &CpuPlan<T>, seed: u64) -> Self {
-        let classes = plan.label_checks().iter().map(|check| check.classes);
-        let classes = classes.min().unwrap_or(1) as u32;
-        let mut inputs = Self {
-            floats: Vec::new(),
-            ints: Vec::new(),
-            is_float: Vec::new(),
-        };
-        for (i, spec) in plan.inputs().iter().enumerate() {
+        let inputs = plan.inputs().iter().enumerate().map(|(i, spec)| {
             let stream = Stream::new(seed, i as u64);
             let elements = 0..spec.len as u64;
-            inputs.is_float.push(spec.dtype.is_float());
-            if spec.dtype.is_float() {
-                let values = elements.map(|e| T::from_f64(stream.normal(e)));
-                inputs.floats.push(values.collect());
-            } else {
-                let labels = elements.map(|e| (stream.word(e) % classes) as i32);
-                inputs.ints.push(labels.collect());
+            let checks = plan.label_checks().iter();
+            let checks = checks.filter(|check| check.input == i);
+            let classes = checks.map(|check| check.classes).min().unwrap_or(2) as u32;
+            let label = |e| stream.word(e) % classes;
+            match spec.dtype {
+                DType::F32 | DType::F64 => {
+                    Owned::Float(elements.map(|e| T::from_f64(stream.normal(e))).collect())
+                }
+                DType::I32 => Owned::Int(elements.map(|e| label(e) as i32).collect()),
+                DType::I64 => Owned::Long(elements.map(|e| i64::from(label(e))).collect()),
+                DType::Bool => Owned::Bool(elements.map(|e| label(e) as u8).collect()),
             }
-        }
-        inputs
+        });
+        Self(inputs.collect())
     }
 
     pub fn refs(&self) -> Vec<TensorRef<'_, T>> {
-        let (mut floats, mut ints) = (self.floats.iter(), self.ints.iter());
-        let kinds = self.is_float.iter();
-        kinds
-            .map(|is_float| {
-                if *is_float {
-                    TensorRef::Float(floats.next().unwrap())
-                } else {
-                    TensorRef::Int(ints.next().unwrap())
-                }
-            })
-            .collect()
+        let refs = self.0.iter().map(|input| match input {
+            Owned::Float(data) => TensorRef::Float(data),
+            Owned::Int(data) => TensorRef::Int(data),
+            Owned::Long(data) => TensorRef::Long(data),
+            Owned::Bool(data) => TensorRef::Bool(data),
+        });
+        refs.collect()
     }
 }
 
@@ -97,6 +130,7 @@ pub struct Rig<T> {
     pub workspace: Workspace<T>,
     pub parameters: Arena<T>,
     pub gradients: Arena<T>,
+    pub state: Arena<T>,
     pub inputs: Inputs<T>,
     pub args: RunArgs,
 }
@@ -118,6 +152,7 @@ impl<T: Element> Rig<T> {
             workspace: plan.workspace().unwrap(),
             parameters: layout.initial(1).unwrap(),
             gradients: layout.zeros().unwrap(),
+            state: StateLayout::new::<T>(graph).unwrap().initial().unwrap(),
             inputs: Inputs::random(&plan, 2),
             args: RunArgs {
                 seed: 3,
@@ -139,7 +174,13 @@ impl<T: Element> Rig<T> {
         };
         let mut ready = |_: usize, _: &[T]| {};
         self.plan
-            .train(memory, &self.inputs.refs(), &self.args, &mut ready)
+            .train_with_state(
+                memory,
+                &mut self.state,
+                &self.inputs.refs(),
+                &self.args,
+                &mut ready,
+            )
             .unwrap();
         self.plan.scalar(&self.workspace, "loss").unwrap()
     }
@@ -191,6 +232,8 @@ pub enum Growth {
     Scale(f64),
     Softmax,
     Identity,
+    /// To another shape and back: two views.
+    Reshape,
 }
 
 /// A random graph: growth from the features, the loss, and a penalty on some parameters.
@@ -216,12 +259,13 @@ fn graphs(first_activation: usize) -> impl Strategy<Value = RandomGraph> {
     let growth = prop_oneof![
         3 => (1usize..7, any::<bool>()).prop_map(|(units, bias)| Growth::Affine(units, bias)),
         1 => Just(Growth::Shared),
-        3 => (first_activation..ACTIVATIONS.len()).prop_map(Growth::Activation),
+        3 => (first_activation..SMOOTH_END).prop_map(Growth::Activation),
         1 => (0.0..0.8f64).prop_map(Growth::Dropout),
         2 => any::<usize>().prop_map(Growth::Add),
         1 => (-2.0..2.0f64).prop_map(Growth::Scale),
         1 => Just(Growth::Softmax),
         1 => Just(Growth::Identity),
+        2 => Just(Growth::Reshape),
     ];
     let growth = proptest::collection::vec(growth, 0..9);
     (1usize..6, growth, any::<bool>(), 1usize..4).prop_map(
@@ -250,10 +294,8 @@ impl RandomGraph {
             .unwrap();
         let weights: Vec<ValueId> = graph.parameters().iter().map(|p| p.value).collect();
         for &weight in weights.iter().step_by(self.penalty_every) {
-            let penalty = graph
-                .apply(Op::L2Penalty { lambda: 0.1 }, &[weight])
-                .unwrap();
-            loss = graph.apply(Op::Add, &[loss, penalty]).unwrap();
+            let penalty = graph.apply(L2Penalty { lambda: 0.1 }, &[weight]).unwrap();
+            loss = graph.apply(Binary::Add, &[loss, penalty]).unwrap();
         }
         finish(graph, loss)
     }
@@ -263,10 +305,10 @@ impl RandomGraph {
         if self.cross_entropy {
             let ty = TensorType::new(DType::I32, Shape::batched(&[]));
             let y = graph.add_input("y", ty).unwrap();
-            graph.apply(Op::SoftmaxCrossEntropy, &[value, y]).unwrap()
+            graph.apply(SoftmaxCrossEntropy::Loss, &[value, y]).unwrap()
         } else {
             let y = input(graph, "y", shape);
-            graph.apply(Op::MeanSquaredError, &[value, y]).unwrap()
+            graph.apply(MeanSquaredError::Loss, &[value, y]).unwrap()
         }
     }
 
@@ -282,31 +324,35 @@ impl RandomGraph {
                 if bias {
                     operands.push(parameter(graph, &name("bias"), &[out]));
                 }
-                graph.apply(Op::Affine, &operands).unwrap()
+                graph.apply(Dense::Affine, &operands).unwrap()
             }
             Growth::Shared => {
                 let weight = parameter(graph, &name("weight"), &[units, units]);
-                let once = graph.apply(Op::Affine, &[value, weight]).unwrap();
-                graph.apply(Op::Affine, &[once, weight]).unwrap()
+                let once = graph.apply(Dense::Affine, &[value, weight]).unwrap();
+                graph.apply(Dense::Affine, &[once, weight]).unwrap()
             }
-            Growth::Activation(kind) => graph
-                .apply(Op::Activation(ACTIVATIONS[kind]), &[value])
-                .unwrap(),
+            Growth::Activation(kind) => graph.apply(UNARY[kind], &[value]).unwrap(),
             Growth::Dropout(rate) => {
                 let key = i as u64;
-                graph.apply(Op::Dropout { rate, key }, &[value]).unwrap()
+                graph.apply(Dropout { rate, key }, &[value]).unwrap()
             }
             Growth::Add(pick) => {
                 let ty = graph.value(value).ty.clone();
                 let values = (0..graph.values().len() as u32).map(ValueId);
                 let same: Vec<ValueId> = values.filter(|&v| graph.value(v).ty == ty).collect();
                 graph
-                    .apply(Op::Add, &[value, same[pick % same.len()]])
+                    .apply(Binary::Add, &[value, same[pick % same.len()]])
                     .unwrap()
             }
-            Growth::Scale(factor) => graph.apply(Op::Scale { factor }, &[value]).unwrap(),
-            Growth::Softmax => graph.apply(Op::Softmax, &[value]).unwrap(),
-            Growth::Identity => graph.apply(Op::Identity, &[value]).unwrap(),
+            Growth::Scale(factor) => graph.apply(Unary::Scale { factor }, &[value]).unwrap(),
+            Growth::Softmax => graph.apply(Softmax::Plain { axis: 1 }, &[value]).unwrap(),
+            Growth::Identity => graph.apply(Unary::Identity, &[value]).unwrap(),
+            Growth::Reshape => {
+                let shape = Shape::new(vec![Dim::batches(units)]);
+                let flat = graph.apply(Reshape { shape }, &[value]).unwrap();
+                let shape = Shape::batched(&[units]);
+                graph.apply(Reshape { shape }, &[flat]).unwrap()
+            }
         }
     }
 }

@@ -9,8 +9,9 @@
 //!    at the start of backward, where they would occupy memory as large as the weights.
 
 use crate::error::GraphError;
-use crate::graph::{Gradient, Graph, NodeId, Origin, ParameterId, ValueId};
-use crate::op::Op;
+use crate::graph::{Gradient, Graph, Node, NodeId, Origin, ParameterId, ValueId};
+use crate::op::{Binary, L2PenaltyGrad, Op, SumTo, Unary};
+use crate::shape::Shape;
 
 /// Appends to `graph` the nodes that compute the gradient of `loss_scale` times its output `loss`
 /// with respect to every parameter, and lists these gradients in gradient-ready order.
@@ -42,16 +43,6 @@ pub fn differentiate(graph: &Graph, loss: &str) -> Result<Graph, GraphError> {
     Ok(backward.graph)
 }
 
-/// What a node hands to the gradient of one operand.
-enum Contribution {
-    /// The result of a new node.
-    Emit(Op, Vec<ValueId>),
-    /// The gradient of the node's result, unchanged.
-    Forward,
-    /// The gradient of a penalty of this factor.
-    Penalty(f64),
-}
-
 /// The gradient of a value, as far as it is known.
 #[derive(Clone, Copy)]
 struct Adjoint {
@@ -80,8 +71,10 @@ impl Backward {
         }
         for node in &graph.nodes {
             let any = node.operands.iter().any(|v| depends[v.0 as usize]);
+            let smooth = any && !node.op.operator().ends_gradient();
             for result in &node.results {
-                depends[result.0 as usize] = any;
+                let is_float = graph.values[result.0 as usize].ty.dtype.is_float();
+                depends[result.0 as usize] = smooth && is_float;
             }
         }
         let mut active = vec![false; count];
@@ -130,53 +123,46 @@ impl Backward {
     /// Hands the contributions of one node to its operands.
     fn walk(&mut self, id: NodeId) -> Result<(), GraphError> {
         let node = self.graph.nodes[id.0 as usize].clone();
-        let result = node.results[0];
-        if !self.active[result.0 as usize] {
+        if !node.results.iter().any(|v| self.active[v.0 as usize]) {
             return Ok(());
         }
-        // An active value is used by active nodes only after it, and those have been walked.
-        let Some(Adjoint { value: dy, .. }) = self.adjoints[result.0 as usize] else {
-            return Ok(());
+        let mut rule = Rule {
+            given: vec![false; node.operands.len()],
+            handed: Vec::new(),
+            first_new: self.graph.values.len() as u32,
+            backward: self,
+            id,
+            node: &node,
         };
-        for (operand, contribution) in contributions(id, &node.op, &node.operands, result, dy)? {
-            let target = node.operands[operand];
-            if self.active[target.0 as usize] {
-                self.contribute(target, contribution, dy)?;
-            }
-            self.uses_left[target.0 as usize] -= 1;
-            if self.uses_left[target.0 as usize] == 0 {
-                self.finish(target)?;
+        node.op.operator().gradient(&mut rule)?;
+        let given = rule.given;
+        for (operand, given) in given.into_iter().enumerate() {
+            if !given {
+                self.walked(node.operands[operand])?;
             }
         }
         Ok(())
     }
 
-    fn contribute(
-        &mut self,
-        target: ValueId,
-        contribution: Contribution,
-        dy: ValueId,
-    ) -> Result<(), GraphError> {
-        let new = match contribution {
-            Contribution::Forward => Adjoint {
-                value: dy,
-                exclusive: false,
-            },
-            Contribution::Emit(op, operands) => self.emit(op, &operands)?,
-            Contribution::Penalty(lambda) => {
-                self.penalties[target.0 as usize].push((lambda, dy));
-                return Ok(());
-            }
-        };
+    /// One more use of a value has been walked.
+    fn walked(&mut self, target: ValueId) -> Result<(), GraphError> {
+        self.uses_left[target.0 as usize] -= 1;
+        if self.uses_left[target.0 as usize] == 0 {
+            self.finish(target)?;
+        }
+        Ok(())
+    }
+
+    fn contribute(&mut self, target: ValueId, new: Adjoint) -> Result<(), GraphError> {
         let sum = match self.adjoints[target.0 as usize] {
             None => new,
-            Some(known) => self.emit(Op::Add, &[known.value, new.value])?,
+            Some(known) => self.emit(Binary::Add, &[known.value, new.value])?,
         };
         self.adjoints[target.0 as usize] = Some(sum);
         Ok(())
     }
 
-    fn emit(&mut self, op: Op, operands: &[ValueId]) -> Result<Adjoint, GraphError> {
+    fn emit(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<Adjoint, GraphError> {
         Ok(Adjoint {
             value: self.graph.apply(op, operands)?,
             exclusive: true,
@@ -188,7 +174,7 @@ impl Backward {
         for (lambda, dloss) in std::mem::take(&mut self.penalties[target.0 as usize]) {
             let mut operands = vec![target, dloss];
             operands.extend(self.adjoints[target.0 as usize].map(|known| known.value));
-            let sum = self.emit(Op::L2PenaltyGrad { lambda }, &operands)?;
+            let sum = self.emit(L2PenaltyGrad { lambda }, &operands)?;
             self.adjoints[target.0 as usize] = Some(sum);
         }
         let Origin::Parameter(parameter) = self.graph.value(target).origin else {
@@ -202,7 +188,7 @@ impl Backward {
             return Ok(());
         };
         if !adjoint.exclusive {
-            adjoint = self.emit(Op::Identity, &[adjoint.value])?;
+            adjoint = self.emit(Unary::Identity, &[adjoint.value])?;
         }
         self.graph.gradients.push(Gradient {
             parameter,
@@ -212,64 +198,140 @@ impl Backward {
     }
 }
 
-/// One contribution per operand of a node whose result `y` has the gradient `dy`, in the order in
-/// which they are to be computed.
-fn contributions(
-    node: NodeId,
-    op: &Op,
-    operands: &[ValueId],
-    y: ValueId,
-    dy: ValueId,
-) -> Result<Vec<(usize, Contribution)>, GraphError> {
-    use Contribution::{Emit, Forward, Penalty};
-    let list = match *op {
-        Op::Affine => {
-            let (x, w) = (operands[0], operands[1]);
-            let mut list = vec![(1, Emit(Op::AffineGradWeight, vec![dy, x]))];
-            if operands.len() == 3 {
-                list.push((2, Emit(Op::AffineGradBias, vec![dy])));
-            }
-            list.push((0, Emit(Op::AffineGradInput, vec![dy, w])));
-            list
+/// What an operator's rule works with: one node, the gradients of its results, and a way to hand
+/// on those of its operands.
+pub(crate) struct Rule<'a> {
+    backward: &'a mut Backward,
+    id: NodeId,
+    node: &'a Node,
+    /// By operand: it has been given its gradient.
+    given: Vec<bool>,
+    /// Values that were handed on.
+    handed: Vec<ValueId>,
+    /// Values from this one on are the rule's own.
+    first_new: u32,
+}
+
+impl Rule<'_> {
+    pub(crate) fn not_differentiable(&self) -> GraphError {
+        GraphError::NotDifferentiable {
+            node: self.id,
+            op: self.node.op.name(),
         }
-        Op::Activation(activation) => {
-            let uses_result = activation.derivative_uses_result();
-            let saved = if uses_result { y } else { operands[0] };
-            vec![(0, Emit(Op::ActivationGrad(activation), vec![saved, dy]))]
+    }
+
+    pub(crate) fn operand_count(&self) -> usize {
+        self.node.operands.len()
+    }
+
+    pub(crate) fn operand(&self, operand: usize) -> ValueId {
+        self.node.operands[operand]
+    }
+
+    pub(crate) fn result(&self, result: usize) -> ValueId {
+        self.node.results[result]
+    }
+
+    pub(crate) fn shape(&self, value: ValueId) -> Shape {
+        self.backward.graph.value(value).ty.shape.clone()
+    }
+
+    /// The gradient of a result; `None` if the loss doesn't depend on it.
+    pub(crate) fn dy(&self, result: usize) -> Option<ValueId> {
+        // An active value is used by active nodes only after this one, and those have been walked.
+        let known = self.backward.adjoints[self.result(result).0 as usize];
+        known.map(|adjoint| adjoint.value)
+    }
+
+    /// True if an operand needs a gradient.
+    pub(crate) fn wants(&self, operand: usize) -> bool {
+        self.backward.active[self.operand(operand).0 as usize]
+    }
+
+    /// The first result of a new node.
+    pub(crate) fn emit(
+        &mut self,
+        op: impl Into<Op>,
+        operands: &[ValueId],
+    ) -> Result<ValueId, GraphError> {
+        self.backward.graph.apply(op, operands)
+    }
+
+    /// All results of a new node.
+    pub(crate) fn emit_all(
+        &mut self,
+        op: impl Into<Op>,
+        operands: &[ValueId],
+    ) -> Result<Vec<ValueId>, GraphError> {
+        self.backward.graph.apply_all(op, operands)
+    }
+
+    /// The scalar 0.
+    pub(crate) fn zero(&mut self) -> Result<ValueId, GraphError> {
+        self.backward.graph.add_scalar(0.0)
+    }
+
+    /// Gives an operand a contribution to its gradient, at most one a position. What isn't wanted
+    /// is ignored.
+    pub(crate) fn give(&mut self, operand: usize, value: ValueId) -> Result<(), GraphError> {
+        if !self.wants(operand) {
+            return Ok(());
         }
-        Op::Dropout { .. } | Op::Scale { .. } => vec![(0, Emit(op.clone(), vec![dy]))],
-        Op::Softmax => vec![(0, Emit(Op::SoftmaxGrad, vec![y, dy]))],
-        Op::SoftmaxCrossEntropy => {
-            let (logits, labels) = (operands[0], operands[1]);
-            let gradient = Emit(Op::SoftmaxCrossEntropyGrad, vec![logits, labels, dy]);
-            // Labels are integers and never active.
-            vec![(0, gradient), (1, Forward)]
+        let exclusive = value.0 >= self.first_new && !self.handed.contains(&value);
+        self.handed.push(value);
+        let target = self.operand(operand);
+        let new = Adjoint { value, exclusive };
+        self.backward.contribute(target, new)?;
+        self.given[operand] = true;
+        self.backward.walked(target)
+    }
+
+    /// Gives an operand the first result of a new node, if it wants one.
+    pub(crate) fn emit_to(
+        &mut self,
+        operand: usize,
+        op: impl Into<Op>,
+        operands: &[ValueId],
+    ) -> Result<(), GraphError> {
+        if !self.wants(operand) {
+            return Ok(());
         }
-        Op::MeanSquaredError => {
-            let (a, b) = (operands[0], operands[1]);
-            vec![
-                (0, Emit(Op::MeanSquaredErrorGrad, vec![a, b, dy])),
-                (1, Emit(Op::MeanSquaredErrorGrad, vec![b, a, dy])),
-            ]
+        let value = self.emit(op, operands)?;
+        self.give(operand, value)
+    }
+
+    /// The sum of `value` over what broadcasting repeated of an operand.
+    pub(crate) fn summed(&mut self, operand: usize, value: ValueId) -> Result<ValueId, GraphError> {
+        let shape = self.shape(self.operand(operand));
+        if self.shape(value) == shape {
+            return Ok(value);
         }
-        Op::L2Penalty { lambda } => vec![(0, Penalty(lambda))],
-        Op::Add => vec![(0, Forward), (1, Forward)],
-        Op::Identity => vec![(0, Forward)],
-        Op::AffineGradInput
-        | Op::AffineGradWeight
-        | Op::AffineGradBias
-        | Op::ActivationGrad(_)
-        | Op::SoftmaxGrad
-        | Op::SoftmaxCrossEntropyGrad
-        | Op::MeanSquaredErrorGrad
-        | Op::L2PenaltyGrad { .. } => {
-            return Err(GraphError::NotDifferentiable {
-                node,
-                op: op.name(),
-            });
+        self.emit(SumTo { shape }, &[value])
+    }
+
+    /// Gives an operand `value`, summed over what broadcasting repeated.
+    pub(crate) fn give_summed(&mut self, operand: usize, value: ValueId) -> Result<(), GraphError> {
+        if !self.wants(operand) {
+            return Ok(());
         }
-    };
-    Ok(list)
+        let sum = self.summed(operand, value)?;
+        self.give(operand, sum)
+    }
+
+    /// Gives an operand the gradient of a penalty: added in place after the operand's last use.
+    pub(crate) fn penalty_to(
+        &mut self,
+        operand: usize,
+        lambda: f64,
+        dy: ValueId,
+    ) -> Result<(), GraphError> {
+        let target = self.operand(operand);
+        if self.wants(operand) {
+            self.backward.penalties[target.0 as usize].push((lambda, dy));
+        }
+        self.given[operand] = true;
+        self.backward.walked(target)
+    }
 }
 
 #[cfg(test)]

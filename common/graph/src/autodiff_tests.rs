@@ -2,6 +2,7 @@ use super::*;
 use crate::graph::OutputRole;
 use crate::init::Initialiser;
 use crate::models::{LOSS, MlpOptions, mlp};
+use crate::op::{Dense, L2Penalty, MeanSquaredError};
 use crate::shape::{DType, Shape, TensorType};
 
 fn ready_order(graph: &Graph) -> Vec<&str> {
@@ -31,9 +32,12 @@ fn gradients_are_ready_from_the_last_layer_to_the_first() {
     );
     // Each weight's gradient is ready before the gradient of the layer's operand is computed, and
     // the features have no gradient.
-    let count = |op: &Op| graph.nodes().iter().filter(|node| node.op == *op).count();
-    assert_eq!(count(&Op::AffineGradWeight), 3);
-    assert_eq!(count(&Op::AffineGradInput), 2);
+    let count = |op: Dense| {
+        let nodes = graph.nodes().iter();
+        nodes.filter(|node| node.op == op.into()).count()
+    };
+    assert_eq!(count(Dense::GradWeight), 3);
+    assert_eq!(count(Dense::GradInput), 2);
 }
 
 #[test]
@@ -81,8 +85,8 @@ fn gradient_operators_have_no_gradient() {
     let w = graph
         .add_parameter("w", Shape::fixed(&[2, 2]), Initialiser::Zeros)
         .unwrap();
-    let sum = graph.apply(Op::AffineGradBias, &[w]).unwrap();
-    let loss = graph.apply(Op::L2Penalty { lambda: 1.0 }, &[sum]).unwrap();
+    let sum = graph.apply(Dense::GradBias, &[w]).unwrap();
+    let loss = graph.apply(L2Penalty { lambda: 1.0 }, &[sum]).unwrap();
     graph.add_output("loss", OutputRole::Loss, loss).unwrap();
     assert_eq!(
         differentiate(&graph, "loss").unwrap_err(),
@@ -107,8 +111,8 @@ fn shared_gradients_are_copied() {
     let t = graph
         .add_input("t", TensorType::new(DType::F64, shape))
         .unwrap();
-    let sum = graph.apply(Op::Add, &[a, b]).unwrap();
-    let loss = graph.apply(Op::MeanSquaredError, &[sum, t]).unwrap();
+    let sum = graph.apply(Binary::Add, &[a, b]).unwrap();
+    let loss = graph.apply(MeanSquaredError::Loss, &[sum, t]).unwrap();
     graph.add_output("loss", OutputRole::Loss, loss).unwrap();
     let graph = differentiate(&graph, "loss").unwrap();
     graph.verify().unwrap();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::graph::{Graph, NodeId, Origin, OutputRole, ValueId};
+use crate::graph::{ConstantData, Graph, NodeId, Origin, OutputRole, ValueId};
 
 impl fmt::Display for Graph {
     /// One line per input, parameter, node, output and gradient, each in its own order.
@@ -18,6 +18,23 @@ impl fmt::Display for Graph {
                 f,
                 "  parameter {} {}: {ty} = {}",
                 parameter.value, parameter.name, parameter.initialiser
+            )?;
+        }
+        for constant in &self.constants {
+            let ty = &self.value(constant.value).ty;
+            let shown: String = match &constant.data {
+                ConstantData::Float(data) => head(data),
+                ConstantData::Int(data) => head(data),
+                ConstantData::Bool(data) => head(data),
+            };
+            writeln!(f, "  constant {}: {ty} = {shown}", constant.value)?;
+        }
+        for state in &self.states {
+            let (value, ty) = (state.value, &self.value(state.value).ty);
+            writeln!(
+                f,
+                "  state {value} {}: {ty} = {}",
+                state.name, state.initial
             )?;
         }
         for (i, value) in self.values.iter().enumerate() {
@@ -46,10 +63,22 @@ impl fmt::Display for Graph {
             };
             writeln!(f, "  output {} {} ({role})", output.value, output.name)?;
         }
+        for update in &self.updates {
+            let name = &self.states[update.state.0 as usize].name;
+            writeln!(f, "  update {} {name}", update.value)?;
+        }
         for gradient in &self.gradients {
             let name = &self.parameter(gradient.parameter).name;
             writeln!(f, "  gradient {} {name}", gradient.value)?;
         }
         f.write_str("}\n")
     }
+}
+
+/// The first elements of a constant.
+fn head<E: fmt::Debug>(data: &[E]) -> String {
+    const SHOWN: usize = 8;
+    let more = if data.len() > SHOWN { ", .." } else { "" };
+    let shown: Vec<String> = data.iter().take(SHOWN).map(|x| format!("{x:?}")).collect();
+    format!("[{}{more}]", shown.join(", "))
 }

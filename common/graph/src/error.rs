@@ -39,8 +39,8 @@ pub enum GraphError {
         op: &'static str,
         /// The position of the operand.
         operand: usize,
-        /// The element type that the operator needs.
-        expected: DType,
+        /// The element types that the operator takes.
+        expected: &'static str,
         /// The element type of the operand.
         got: DType,
     },
@@ -179,6 +179,48 @@ pub enum GraphError {
         name: String,
         /// The number.
         got: f64,
+    },
+    /// A constant's data doesn't fit its type.
+    #[error("{value}: constant of {ty}: got {got} elements, or elements of another kind")]
+    Constant {
+        /// The constant.
+        value: ValueId,
+        /// Its type.
+        ty: TensorType,
+        /// The number of elements given.
+        got: usize,
+    },
+    /// A state isn't a fixed float tensor with a finite initial value.
+    #[error(
+        "state {name:?}: expected fixed floats and a finite initial value, got {got}, {initial}"
+    )]
+    State {
+        /// Its name.
+        name: String,
+        /// Its type.
+        got: TensorType,
+        /// Its initial value.
+        initial: f64,
+    },
+    /// A state's update isn't one node's result of the state's type, or the state has another.
+    #[error("update of state {state}: {value} isn't its only update, or isn't of its type")]
+    Update {
+        /// The state's position.
+        state: u32,
+        /// The value.
+        value: ValueId,
+    },
+    /// Two operands don't broadcast to one shape.
+    #[error("{node} {op}: operands {first} and {second} don't broadcast")]
+    Broadcast {
+        /// The node.
+        node: NodeId,
+        /// Its operator.
+        op: &'static str,
+        /// A shape.
+        first: Shape,
+        /// The shape that doesn't fit it.
+        second: Shape,
     },
     /// An output is not the result of a node.
     #[error("output {name:?}: {value} isn't the result of a node")]

@@ -23,6 +23,10 @@ pub struct ValueId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParameterId(pub u32);
 
+/// A state of one graph: its position in the order of declaration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StateId(pub u32);
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "#{}", self.0)
@@ -48,6 +52,10 @@ pub enum Origin {
     Input(usize),
     /// A parameter.
     Parameter(ParameterId),
+    /// The constant at this position in [`Graph::constants`].
+    Constant(usize),
+    /// A state.
+    State(StateId),
     /// The scalar by which the loss is multiplied before it is differentiated.
     LossScale,
     /// A node's result at position `result`.
@@ -99,6 +107,65 @@ pub struct Parameter {
     pub initialiser: Initialiser,
 }
 
+/// The elements of a constant, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ConstantData {
+    /// Floats; rounded to the graph's type.
+    Float(Vec<f64>),
+    /// Integers.
+    Int(Vec<i64>),
+    /// Truth values.
+    Bool(Vec<bool>),
+}
+
+impl ConstantData {
+    /// The number of elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Float(data) => data.len(),
+            Self::Int(data) => data.len(),
+            Self::Bool(data) => data.len(),
+        }
+    }
+
+    /// True if there are no elements.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A tensor that is part of the model and never changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Constant {
+    /// The value.
+    pub value: ValueId,
+    /// Its elements.
+    pub data: ConstantData,
+}
+
+/// A float tensor that runs carry from one to the next and no gradient changes: running
+/// statistics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// The name, unique among states and parameters, as in a PyTorch state dict: `bn.running_mean`.
+    pub name: String,
+    /// The value before a run.
+    pub value: ValueId,
+    /// Every element before the first run.
+    pub initial: f64,
+}
+
+/// After a training run, a state takes this value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// The state.
+    pub state: StateId,
+    /// The result of a node, of the state's type.
+    pub value: ValueId,
+}
+
 /// What an output is for: it decides in which modes a plan computes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OutputRole {
@@ -140,6 +207,9 @@ pub struct Graph {
     pub(crate) nodes: Vec<Node>,
     pub(crate) inputs: Vec<Input>,
     pub(crate) parameters: Vec<Parameter>,
+    pub(crate) constants: Vec<Constant>,
+    pub(crate) states: Vec<State>,
+    pub(crate) updates: Vec<Update>,
     pub(crate) outputs: Vec<Output>,
     pub(crate) gradients: Vec<Gradient>,
 }
@@ -164,6 +234,9 @@ impl Graph {
             nodes: Vec::new(),
             inputs: Vec::new(),
             parameters: Vec::new(),
+            constants: Vec::new(),
+            states: Vec::new(),
+            updates: Vec::new(),
             outputs: Vec::new(),
             gradients: Vec::new(),
         })
@@ -203,6 +276,24 @@ impl Graph {
     #[must_use]
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
+    }
+
+    /// The constants in order of declaration.
+    #[must_use]
+    pub fn constants(&self) -> &[Constant] {
+        &self.constants
+    }
+
+    /// The states in order of declaration; a [`StateId`] is a position here.
+    #[must_use]
+    pub fn states(&self) -> &[State] {
+        &self.states
+    }
+
+    /// What training runs change of the states.
+    #[must_use]
+    pub fn updates(&self) -> &[Update] {
+        &self.updates
     }
 
     /// The outputs in order of declaration.
@@ -292,11 +383,99 @@ impl Graph {
         checked.map(|()| value)
     }
 
+    /// Declares a constant.
+    ///
+    /// # Errors
+    /// [`GraphError::Constant`] if the data doesn't fit the type.
+    pub fn add_constant(
+        &mut self,
+        ty: TensorType,
+        data: ConstantData,
+    ) -> Result<ValueId, GraphError> {
+        let position = self.constants.len();
+        let value = self.push_value(ty, Origin::Constant(position));
+        self.constants.push(Constant { value, data });
+        let checked = self.verify_constant(position);
+        if checked.is_err() {
+            self.constants.pop();
+            self.values.pop();
+        }
+        checked.map(|()| value)
+    }
+
+    /// Declares a constant float scalar.
+    ///
+    /// # Errors
+    /// As [`Graph::add_constant`].
+    pub fn add_scalar(&mut self, number: f64) -> Result<ValueId, GraphError> {
+        let ty = TensorType::new(self.dtype, Shape::scalar());
+        self.add_constant(ty, ConstantData::Float(vec![number]))
+    }
+
+    /// Declares a state of the graph's float type whose elements start at `initial`; returns the
+    /// value before a run.
+    ///
+    /// # Errors
+    /// A bad or taken name, a dimension that is zero or the batch, a number that isn't finite.
+    pub fn add_state(
+        &mut self,
+        name: &str,
+        shape: Shape,
+        initial: f64,
+    ) -> Result<(StateId, ValueId), GraphError> {
+        let position = self.states.len();
+        let id = StateId(position as u32);
+        let ty = TensorType::new(self.dtype, shape);
+        let value = self.push_value(ty, Origin::State(id));
+        self.states.push(State {
+            name: name.to_owned(),
+            value,
+            initial,
+        });
+        let checked = self.verify_state(position);
+        if checked.is_err() {
+            self.states.pop();
+            self.values.pop();
+        }
+        checked.map(|()| (id, value))
+    }
+
+    /// Says what a training run leaves in a state.
+    ///
+    /// # Errors
+    /// [`GraphError::Update`]: another type, not the result of a node, or a second update.
+    pub fn add_update(&mut self, state: StateId, value: ValueId) -> Result<(), GraphError> {
+        self.updates.push(Update { state, value });
+        let checked = self.verify_update(self.updates.len() - 1);
+        if checked.is_err() {
+            self.updates.pop();
+        }
+        checked
+    }
+
     /// Appends a node and returns its first result.
     ///
     /// # Errors
     /// Operands or attributes that don't fit the operator; the graph is unchanged.
-    pub fn apply(&mut self, op: Op, operands: &[ValueId]) -> Result<ValueId, GraphError> {
+    pub fn apply(
+        &mut self,
+        op: impl Into<Op>,
+        operands: &[ValueId],
+    ) -> Result<ValueId, GraphError> {
+        // Every operator has a result.
+        self.apply_all(op, operands).map(|results| results[0])
+    }
+
+    /// Appends a node and returns all its results.
+    ///
+    /// # Errors
+    /// As [`Graph::apply`].
+    pub fn apply_all(
+        &mut self,
+        op: impl Into<Op>,
+        operands: &[ValueId],
+    ) -> Result<Vec<ValueId>, GraphError> {
+        let op = op.into();
         let node = NodeId(self.nodes.len() as u32);
         let mut types = Vec::with_capacity(operands.len());
         for (operand, &value) in operands.iter().enumerate() {
@@ -310,14 +489,18 @@ impl Graph {
             };
             types.push(&found.ty);
         }
-        let ty = infer(node, &op, self.dtype, &types)?;
-        let value = self.push_value(ty, Origin::Node { node, result: 0 });
+        let types = infer(node, &op, self.dtype, &types)?;
+        let results: Vec<ValueId> = types
+            .into_iter()
+            .enumerate()
+            .map(|(result, ty)| self.push_value(ty, Origin::Node { node, result }))
+            .collect();
         self.nodes.push(Node {
             op,
             operands: operands.to_vec(),
-            results: vec![value],
+            results: results.clone(),
         });
-        Ok(value)
+        Ok(results)
     }
 
     /// Names a value as an output.

@@ -1,189 +1,158 @@
-//! The type of a node's result, from its operator and the types of its operands.
+//! The types of a node's results, from its operator and the types of its operands: what operators
+//! say their rules with.
 
 use crate::error::GraphError;
 use crate::graph::NodeId;
 use crate::op::Op;
 use crate::shape::{DType, Dim, Shape, TensorType};
 
+/// The types of results, or why there are none.
+pub(crate) type Inferred = Result<Vec<TensorType>, GraphError>;
+
 /// The operands of one node, while they are checked.
-struct Operands<'a> {
+pub(crate) struct Operands<'a> {
     node: NodeId,
-    op: &'a Op,
+    op: &'static str,
     float: DType,
     types: &'a [&'a TensorType],
 }
 
-/// Infers the type of the node's result, and checks attributes and operands.
-pub(crate) fn infer(
-    node: NodeId,
-    op: &Op,
-    float: DType,
-    types: &[&TensorType],
-) -> Result<TensorType, GraphError> {
+/// Infers the types of the node's results, and checks attributes and operands.
+pub(crate) fn infer(node: NodeId, op: &Op, float: DType, types: &[&TensorType]) -> Inferred {
     let operands = Operands {
         node,
-        op,
+        op: op.name(),
         float,
         types,
     };
-    check_attributes(node, op)?;
-    let shape = result_shape(&operands)?;
-    Ok(TensorType::new(float, shape))
-}
-
-fn result_shape(o: &Operands<'_>) -> Result<Shape, GraphError> {
-    match o.op {
-        Op::Affine => {
-            o.count(2, 3, "2 or 3")?;
-            let [n, i] = o.matrix(0)?;
-            let [out, _] = o.matrix(1)?;
-            o.shape(1, &[out, i])?;
-            if o.types.len() == 3 {
-                o.float(2)?;
-                o.shape(2, &[out])?;
-            }
-            Ok(Shape::new(vec![n, out]))
-        }
-        Op::Activation(_) | Op::Dropout { .. } | Op::Scale { .. } | Op::Identity => {
-            o.count(1, 1, "1")?;
-            o.float(0)
-        }
-        Op::Softmax => {
-            o.count(1, 1, "1")?;
-            o.rows(0)
-        }
-        Op::SoftmaxCrossEntropy => {
-            o.count(2, 2, "2")?;
-            o.logits_and_labels()?;
-            Ok(Shape::scalar())
-        }
-        Op::SoftmaxCrossEntropyGrad => {
-            o.count(3, 3, "3")?;
-            let logits = o.logits_and_labels()?;
-            o.scalar(2)?;
-            Ok(logits)
-        }
-        Op::MeanSquaredError => {
-            o.count(2, 2, "2")?;
-            o.same(0, 1)?;
-            Ok(Shape::scalar())
-        }
-        Op::MeanSquaredErrorGrad => {
-            o.count(3, 3, "3")?;
-            o.scalar(2)?;
-            o.same(0, 1)
-        }
-        Op::L2Penalty { .. } => {
-            o.count(1, 1, "1")?;
-            o.float(0)?;
-            Ok(Shape::scalar())
-        }
-        Op::L2PenaltyGrad { .. } => {
-            o.count(2, 3, "2 or 3")?;
-            o.scalar(1)?;
-            if o.types.len() == 3 {
-                o.same(0, 2)?;
-            }
-            o.float(0)
-        }
-        Op::Add | Op::ActivationGrad(_) => {
-            o.count(2, 2, "2")?;
-            o.same(0, 1)
-        }
-        Op::SoftmaxGrad => {
-            o.count(2, 2, "2")?;
-            o.rows(0)?;
-            o.same(0, 1)
-        }
-        Op::AffineGradInput => {
-            o.count(2, 2, "2")?;
-            let [n, out] = o.matrix(0)?;
-            let [_, i] = o.matrix(1)?;
-            o.shape(1, &[out, i])?;
-            Ok(Shape::new(vec![n, i]))
-        }
-        Op::AffineGradWeight => {
-            o.count(2, 2, "2")?;
-            let [n, out] = o.matrix(0)?;
-            let [_, i] = o.matrix(1)?;
-            o.shape(1, &[n, i])?;
-            Ok(Shape::new(vec![out, i]))
-        }
-        Op::AffineGradBias => {
-            o.count(1, 1, "1")?;
-            let [_, out] = o.matrix(0)?;
-            Ok(Shape::new(vec![out]))
-        }
-    }
-}
-
-fn check_attributes(node: NodeId, op: &Op) -> Result<(), GraphError> {
-    let (attribute, expected, got, fits) = match *op {
-        Op::Dropout { rate, .. } => (
-            "rate",
-            "a number in [0, 1)",
-            rate,
-            (0.0..1.0).contains(&rate),
-        ),
-        Op::L2Penalty { lambda } | Op::L2PenaltyGrad { lambda } => (
-            "lambda",
-            "a finite number of at least 0",
-            lambda,
-            lambda.is_finite() && lambda >= 0.0,
-        ),
-        Op::Scale { factor } => ("factor", "a finite number", factor, factor.is_finite()),
-        _ => return Ok(()),
-    };
-    if fits {
-        return Ok(());
-    }
-    Err(GraphError::Attribute {
-        node,
-        op: op.name(),
-        attribute,
-        expected,
-        got,
-    })
+    op.operator().infer(&operands)
 }
 
 impl Operands<'_> {
-    fn count(&self, min: usize, max: usize, expected: &'static str) -> Result<(), GraphError> {
+    /// The number of operands.
+    pub(crate) fn len(&self) -> usize {
+        self.types.len()
+    }
+
+    /// One float result of this shape.
+    pub(crate) fn one(&self, shape: Shape) -> Inferred {
+        Ok(vec![TensorType::new(self.float, shape)])
+    }
+
+    /// Float results of these shapes.
+    pub(crate) fn floats(&self, shapes: impl IntoIterator<Item = Shape>) -> Inferred {
+        let shapes = shapes.into_iter();
+        Ok(shapes
+            .map(|shape| TensorType::new(self.float, shape))
+            .collect())
+    }
+
+    /// Checks an attribute.
+    pub(crate) fn attribute(
+        &self,
+        attribute: &'static str,
+        expected: &'static str,
+        got: f64,
+        fits: bool,
+    ) -> Result<(), GraphError> {
+        if fits {
+            return Ok(());
+        }
+        Err(GraphError::Attribute {
+            node: self.node,
+            op: self.op,
+            attribute,
+            expected,
+            got,
+        })
+    }
+
+    /// Checks that an attribute names a dimension of an operand; returns the dimension.
+    pub(crate) fn axis(&self, operand: usize, axis: usize) -> Result<Dim, GraphError> {
+        let dim = self.types[operand].shape.dims().get(axis).copied();
+        self.attribute(
+            "axis",
+            "a dimension of the operand",
+            axis as f64,
+            dim.is_some(),
+        )?;
+        Ok(dim.unwrap_or(Dim::Fixed(1)))
+    }
+
+    /// A dimension that must not be the batch, named by an attribute.
+    pub(crate) fn fixed_axis(&self, operand: usize, axis: usize) -> Result<usize, GraphError> {
+        let dim = self.axis(operand, axis)?;
+        self.attribute(
+            "axis",
+            "a dimension without the batch",
+            axis as f64,
+            dim.fixed().is_some(),
+        )?;
+        Ok(dim.fixed().unwrap_or(1))
+    }
+
+    pub(crate) fn count(
+        &self,
+        min: usize,
+        max: usize,
+        expected: &'static str,
+    ) -> Result<(), GraphError> {
         let got = self.types.len();
         if (min..=max).contains(&got) {
             return Ok(());
         }
         Err(GraphError::OperandCount {
             node: self.node,
-            op: self.op.name(),
+            op: self.op,
             expected,
             got,
         })
     }
 
-    fn dtype(&self, operand: usize, expected: DType) -> Result<(), GraphError> {
-        let got = self.types[operand].dtype;
-        if got == expected {
-            return Ok(());
-        }
-        Err(GraphError::OperandDType {
+    fn dtype_error(&self, operand: usize, expected: &'static str) -> GraphError {
+        GraphError::OperandDType {
             node: self.node,
-            op: self.op.name(),
+            op: self.op,
             operand,
             expected,
-            got,
-        })
+            got: self.types[operand].dtype,
+        }
+    }
+
+    /// The type of an operand of any elements.
+    pub(crate) fn any(&self, operand: usize) -> &TensorType {
+        self.types[operand]
     }
 
     /// The shape of a float operand.
-    fn float(&self, operand: usize) -> Result<Shape, GraphError> {
-        self.dtype(operand, self.float)?;
+    pub(crate) fn float(&self, operand: usize) -> Result<Shape, GraphError> {
+        self.of(operand, self.float)
+    }
+
+    /// The shape of an operand of truth values.
+    pub(crate) fn bool(&self, operand: usize) -> Result<Shape, GraphError> {
+        self.of(operand, DType::Bool)
+    }
+
+    fn of(&self, operand: usize, expected: DType) -> Result<Shape, GraphError> {
+        if self.types[operand].dtype != expected {
+            return Err(self.dtype_error(operand, expected.name()));
+        }
         Ok(self.types[operand].shape.clone())
     }
 
-    fn rank_error(&self, operand: usize, expected: &'static str) -> GraphError {
+    /// The shape of an operand of integers.
+    pub(crate) fn index(&self, operand: usize) -> Result<Shape, GraphError> {
+        if !self.types[operand].dtype.is_index() {
+            return Err(self.dtype_error(operand, "i32 or i64"));
+        }
+        Ok(self.types[operand].shape.clone())
+    }
+
+    pub(crate) fn rank_error(&self, operand: usize, expected: &'static str) -> GraphError {
         GraphError::OperandRank {
             node: self.node,
-            op: self.op.name(),
+            op: self.op,
             operand,
             expected,
             got: self.types[operand].shape.clone(),
@@ -191,56 +160,68 @@ impl Operands<'_> {
     }
 
     /// The two dimensions of a float matrix.
-    fn matrix(&self, operand: usize) -> Result<[Dim; 2], GraphError> {
-        self.dtype(operand, self.float)?;
-        self.types[operand]
-            .shape
-            .dims()
-            .try_into()
-            .map_err(|_| self.rank_error(operand, "2"))
-    }
-
-    /// The shape of a float operand that has a last dimension.
-    fn rows(&self, operand: usize) -> Result<Shape, GraphError> {
+    pub(crate) fn matrix(&self, operand: usize) -> Result<[Dim; 2], GraphError> {
         let shape = self.float(operand)?;
-        if shape.rank() == 0 {
-            return Err(self.rank_error(operand, "at least 1"));
-        }
-        Ok(shape)
+        let dims = shape.dims().try_into();
+        dims.map_err(|_| self.rank_error(operand, "2"))
     }
 
-    fn scalar(&self, operand: usize) -> Result<(), GraphError> {
-        self.dtype(operand, self.float)?;
+    /// The leading dimensions and the last one of a float operand of at least `rank_min`.
+    pub(crate) fn rows(
+        &self,
+        operand: usize,
+        rank_min: usize,
+        expected: &'static str,
+    ) -> Result<(Vec<Dim>, Dim), GraphError> {
+        let shape = self.float(operand)?;
+        match shape.dims().split_last() {
+            Some((last, leading)) if shape.rank() >= rank_min => Ok((leading.to_vec(), *last)),
+            _ => Err(self.rank_error(operand, expected)),
+        }
+    }
+
+    pub(crate) fn scalar(&self, operand: usize) -> Result<(), GraphError> {
+        self.float(operand)?;
         self.shape(operand, &[])
     }
 
-    fn shape(&self, operand: usize, expected: &[Dim]) -> Result<(), GraphError> {
+    /// Checks that an operand, whatever its elements, has these dimensions.
+    pub(crate) fn shape(&self, operand: usize, expected: &[Dim]) -> Result<(), GraphError> {
         let got = &self.types[operand].shape;
         if got.dims() == expected {
             return Ok(());
         }
         Err(GraphError::OperandShape {
             node: self.node,
-            op: self.op.name(),
+            op: self.op,
             operand,
             expected: Shape::new(expected.to_vec()),
             got: got.clone(),
         })
     }
 
+    /// Checks that an operand has floats of these dimensions.
+    pub(crate) fn float_shape(&self, operand: usize, expected: &[Dim]) -> Result<(), GraphError> {
+        self.float(operand)?;
+        self.shape(operand, expected)
+    }
+
     /// The shape that two float operands share.
-    fn same(&self, first: usize, second: usize) -> Result<Shape, GraphError> {
+    pub(crate) fn same(&self, first: usize, second: usize) -> Result<Shape, GraphError> {
         let shape = self.float(first)?;
-        self.dtype(second, self.float)?;
-        self.shape(second, shape.dims())?;
+        self.float_shape(second, shape.dims())?;
         Ok(shape)
     }
 
-    /// The shape of the logits, operand 0; operand 1 is one label a row.
-    fn logits_and_labels(&self) -> Result<Shape, GraphError> {
-        let [n, classes] = self.matrix(0)?;
-        self.dtype(1, DType::I32)?;
-        self.shape(1, &[n])?;
-        Ok(Shape::new(vec![n, classes]))
+    /// The shape that two shapes broadcast to.
+    pub(crate) fn broadcast(&self, first: &Shape, second: &Shape) -> Result<Shape, GraphError> {
+        first
+            .broadcast(second)
+            .ok_or_else(|| GraphError::Broadcast {
+                node: self.node,
+                op: self.op,
+                first: first.clone(),
+                second: second.clone(),
+            })
     }
 }

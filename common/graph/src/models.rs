@@ -3,7 +3,8 @@
 use crate::error::GraphError;
 use crate::graph::{Graph, OutputRole, ValueId};
 use crate::init::InitialiserScheme;
-use crate::op::{Activation, Op};
+use crate::op::{Binary, Dense, Dropout, L2Penalty, MeanSquaredError, Softmax};
+use crate::op::{SoftmaxCrossEntropy, Unary};
 use crate::shape::{DType, Shape, TensorType};
 
 /// The name of the features, float `[batch, inputs]`.
@@ -27,6 +28,33 @@ pub const PREDICTION: &str = "prediction";
 pub const LAYERS_MAX: usize = 1024;
 /// The most units that a layer, the input or the output may have.
 pub const UNITS_MAX: usize = 1 << 24;
+
+/// The function after each hidden layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// [`Unary::Relu`].
+    Relu,
+    /// [`Unary::Gelu`].
+    Gelu,
+    /// [`Unary::GeluTanh`].
+    GeluTanh,
+    /// [`Unary::Tanh`].
+    Tanh,
+    /// [`Unary::Sigmoid`].
+    Sigmoid,
+}
+
+impl From<Activation> for Unary {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::Relu => Self::Relu,
+            Activation::Gelu => Self::Gelu,
+            Activation::GeluTanh => Self::GeluTanh,
+            Activation::Tanh => Self::Tanh,
+            Activation::Sigmoid => Self::Sigmoid,
+        }
+    }
+}
 
 /// The loss at the end of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -136,8 +164,8 @@ pub fn mlp(options: &MlpOptions) -> Result<Graph, GraphError> {
     let y = graph.add_input(LABELS, labels_type(options))?;
     let (out, weights) = layers(&mut graph, options, x)?;
     let data_loss = match options.loss {
-        Loss::CrossEntropy => graph.apply(Op::SoftmaxCrossEntropy, &[out, y])?,
-        Loss::MeanSquaredError => graph.apply(Op::MeanSquaredError, &[out, y])?,
+        Loss::CrossEntropy => graph.apply(SoftmaxCrossEntropy::Loss, &[out, y])?,
+        Loss::MeanSquaredError => graph.apply(MeanSquaredError::Loss, &[out, y])?,
     };
     let loss = penalise(&mut graph, data_loss, &weights, options.l2)?;
     graph.add_output(LOSS, OutputRole::Loss, loss)?;
@@ -145,7 +173,7 @@ pub fn mlp(options: &MlpOptions) -> Result<Graph, GraphError> {
     match options.loss {
         Loss::CrossEntropy => {
             graph.add_output(LOGITS, OutputRole::Prediction, out)?;
-            let probabilities = graph.apply(Op::Softmax, &[out])?;
+            let probabilities = graph.apply(Softmax::Plain { axis: 1 }, &[out])?;
             graph.add_output(PROBABILITIES, OutputRole::Derived, probabilities)?;
         }
         Loss::MeanSquaredError => graph.add_output(PREDICTION, OutputRole::Prediction, out)?,
@@ -184,11 +212,11 @@ fn layers(
             scheme.bias(fan_in),
         )?;
         weights.push(weight);
-        value = graph.apply(Op::Affine, &[value, weight, bias])?;
+        value = graph.apply(Dense::Affine, &[value, weight, bias])?;
         if layer < options.hidden.len() {
-            value = graph.apply(Op::Activation(options.activation), &[value])?;
+            value = graph.apply(Unary::from(options.activation), &[value])?;
             if options.dropout > 0.0 {
-                let dropout = Op::Dropout {
+                let dropout = Dropout {
                     rate: options.dropout,
                     key: layer as u64,
                 };
@@ -210,8 +238,8 @@ fn penalise(
     let mut loss = data_loss;
     if lambda > 0.0 {
         for &weight in weights {
-            let penalty = graph.apply(Op::L2Penalty { lambda }, &[weight])?;
-            loss = graph.apply(Op::Add, &[loss, penalty])?;
+            let penalty = graph.apply(L2Penalty { lambda }, &[weight])?;
+            loss = graph.apply(Binary::Add, &[loss, penalty])?;
         }
     }
     Ok(loss)

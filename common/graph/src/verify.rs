@@ -1,10 +1,10 @@
 //! The check of a whole graph: everything that the rest of the house relies on.
 
 use crate::error::{GradientProblem, GraphError};
-use crate::graph::{Graph, NAME_LEN_MAX, NodeId, Origin, ParameterId, ValueId};
+use crate::graph::{ConstantData, Graph, NAME_LEN_MAX, NodeId, Origin, ParameterId, ValueId};
 use crate::infer::infer;
-use crate::op::Op;
-use crate::shape::{Dim, Shape};
+use crate::op::{Dropout, Op};
+use crate::shape::{DType, Dim, Shape};
 
 impl Graph {
     /// Checks every rule of the crate's contract.
@@ -18,13 +18,81 @@ impl Graph {
         for position in 0..self.parameters.len() {
             self.verify_parameter(position)?;
         }
+        for position in 0..self.constants.len() {
+            self.verify_constant(position)?;
+        }
+        for position in 0..self.states.len() {
+            self.verify_state(position)?;
+        }
         self.verify_origins()?;
         self.verify_nodes()?;
         self.verify_dropout_keys()?;
         for position in 0..self.outputs.len() {
             self.verify_output(position)?;
         }
+        for position in 0..self.updates.len() {
+            self.verify_update(position)?;
+        }
         self.verify_gradients()
+    }
+
+    pub(crate) fn verify_constant(&self, position: usize) -> Result<(), GraphError> {
+        let constant = &self.constants[position];
+        let ty = &self.value(constant.value).ty;
+        let fits = match &constant.data {
+            ConstantData::Float(_) => ty.dtype == self.dtype,
+            ConstantData::Int(_) => ty.dtype.is_index(),
+            ConstantData::Bool(_) => ty.dtype == DType::Bool,
+        };
+        let elements = ty.shape.elements(1);
+        if fits && !ty.shape.has_batch() && elements == Some(constant.data.len()) {
+            return Ok(());
+        }
+        Err(GraphError::Constant {
+            value: constant.value,
+            ty: ty.clone(),
+            got: constant.data.len(),
+        })
+    }
+
+    pub(crate) fn verify_state(&self, position: usize) -> Result<(), GraphError> {
+        const KIND: &str = "state";
+        let state = &self.states[position];
+        let earlier = self.states[..position].iter().map(|other| &other.name);
+        let parameters = self.parameters.iter().map(|other| &other.name);
+        verify_name(KIND, &state.name, earlier.chain(parameters))?;
+        let ty = &self.value(state.value).ty;
+        verify_dimensions(KIND, &state.name, &ty.shape)?;
+        if ty.shape.has_batch() || ty.dtype != self.dtype || !state.initial.is_finite() {
+            return Err(GraphError::State {
+                name: state.name.clone(),
+                got: ty.clone(),
+                initial: state.initial,
+            });
+        }
+        Ok(())
+    }
+
+    /// An update's value is the result of a node, of the state's type; a state has one update.
+    pub(crate) fn verify_update(&self, position: usize) -> Result<(), GraphError> {
+        let update = self.updates[position];
+        let broken = GraphError::Update {
+            state: update.state.0,
+            value: update.value,
+        };
+        let twice = self.updates[..position]
+            .iter()
+            .any(|other| other.state == update.state);
+        let Some(state) = self.states.get(update.state.0 as usize) else {
+            return Err(broken);
+        };
+        if twice
+            || self.node_of(update.value).is_none()
+            || self.value(update.value).ty != self.value(state.value).ty
+        {
+            return Err(broken);
+        }
+        Ok(())
     }
 
     pub(crate) fn verify_input(&self, position: usize) -> Result<(), GraphError> {
@@ -83,6 +151,14 @@ impl Graph {
                 value: output.value,
             });
         }
+        let got = self.value(output.value).ty.dtype;
+        if got != self.dtype {
+            return Err(GraphError::NotFloat {
+                kind: "output",
+                name: output.name.clone(),
+                got,
+            });
+        }
         Ok(())
     }
 
@@ -104,6 +180,14 @@ impl Graph {
                 Origin::Parameter(parameter) => {
                     let found = self.parameters.get(parameter.0 as usize);
                     found.map(|parameter| parameter.value)
+                }
+                Origin::Constant(position) => {
+                    let found = self.constants.get(position);
+                    found.map(|constant| constant.value)
+                }
+                Origin::State(state) => {
+                    let found = self.states.get(state.0 as usize);
+                    found.map(|state| state.value)
                 }
                 Origin::LossScale => {
                     loss_scales += 1;
@@ -144,11 +228,11 @@ impl Graph {
                 types.push(&defined.ty);
             }
             let expected = infer(id, &node.op, self.dtype, &types)?;
-            if node.results.len() != 1 {
+            if node.results.len() != expected.len() {
                 return Err(GraphError::ResultCount {
                     node: id,
                     op: node.op.name(),
-                    expected: 1,
+                    expected: expected.len(),
                     got: node.results.len(),
                 });
             }
@@ -158,12 +242,12 @@ impl Graph {
                 let Some(found) = found.filter(|found| found.origin == origin) else {
                     return Err(GraphError::OriginBroken { value });
                 };
-                if found.ty != expected {
+                if found.ty != expected[result] {
                     return Err(GraphError::ResultType {
                         node: id,
                         op: node.op.name(),
                         value,
-                        expected,
+                        expected: expected[result].clone(),
                         got: found.ty.clone(),
                     });
                 }
@@ -189,7 +273,7 @@ impl Graph {
                 }
                 continue;
             }
-            let Op::Dropout { key, .. } = node.op else {
+            let Op::Dropout(Dropout { key, .. }) = node.op else {
                 continue;
             };
             if let Some(&(_, first)) = keys.iter().find(|(other, _)| *other == key) {

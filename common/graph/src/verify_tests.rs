@@ -5,10 +5,10 @@ use crate::error::{GradientProblem, GraphError};
 use crate::graph::{Graph, NodeId, Origin, OutputRole, ParameterId, ValueId};
 use crate::init::Initialiser;
 use crate::models::{LOSS, MlpOptions, mlp};
-use crate::op::{Activation, Op};
+use crate::op::{Binary, Dense, Dropout, L2Penalty, Op, Softmax, SoftmaxCrossEntropy, Unary};
 use crate::shape::{DType, Dim, Shape, TensorType};
 
-const RELU: Op = Op::Activation(Activation::Relu);
+const RELU: Unary = Unary::Relu;
 
 /// `x: f32[batch, 3]`, `y: i32[batch]`, `w: f32[2, 3]`.
 fn small() -> (Graph, ValueId, ValueId, ValueId) {
@@ -34,7 +34,7 @@ fn trained() -> Graph {
 #[test]
 fn operand_count() {
     let (mut graph, x, ..) = small();
-    let error = graph.apply(Op::Affine, &[x]).unwrap_err();
+    let error = graph.apply(Dense::Affine, &[x]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "#0 affine: expected 2 or 3 operands, got 1"
@@ -54,27 +54,29 @@ fn operand_dtype() {
 #[test]
 fn operand_rank() {
     let (mut graph, x, y, w) = small();
-    let sum = graph.apply(Op::AffineGradBias, &[w]).unwrap();
-    let error = graph.apply(Op::Affine, &[x, sum]).unwrap_err();
+    let sum = graph.apply(Dense::GradBias, &[w]).unwrap();
+    let error = graph.apply(Dense::Affine, &[x, sum]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "#1 affine: operand 1: expected 2 dimensions, got shape [3]"
     );
-    let loss = graph.apply(Op::SoftmaxCrossEntropy, &[x, y]).unwrap();
-    let error = graph.apply(Op::Softmax, &[loss]).unwrap_err();
+    let loss = graph.apply(SoftmaxCrossEntropy::Loss, &[x, y]).unwrap();
+    let error = graph
+        .apply(Softmax::Plain { axis: 1 }, &[loss])
+        .unwrap_err();
     assert!(matches!(error, GraphError::OperandRank { .. }));
 }
 
 #[test]
 fn operand_shape() {
     let (mut graph, x, _, w) = small();
-    let error = graph.apply(Op::Add, &[x, w]).unwrap_err();
+    let error = graph.apply(Binary::Add, &[x, w]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "#0 add: operand 1: expected shape [batch, 3], got [2, 3]"
+        "#0 add: operands [batch, 3] and [2, 3] don't broadcast"
     );
-    let y = graph.apply(Op::Affine, &[x, w]).unwrap();
-    let error = graph.apply(Op::Affine, &[y, w]).unwrap_err();
+    let y = graph.apply(Dense::Affine, &[x, w]).unwrap();
+    let error = graph.apply(Dense::Affine, &[y, w]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "#1 affine: operand 1: expected shape [2, 2], got [2, 3]"
@@ -98,9 +100,9 @@ fn operand_undefined() {
 #[test]
 fn attributes() {
     for (op, attribute) in [
-        (Op::Dropout { rate: 1.0, key: 0 }, "rate"),
-        (Op::L2Penalty { lambda: -1.0 }, "lambda"),
-        (Op::Scale { factor: f64::NAN }, "factor"),
+        (Op::from(Dropout { rate: 1.0, key: 0 }), "rate"),
+        (L2Penalty { lambda: -1.0 }.into(), "lambda"),
+        (Unary::Scale { factor: f64::NAN }.into(), "factor"),
     ] {
         let (mut graph, x, ..) = small();
         match graph.apply(op, &[x]).unwrap_err() {
@@ -113,8 +115,8 @@ fn attributes() {
 #[test]
 fn dropout_keys() {
     let (mut graph, x, ..) = small();
-    let dropout = Op::Dropout { rate: 0.5, key: 7 };
-    let a = graph.apply(dropout.clone(), &[x]).unwrap();
+    let dropout = Dropout { rate: 0.5, key: 7 };
+    let a = graph.apply(dropout, &[x]).unwrap();
     graph.apply(dropout, &[a]).unwrap();
     assert_eq!(
         graph.verify().unwrap_err(),

@@ -1,212 +1,143 @@
 //! Instructions: a program's calls with every dimension and place resolved.
 
-use ringfold_graph::{Activation, Op};
+use std::fmt::Debug;
+use std::sync::Arc;
 
-use super::gemm::MatMul;
-use super::kernels::dropout::Dropout;
+use ringfold_graph::Op;
+use ringfold_graph::op::Unary;
+
+use super::kernels::{
+    conv, dense, dropout, elementwise, layout, loss, matmul, norm, pair_loss, pool, reduce, rows,
+};
+use super::memory::{Memory, Operands, Results, WRITES_MAX};
+use crate::backend::RunArgs;
+use crate::element::Element;
 use crate::plan::{Call, Place};
 
-/// What one instruction does. Operands are named by their places; an operand at the result's place
-/// is changed in place.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Kernel {
-    /// Result = lhs · rhs, plus the bias in every row.
-    MatMul {
-        spec: MatMul,
-        lhs: Place,
-        rhs: Place,
-        bias: Option<Place>,
-    },
-    ColumnSum {
-        src: Place,
-    },
-    Activation {
-        kind: Activation,
-        src: Place,
-    },
-    ActivationGrad {
-        kind: Activation,
-        saved: Place,
-        dy: Place,
-    },
-    Dropout {
-        spec: Dropout,
-        src: Place,
-    },
-    Softmax {
-        src: Place,
-        columns: usize,
-    },
-    SoftmaxGrad {
-        y: Place,
-        dy: Place,
-        columns: usize,
-    },
-    SoftmaxCrossEntropy {
-        logits: Place,
-        labels: Place,
-        classes: usize,
-    },
-    SoftmaxCrossEntropyGrad {
-        logits: Place,
-        labels: Place,
-        dloss: Place,
-        classes: usize,
-    },
-    MeanSquaredError {
-        prediction: Place,
-        target: Place,
-    },
-    MeanSquaredErrorGrad {
-        prediction: Place,
-        target: Place,
-        dloss: Place,
-    },
-    L2Penalty {
-        w: Place,
-        lambda: f64,
-    },
-    /// Result = other + lambda · dloss · w; without other, 0 stands for it.
-    L2PenaltyGrad {
-        w: Place,
-        dloss: Place,
-        other: Option<Place>,
-        lambda: f64,
-    },
-    Add {
-        a: Place,
-        b: Place,
-    },
-    Scale {
-        src: Place,
-        factor: f64,
-    },
-    Copy {
-        src: Place,
-    },
+/// The work of one instruction. It reads operands and writes results by their positions in the
+/// operator; an operand at the first result's place is changed in place.
+pub(crate) trait Kernel<T>: Debug + Send + Sync {
+    /// Writes every element of every result.
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, args: &RunArgs);
 }
 
-/// A kernel, where its result goes, and which gradient it finishes.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Instruction {
-    pub kernel: Kernel,
-    pub result: Place,
-    /// The parameter (position in the layout) whose gradient is final afterwards, and the end of
-    /// its padded range in the gradient arena.
-    pub finishes: Option<(usize, usize)>,
+/// The kernel of a call. One line a group of operators.
+pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T>> {
+    match &call.op {
+        Op::Dense(op) => dense::lower(*op, call, threads),
+        Op::Unary(op) => elementwise::unary(*op),
+        Op::UnaryGrad(op) => elementwise::unary_grad(op.0),
+        Op::Binary(op) => elementwise::binary(*op, call),
+        Op::BinaryGrad(op) => elementwise::binary_grad(*op, call),
+        Op::Compare(op) => elementwise::compare(*op, call),
+        Op::Logic(op) => elementwise::logic(*op, call),
+        Op::Where(_) => elementwise::choose(call),
+        Op::Cast(_) => elementwise::cast(call),
+        Op::Expand(_) => elementwise::expand(call),
+        Op::SumTo(_) => reduce::sum_to(call),
+        Op::Reduce(op) => reduce::reduce(op, call),
+        Op::ReduceGrad(op) => reduce::reduce_grad(op.reduction, call),
+        Op::Spread(_) => reduce::spread(call),
+        Op::ArgMax(op) => reduce::arg_max(op.axis, call),
+        // A reshape that can't be a view is a copy.
+        Op::Reshape(_) => elementwise::unary(Unary::Identity),
+        Op::Transpose(op) => layout::transpose(op, call),
+        Op::Concat(op) => layout::concat(*op, call),
+        Op::Slice(op) => layout::slice(*op, call),
+        Op::SliceGrad(op) => layout::slice_grad(*op, call),
+        Op::Pad(op) => layout::pad(*op, call),
+        Op::PadGrad(op) => layout::pad_grad(op.0, call),
+        Op::Gather(op) => layout::gather(*op, call),
+        Op::GatherGrad(op) => layout::gather_grad(*op, call),
+        Op::MatMul(op) => matmul::lower(*op, call, threads),
+        Op::Norm(op) => norm::norm(*op, call),
+        Op::NormGrad(op) => norm::norm_grad(op.0, call),
+        Op::PairLoss(op) => pair_loss::pair(*op, call),
+        Op::PairLossGrad(op) => pair_loss::pair_grad(op.0, call),
+        Op::CrossEntropy(op) => pair_loss::cross_entropy(*op, call),
+        Op::CrossEntropyGrad(op) => pair_loss::cross_entropy_grad(op.0, call),
+        Op::Conv(op) => conv::lower(*op, call, threads),
+        Op::Pool(op) => pool::pool(*op, call),
+        Op::PoolGrad(op) => pool::pool_grad(*op, call),
+        Op::Dropout(op) => dropout::lower(*op),
+        Op::Softmax(op) => rows::lower(*op, call),
+        Op::SoftmaxCrossEntropy(op) => loss::cross_entropy(*op, call),
+        Op::MeanSquaredError(op) => loss::squared_error(*op),
+        Op::L2Penalty(op) => loss::penalty(op.lambda),
+        Op::L2PenaltyGrad(op) => loss::penalty_grad(op.lambda),
+    }
 }
 
-impl Kernel {
-    /// The kernel of a call.
-    pub(crate) fn lower(call: &Call, threads: usize) -> Self {
-        let at = |operand: usize| call.operands[operand].place;
-        // Shapes have been inferred and verified: matrices have two dimensions.
-        let dim = |operand: usize, axis: usize| call.operands[operand].shape[axis];
-        let columns = |operand: usize| {
-            let last = call.operands[operand].shape.last();
-            last.copied().unwrap_or(1)
+/// The floats that the kernel of an operator needs for itself.
+pub(crate) fn scratch_len(op: &Op, operands: &[Vec<usize>], results: &[Vec<usize>]) -> usize {
+    let len = |shape: &[usize]| shape.iter().product();
+    match op {
+        Op::Reduce(op) => reduce::scratch_len(op.reduction, len(&results[0])),
+        Op::ReduceGrad(op) => reduce::grad_scratch_len(op.reduction, len(&operands[1])),
+        Op::Conv(op) => conv::scratch_len(op, operands, results),
+        _ => 0,
+    }
+}
+
+/// A range that an instruction writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Write {
+    pub place: Place,
+    /// The result; one past the last is the scratch.
+    pub result: usize,
+}
+
+/// A kernel, where its operands and results stand, and which gradients it finishes.
+#[derive(Clone, Debug)]
+pub(crate) struct Instruction<T> {
+    /// `None` if there is nothing to compute.
+    kernel: Option<Arc<dyn Kernel<T>>>,
+    operands: Vec<Place>,
+    results: Vec<Place>,
+    /// Results and scratch by offset.
+    writes: Vec<Write>,
+    /// The parameters (positions in the layout) whose gradients are final afterwards, each with the
+    /// end of its padded range in the gradient arena.
+    pub finishes: Vec<(usize, usize)>,
+}
+
+impl<T: Element> Instruction<T> {
+    /// The instruction of a call; `ends` are the ends of the parameters' ranges.
+    pub(crate) fn new(call: &Call, threads: usize, ends: &[usize]) -> Self {
+        let places = |located: &[crate::plan::Located]| -> Vec<Place> {
+            located.iter().map(|located| located.place).collect()
         };
-        let product = MatMul {
-            m: 0,
-            n: 0,
-            k: 0,
-            lhs_transposed: false,
-            rhs_transposed: false,
-            accumulate: false,
-            threads,
-        };
-        match call.op {
-            Op::Affine => Self::MatMul {
-                spec: MatMul {
-                    m: dim(0, 0),
-                    n: dim(1, 0),
-                    k: dim(0, 1),
-                    rhs_transposed: true,
-                    accumulate: call.operands.len() == 3,
-                    ..product
-                },
-                lhs: at(0),
-                rhs: at(1),
-                bias: call.operands.get(2).map(|bias| bias.place),
-            },
-            Op::AffineGradInput => Self::MatMul {
-                spec: MatMul {
-                    m: dim(0, 0),
-                    n: dim(1, 1),
-                    k: dim(0, 1),
-                    ..product
-                },
-                lhs: at(0),
-                rhs: at(1),
-                bias: None,
-            },
-            Op::AffineGradWeight => Self::MatMul {
-                spec: MatMul {
-                    m: dim(0, 1),
-                    n: dim(1, 1),
-                    k: dim(0, 0),
-                    lhs_transposed: true,
-                    ..product
-                },
-                lhs: at(0),
-                rhs: at(1),
-                bias: None,
-            },
-            Op::AffineGradBias => Self::ColumnSum { src: at(0) },
-            Op::Activation(kind) => Self::Activation { kind, src: at(0) },
-            Op::ActivationGrad(kind) => Self::ActivationGrad {
-                kind,
-                saved: at(0),
-                dy: at(1),
-            },
-            Op::Dropout { rate, key } => Self::Dropout {
-                spec: Dropout { rate, key },
-                src: at(0),
-            },
-            Op::Softmax => Self::Softmax {
-                src: at(0),
-                columns: columns(0),
-            },
-            Op::SoftmaxGrad => Self::SoftmaxGrad {
-                y: at(0),
-                dy: at(1),
-                columns: columns(0),
-            },
-            Op::SoftmaxCrossEntropy => Self::SoftmaxCrossEntropy {
-                logits: at(0),
-                labels: at(1),
-                classes: columns(0),
-            },
-            Op::SoftmaxCrossEntropyGrad => Self::SoftmaxCrossEntropyGrad {
-                logits: at(0),
-                labels: at(1),
-                dloss: at(2),
-                classes: columns(0),
-            },
-            Op::MeanSquaredError => Self::MeanSquaredError {
-                prediction: at(0),
-                target: at(1),
-            },
-            Op::MeanSquaredErrorGrad => Self::MeanSquaredErrorGrad {
-                prediction: at(0),
-                target: at(1),
-                dloss: at(2),
-            },
-            Op::L2Penalty { lambda } => Self::L2Penalty { w: at(0), lambda },
-            Op::L2PenaltyGrad { lambda } => Self::L2PenaltyGrad {
-                w: at(0),
-                dloss: at(1),
-                other: call.operands.get(2).map(|other| other.place),
-                lambda,
-            },
-            Op::Add => Self::Add { a: at(0), b: at(1) },
-            Op::Scale { factor } => Self::Scale { src: at(0), factor },
-            Op::Identity => Self::Copy { src: at(0) },
+        let results = places(&call.results);
+        let written = results.iter().chain(&call.scratch).enumerate();
+        let mut writes: Vec<Write> = written
+            .map(|(result, &place)| Write { place, result })
+            .collect();
+        writes.sort_by_key(|write| write.place.offset);
+        assert!(writes.len() <= WRITES_MAX, "{:?} writes too much", call.op);
+        Self {
+            kernel: (!call.is_view).then(|| lower(call, threads)),
+            operands: places(&call.operands),
+            results,
+            writes,
+            finishes: call
+                .finishes
+                .iter()
+                .map(|&slot| (slot, ends[slot]))
+                .collect(),
         }
     }
 
-    /// True if there is nothing to do: a copy of a value to where it stands.
-    pub(crate) fn is_void(&self, result: Place) -> bool {
-        matches!(self, Self::Copy { src } if *src == result)
+    /// True if a run can leave it out.
+    pub(crate) fn is_void(&self) -> bool {
+        self.kernel.is_none() && self.finishes.is_empty()
+    }
+
+    /// Runs the kernel.
+    pub(crate) fn run(&self, memory: &mut Memory<'_, T>, args: &RunArgs) {
+        if let Some(kernel) = &self.kernel {
+            let (mut results, operands) =
+                memory.borrow(&self.writes, &self.results, &self.operands);
+            kernel.run(&mut results, &operands, args);
+        }
     }
 }

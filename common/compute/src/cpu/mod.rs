@@ -6,10 +6,10 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `plan` | [`CpuPlan`]: checks, runs, outputs |
-//! | `kernel` | instructions: calls with places and dimensions resolved |
-//! | `run` | one instruction on the memories |
+//! | `kernel` | instructions: calls with places and dimensions resolved; which kernel an operator has |
 //! | `memory` | how an instruction borrows from the memories |
-//! | [`kernels`] | the loops, over slices |
+//! | `view` | integers and truth values in memories of floats |
+//! | [`kernels`] | a file a group of operators: their kernels, and the loops over slices |
 //! | [`gemm`] | matrix products |
 //! | [`math`] | elementary functions |
 //! | `simd` | the same loop for wider vectors |
@@ -21,18 +21,20 @@ pub mod kernels;
 pub mod math;
 mod memory;
 mod plan;
-mod run;
 mod simd;
+mod view;
 
 #[cfg(test)]
 pub(crate) mod counting;
 #[cfg(test)]
 mod tests;
 
-use ringfold_graph::Graph;
+use ringfold_graph::{ConstantData, DType, Graph};
 
-use self::kernel::{Instruction, Kernel};
+use self::kernel::Instruction;
+pub use self::memory::Index;
 pub use self::plan::CpuPlan;
+use self::view::view_mut;
 use crate::backend::{Backend, GradientReady, PlanOptions, RunArgs, TensorRef, TrainMemory};
 use crate::buffer::{Arena, Workspace};
 use crate::element::Element;
@@ -83,24 +85,47 @@ impl Cpu {
         layout: &ParameterLayout,
         options: PlanOptions,
     ) -> Result<CpuPlan<T>, ComputeError> {
-        let program = Program::new::<T>(graph, layout, options)?;
+        let program = Program::new::<T>(graph, layout, options, &kernel::scratch_len)?;
         let slots = layout.slots();
         let ends = (1..=slots.len()).map(|next| {
             let next = slots.get(next);
             next.map_or(layout.len(), |slot| slot.offset)
         });
         let ends: Vec<usize> = ends.collect();
-        let instructions = program.calls.iter().map(|call| Instruction {
-            kernel: Kernel::lower(call, self.options.threads),
-            result: call.result.place,
-            finishes: call.finishes.map(|slot| (slot, ends[slot])),
-        });
-        let instructions = instructions.filter(|instruction| {
+        let calls = program.calls.iter();
+        let instructions = calls
+            .map(|call| Instruction::new(call, self.options.threads, &ends))
             // A void instruction that finishes a gradient is kept for the report.
-            instruction.finishes.is_some() || !instruction.kernel.is_void(instruction.result)
-        });
-        Ok(CpuPlan::new(instructions.collect(), program))
+            .filter(|instruction| !instruction.is_void())
+            .collect();
+        let constants = constants(graph, &program)?;
+        Ok(CpuPlan::new(instructions, program, constants))
     }
+}
+
+/// The memory of a plan's constants.
+fn constants<T: Element>(graph: &Graph, program: &Program) -> Result<Arena<T>, ComputeError> {
+    let mut arena = Arena::zeros(program.constants_len)?;
+    for (constant, place) in graph.constants().iter().zip(&program.constants) {
+        let to = &mut arena[place.offset..place.offset + place.extent::<T>()];
+        match (&constant.data, place.dtype) {
+            (ConstantData::Float(data), _) => {
+                let data = to.iter_mut().zip(data);
+                data.for_each(|(to, &x)| *to = T::from_f64(x));
+            }
+            (ConstantData::Int(data), DType::I32) => {
+                let data = view_mut::<T, i32>(to, place.len).iter_mut().zip(data);
+                // A number beyond 32 bits names no position: it stays out of range.
+                data.for_each(|(to, &x)| *to = i32::try_from(x).unwrap_or(i32::MIN));
+            }
+            (ConstantData::Int(data), _) => view_mut(to, place.len).copy_from_slice(data),
+            (ConstantData::Bool(data), _) => {
+                let data = view_mut::<T, u8>(to, place.len).iter_mut().zip(data);
+                data.for_each(|(to, &x)| *to = u8::from(x));
+            }
+        }
+    }
+    Ok(arena)
 }
 
 impl<T: Element> Backend<T> for Cpu {

@@ -1,11 +1,11 @@
 //! A compiled plan: what it takes, its checks, its runs, its outputs.
 
-use std::marker::PhantomData;
+use std::sync::Arc;
 
 use super::kernel::Instruction;
-use super::memory::Memory;
+use super::memory::{Index, Memory};
 use crate::backend::{GradientReady, InputSpec, Mode, OutputSpec, RunArgs, TensorRef, TrainMemory};
-use crate::buffer::Workspace;
+use crate::buffer::{Arena, Workspace};
 use crate::element::Element;
 use crate::error::ComputeError;
 use crate::layout::check_len;
@@ -15,7 +15,10 @@ use crate::plan::{LabelCheck, Place, Program};
 /// with its own workspace and gradients.
 #[derive(Clone, Debug)]
 pub struct CpuPlan<T> {
-    instructions: Vec<Instruction>,
+    instructions: Vec<Instruction<T>>,
+    constants: Arc<Arena<T>>,
+    updates: Vec<(Place, Place)>,
+    state_len: usize,
     mode: Mode,
     batch: usize,
     inputs: Vec<InputSpec>,
@@ -23,13 +26,19 @@ pub struct CpuPlan<T> {
     outputs: Vec<(OutputSpec, Place)>,
     workspace_len: usize,
     parameters_len: usize,
-    element: PhantomData<fn() -> T>,
 }
 
 impl<T: Element> CpuPlan<T> {
-    pub(super) fn new(instructions: Vec<Instruction>, program: Program) -> Self {
+    pub(super) fn new(
+        instructions: Vec<Instruction<T>>,
+        program: Program,
+        constants: Arena<T>,
+    ) -> Self {
         Self {
             instructions,
+            constants: Arc::new(constants),
+            updates: program.updates,
+            state_len: program.state_len,
             mode: program.mode,
             batch: program.batch,
             inputs: program.inputs,
@@ -37,7 +46,6 @@ impl<T: Element> CpuPlan<T> {
             outputs: program.outputs,
             workspace_len: program.workspace_len,
             parameters_len: program.parameters_len,
-            element: PhantomData,
         }
     }
 
@@ -70,6 +78,12 @@ impl<T: Element> CpuPlan<T> {
         self.workspace_len
     }
 
+    /// The elements of the state arena; 0 for most graphs.
+    #[must_use]
+    pub fn state_len(&self) -> usize {
+        self.state_len
+    }
+
     /// A workspace for this plan.
     ///
     /// # Errors
@@ -78,8 +92,8 @@ impl<T: Element> CpuPlan<T> {
         Workspace::new(self.workspace_len)
     }
 
-    /// Runs a training plan: writes losses and predictions into the workspace, overwrites the
-    /// gradients, and tells `ready` of each finished one.
+    /// Runs a training plan of a graph without states: writes losses and predictions into the
+    /// workspace, overwrites the gradients, and tells `ready` of each finished one.
     ///
     /// # Errors
     /// Buffers, inputs, labels or a loss scale that don't fit, or a plan of another mode; nothing is
@@ -87,6 +101,23 @@ impl<T: Element> CpuPlan<T> {
     pub fn train(
         &self,
         memory: TrainMemory<'_, Workspace<T>, [T]>,
+        inputs: &[TensorRef<'_, T>],
+        args: &RunArgs,
+        ready: &mut dyn GradientReady<T>,
+    ) -> Result<(), ComputeError> {
+        self.train_with_state(memory, &mut [], inputs, args, ready)
+    }
+
+    /// Runs a training plan and updates `state`, laid out as [`StateLayout`] says, at the end.
+    ///
+    /// [`StateLayout`]: crate::layout::StateLayout
+    ///
+    /// # Errors
+    /// As [`CpuPlan::train`].
+    pub fn train_with_state(
+        &self,
+        memory: TrainMemory<'_, Workspace<T>, [T]>,
+        state: &mut [T],
         inputs: &[TensorRef<'_, T>],
         args: &RunArgs,
         ready: &mut dyn GradientReady<T>,
@@ -100,19 +131,26 @@ impl<T: Element> CpuPlan<T> {
             });
         }
         check_len("gradients", self.parameters_len, memory.gradients.len())?;
-        self.check(memory.workspace, memory.parameters, inputs)?;
-        let memory = Memory {
+        self.check(memory.workspace, memory.parameters, state, inputs)?;
+        let run = Memory {
             workspace: &mut memory.workspace.arena,
             gradients: memory.gradients,
             parameters: memory.parameters,
+            state,
+            constants: &self.constants,
             inputs,
             loss_scale: T::from_f64(args.loss_scale),
         };
-        self.execute(memory, args, ready);
+        self.execute(run, args, ready);
+        for (from, to) in &self.updates {
+            let new = &memory.workspace.arena[from.offset..from.offset + from.len];
+            state[to.offset..to.offset + to.len].copy_from_slice(new);
+        }
         Ok(())
     }
 
-    /// Runs an evaluation or prediction plan: writes outputs into the workspace.
+    /// Runs an evaluation or prediction plan of a graph without states: writes outputs into the
+    /// workspace.
     ///
     /// # Errors
     /// Buffers, inputs or labels that don't fit, or a training plan; nothing is written.
@@ -122,14 +160,30 @@ impl<T: Element> CpuPlan<T> {
         parameters: &[T],
         inputs: &[TensorRef<'_, T>],
     ) -> Result<(), ComputeError> {
+        self.infer_with_state(workspace, parameters, &[], inputs)
+    }
+
+    /// Runs an evaluation or prediction plan with the states that training left.
+    ///
+    /// # Errors
+    /// As [`CpuPlan::infer`].
+    pub fn infer_with_state(
+        &self,
+        workspace: &mut Workspace<T>,
+        parameters: &[T],
+        state: &[T],
+        inputs: &[TensorRef<'_, T>],
+    ) -> Result<(), ComputeError> {
         if self.mode == Mode::Training {
             return Err(ComputeError::WrongMode { mode: self.mode });
         }
-        self.check(workspace, parameters, inputs)?;
+        self.check(workspace, parameters, state, inputs)?;
         let memory = Memory {
             workspace: &mut workspace.arena,
             gradients: &mut [],
             parameters,
+            state,
+            constants: &self.constants,
             inputs,
             loss_scale: T::ONE,
         };
@@ -161,6 +215,7 @@ impl<T: Element> CpuPlan<T> {
         &self,
         workspace: &Workspace<T>,
         parameters: &[T],
+        state: &[T],
         inputs: &[TensorRef<'_, T>],
     ) -> Result<(), ComputeError> {
         if workspace.len() < self.workspace_len {
@@ -171,6 +226,7 @@ impl<T: Element> CpuPlan<T> {
             });
         }
         check_len("parameters", self.parameters_len, parameters.len())?;
+        check_len("state", self.state_len, state.len())?;
         if inputs.len() != self.inputs.len() {
             return Err(ComputeError::InputCount {
                 expected: self.inputs.len(),
@@ -198,16 +254,17 @@ impl<T: Element> CpuPlan<T> {
 
     fn check_labels(&self, inputs: &[TensorRef<'_, T>]) -> Result<(), ComputeError> {
         for check in &self.label_checks {
-            let TensorRef::Int(labels) = inputs[check.input] else {
-                continue;
+            let labels = match inputs[check.input] {
+                TensorRef::Int(labels) => Index::Int(labels),
+                TensorRef::Long(labels) => Index::Long(labels),
+                TensorRef::Float(_) | TensorRef::Bool(_) => continue,
             };
-            let out_of_range =
-                |&label: &i32| usize::try_from(label).map_or(true, |label| label >= check.classes);
-            if let Some(sample) = labels.iter().position(out_of_range) {
+            let wrong = (0..labels.len()).find(|&i| !check.holds(labels.at(i)));
+            if let Some(sample) = wrong {
                 return Err(ComputeError::LabelOutOfRange {
                     name: self.inputs[check.input].name.clone(),
                     sample,
-                    label: labels[sample],
+                    label: labels.at(sample),
                     classes: check.classes,
                 });
             }
@@ -218,7 +275,7 @@ impl<T: Element> CpuPlan<T> {
     fn execute(&self, mut memory: Memory<'_, T>, args: &RunArgs, ready: &mut dyn GradientReady<T>) {
         for instruction in &self.instructions {
             instruction.run(&mut memory, args);
-            if let Some((slot, end)) = instruction.finishes {
+            for &(slot, end) in &instruction.finishes {
                 ready.ready(slot, &memory.gradients[..end]);
             }
         }

@@ -3,8 +3,8 @@
 //! This part knows no device. A backend turns each [`Call`] into a kernel.
 //!
 //! 1. *Select* (`select`): the nodes that the mode's outputs and gradients need, in graph order.
-//! 2. *Chain* ([`chain`]): an element-wise node whose operand nobody reads later takes that
-//!    operand's place. A chain of such values is one buffer.
+//! 2. *Chain* ([`chain`]): a reshape is a view of its operand; an element-wise node whose operand
+//!    nobody reads later takes that operand's place. A chain of such values is one buffer.
 //! 3. *Place* ([`place`]): buffers whose lifetimes overlap get disjoint ranges of one workspace;
 //!    others share. A buffer that ends in a parameter's gradient stands in the gradient arena.
 
@@ -12,14 +12,14 @@ pub mod chain;
 pub mod place;
 mod select;
 
-use ringfold_graph::{Graph, NodeId, Op, Origin, ValueId};
+use ringfold_graph::{DType, Graph, NodeId, Op, Origin, ParameterId, ValueId};
 
 use self::select::{Selection, computes};
 use crate::backend::{InputSpec, Mode, OutputSpec, PlanOptions};
-use crate::buffer::ARENA_ELEMENTS_MAX;
+use crate::buffer::{ALIGNMENT_BYTES, ARENA_ELEMENTS_MAX};
 use crate::element::Element;
 use crate::error::ComputeError;
-use crate::layout::{ParameterLayout, check_element};
+use crate::layout::{ParameterLayout, StateLayout, check_element};
 
 /// The memory in which a value stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,21 +30,46 @@ pub enum Space {
     Parameters,
     /// The gradient arena.
     Gradients,
+    /// The state arena.
+    State,
+    /// The constants of the plan.
+    Constants,
     /// The input at this position in [`Program::inputs`].
     Input(usize),
     /// The loss scale of the run.
     LossScale,
 }
 
-/// A range of elements in a memory.
+/// A typed range in a memory. Memories are addressed in elements of the plan's float type; values of
+/// other types stand at the same aligned offsets, see them through a typed view, and take as many
+/// floats' room as their bytes need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The memory.
     pub space: Space,
-    /// The first element.
+    /// The first float.
     pub offset: usize,
     /// The number of elements.
     pub len: usize,
+    /// The type of the elements.
+    pub dtype: DType,
+}
+
+impl Place {
+    /// The floats that it takes up.
+    #[must_use]
+    pub fn extent<T: Element>(&self) -> usize {
+        extent::<T>(self.len, self.dtype)
+    }
+}
+
+/// The floats of type `T` that `len` elements of `dtype` take up.
+fn extent<T: Element>(len: usize, dtype: DType) -> usize {
+    let float = T::DTYPE.size_bytes();
+    match dtype.size_bytes() {
+        size if size == float => len,
+        size => (len * size).div_ceil(float),
+    }
 }
 
 /// A value with its place and bound dimensions.
@@ -65,22 +90,47 @@ pub struct Call {
     pub op: Op,
     /// What it reads.
     pub operands: Vec<Located>,
-    /// What it writes. Disjoint from every operand but `in_place`.
-    pub result: Located,
-    /// The operand whose place the result takes.
+    /// What it writes. Disjoint from each other and from every operand but `in_place`.
+    pub results: Vec<Located>,
+    /// Room for the kernel's own use, in the workspace.
+    pub scratch: Option<Place>,
+    /// The operand whose place the first result takes.
     pub in_place: Option<usize>,
-    /// The parameter (position in the layout) whose gradient is final after this call.
-    pub finishes: Option<usize>,
+    /// The result is the operand, seen under another shape: there is nothing to compute.
+    pub is_view: bool,
+    /// The parameters (positions in the layout) whose gradients are final after this call.
+    pub finishes: Vec<usize>,
 }
 
-/// The check that labels lie below the number of classes.
+/// The check that integers of an input lie below the number of classes, or of positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LabelCheck {
     /// The position in [`Program::inputs`].
     pub input: usize,
     /// The number of classes.
     pub classes: usize,
+    /// A number that is allowed besides.
+    pub ignore: Option<i64>,
+    /// Negative numbers count from the end.
+    pub from_end: bool,
 }
+
+impl LabelCheck {
+    /// True if `label` names a class or is to be ignored.
+    #[must_use]
+    pub fn holds(&self, label: i64) -> bool {
+        let from = if self.from_end {
+            -(self.classes as i64)
+        } else {
+            0
+        };
+        (from..self.classes as i64).contains(&label) || self.ignore == Some(label)
+    }
+}
+
+/// How much room a backend's kernel needs for itself: the floats for an operator on operands and
+/// results of these shapes.
+pub type ScratchLen<'a> = &'a dyn Fn(&Op, &[Vec<usize>], &[Vec<usize>]) -> usize;
 
 /// A graph planned for one mode and batch size.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,6 +147,14 @@ pub struct Program {
     pub label_checks: Vec<LabelCheck>,
     /// The outputs with their places in the workspace.
     pub outputs: Vec<(OutputSpec, Place)>,
+    /// For each state that a run changes: where its new value stands, and where it belongs.
+    pub updates: Vec<(Place, Place)>,
+    /// Where the constants stand, in the order of the graph.
+    pub constants: Vec<Place>,
+    /// Elements of all constants.
+    pub constants_len: usize,
+    /// Elements of the state arena.
+    pub state_len: usize,
     /// Elements of workspace.
     pub workspace_len: usize,
     /// Elements of the parameter and gradient arenas.
@@ -114,6 +172,7 @@ impl Program {
         graph: &Graph,
         layout: &ParameterLayout,
         options: PlanOptions,
+        scratch: ScratchLen<'_>,
     ) -> Result<Self, ComputeError> {
         graph.verify()?;
         check_element::<T>(graph)?;
@@ -126,22 +185,41 @@ impl Program {
             });
         }
         let selection = Selection::new(graph, options.mode)?;
+        let ops = selection.nodes.iter().map(|id| {
+            let op = &graph.nodes()[id.0 as usize].op;
+            match options.mode {
+                Mode::Training => op.clone(),
+                Mode::Evaluation | Mode::Prediction => op.in_inference(),
+            }
+        });
         Planner {
             graph,
             layout,
+            state: StateLayout::new::<T>(graph)?,
             options,
+            ops: ops.collect(),
             selection,
             lens: lens(graph, options.batch)?,
+            scratch,
         }
         .plan::<T>()
     }
 }
+
+/// The most dimensions of a tensor.
+pub const RANK_MAX: usize = 16;
 
 /// The number of elements of every value.
 fn lens(graph: &Graph, batch: usize) -> Result<Vec<usize>, ComputeError> {
     let values = graph.values().iter();
     values
         .map(|value| {
+            if value.ty.shape.rank() > RANK_MAX {
+                return Err(ComputeError::TooLarge {
+                    what: "a tensor's list of dimensions",
+                    elements_max: RANK_MAX,
+                });
+            }
             let elements = value.ty.shape.elements(batch);
             elements
                 .filter(|&elements| elements <= ARENA_ELEMENTS_MAX)
@@ -156,21 +234,37 @@ fn lens(graph: &Graph, batch: usize) -> Result<Vec<usize>, ComputeError> {
 struct Planner<'a> {
     graph: &'a Graph,
     layout: &'a ParameterLayout,
+    state: StateLayout,
     options: PlanOptions,
     selection: Selection,
+    /// By selected node: its operator in the mode.
+    ops: Vec<Op>,
     /// By value: the number of elements.
     lens: Vec<usize>,
+    scratch: ScratchLen<'a>,
 }
 
 impl Planner<'_> {
     fn plan<T: Element>(&self) -> Result<Program, ComputeError> {
-        let chains = chain::Chains::new(self.graph, &self.selection, &self.lens);
-        let buffers: Vec<place::Buffer> = chains
+        let values = self.graph.values().iter();
+        let extents = values
+            .zip(&self.lens)
+            .map(|(v, &len)| extent::<T>(len, v.ty.dtype));
+        let extents: Vec<usize> = extents.collect();
+        let chains = chain::Chains::new(self.graph, &self.selection, &self.ops, &extents);
+        let scratch = self.scratch_lens();
+        let mut buffers: Vec<place::Buffer> = chains
             .buffers
             .iter()
             .filter(|buffer| buffer.gradient_of.is_none())
             .map(|buffer| buffer.lifetime)
             .collect();
+        let room = scratch.iter().enumerate();
+        buffers.extend(room.map(|(position, &len)| place::Buffer {
+            len,
+            first: position,
+            last: position,
+        }));
         let placement = place::place::<T>(&buffers)?;
         let mut offsets = placement.offsets.into_iter();
         // By buffer: where it stands.
@@ -181,9 +275,17 @@ impl Planner<'_> {
                 None => (Space::Workspace, offsets.next().unwrap_or_default()),
             });
         }
+        let scratch = scratch.iter().zip(offsets).map(|(&len, offset)| Place {
+            space: Space::Workspace,
+            offset,
+            len,
+            dtype: T::DTYPE,
+        });
+        let scratch: Vec<Place> = scratch.collect();
         let (inputs, input_positions) = self.inputs();
-        let places = self.places(&chains, &homes, &input_positions)?;
-        let calls = self.calls(&chains, &places)?;
+        let (constants, constants_len) = self.constants(&extents)?;
+        let places = self.places(&chains, &homes, &input_positions, &constants)?;
+        let calls = self.calls(&chains, &places, &scratch);
         Ok(Program {
             mode: self.options.mode,
             batch: self.options.batch,
@@ -191,9 +293,69 @@ impl Planner<'_> {
             calls,
             inputs,
             outputs: self.outputs(&places),
+            updates: self.updates(&places),
+            constants,
+            constants_len,
+            state_len: self.state.len(),
             workspace_len: placement.len,
             parameters_len: self.layout.len(),
         })
+    }
+
+    /// By call: the floats that the kernel needs for itself.
+    fn scratch_lens(&self) -> Vec<usize> {
+        let bind = |values: &[ValueId]| -> Vec<Vec<usize>> {
+            let shapes = values
+                .iter()
+                .map(|&value| &self.graph.value(value).ty.shape);
+            shapes.map(|shape| shape.bind(self.options.batch)).collect()
+        };
+        let nodes = self.selection.nodes.iter().zip(&self.ops);
+        nodes
+            .map(|(id, op)| {
+                let node = &self.graph.nodes()[id.0 as usize];
+                (self.scratch)(op, &bind(&node.operands), &bind(&node.results))
+            })
+            .collect()
+    }
+
+    /// Where the constants stand, and their length with padding.
+    fn constants(&self, extents: &[usize]) -> Result<(Vec<Place>, usize), ComputeError> {
+        let mut end = 0usize;
+        let mut places = Vec::new();
+        for constant in self.graph.constants() {
+            let v = constant.value.0 as usize;
+            places.push(Place {
+                space: Space::Constants,
+                offset: end,
+                len: self.lens[v],
+                dtype: self.graph.value(constant.value).ty.dtype,
+            });
+            // A line of the widest float is a multiple of the narrower one's.
+            end = extents[v]
+                .checked_next_multiple_of(ALIGNMENT_BYTES)
+                .and_then(|len| end.checked_add(len))
+                .filter(|&end| end <= ARENA_ELEMENTS_MAX)
+                .ok_or(ComputeError::TooLarge {
+                    what: "the constants",
+                    elements_max: ARENA_ELEMENTS_MAX,
+                })?;
+        }
+        Ok((places, end))
+    }
+
+    fn updates(&self, places: &[Place]) -> Vec<(Place, Place)> {
+        if self.options.mode != Mode::Training {
+            return Vec::new();
+        }
+        let updates = self.graph.updates().iter();
+        updates
+            .map(|update| {
+                let state = &self.graph.states()[update.state.0 as usize];
+                let at = |value: ValueId| places[value.0 as usize];
+                (at(update.value), at(state.value))
+            })
+            .collect()
     }
 
     /// The offset of the parameter whose gradient is the graph's `slot`-th.
@@ -236,33 +398,50 @@ impl Planner<'_> {
         chains: &chain::Chains,
         homes: &[(Space, usize)],
         input_positions: &[usize],
+        constants: &[Place],
     ) -> Result<Vec<Place>, ComputeError> {
-        let mut places = Vec::with_capacity(self.lens.len());
+        let mut places: Vec<Place> = Vec::with_capacity(self.lens.len());
         for (v, value) in self.graph.values().iter().enumerate() {
-            let len = self.lens[v];
-            let (space, offset) = match value.origin {
+            let source = match (chains.buffer_of[v], chains.view_of[v]) {
+                (None, Some(source)) => source.0 as usize,
+                _ => v,
+            };
+            let (space, offset) = match self.graph.values()[source].origin {
                 Origin::Input(input) => (Space::Input(input_positions[input]), 0),
                 Origin::LossScale => (Space::LossScale, 0),
-                Origin::Parameter(parameter) => {
-                    let name = &self.graph.parameter(parameter).name;
-                    let found = self.layout.slot(name);
-                    let found = found.filter(|slot| slot.shape == value.ty.shape.bind(1));
-                    let Some(slot) = found else {
-                        return Err(ComputeError::LayoutMismatch {
-                            name: name.clone(),
-                            elements: len,
-                        });
-                    };
-                    (Space::Parameters, slot.offset)
+                Origin::Parameter(parameter) => (Space::Parameters, self.parameter(parameter)?),
+                Origin::Constant(constant) => (Space::Constants, constants[constant].offset),
+                Origin::State(state) => {
+                    let slot = &self.state.slots()[state.0 as usize];
+                    (Space::State, slot.offset)
                 }
                 Origin::Node { .. } => match chains.buffer_of[v] {
                     Some(buffer) => homes[buffer],
                     None => (Space::Workspace, 0),
                 },
             };
-            places.push(Place { space, offset, len });
+            places.push(Place {
+                space,
+                offset,
+                len: self.lens[v],
+                dtype: value.ty.dtype,
+            });
         }
         Ok(places)
+    }
+
+    /// The offset of a parameter.
+    fn parameter(&self, parameter: ParameterId) -> Result<usize, ComputeError> {
+        let parameter = self.graph.parameter(parameter);
+        let shape = &self.graph.value(parameter.value).ty.shape;
+        let found = self.layout.slot(&parameter.name);
+        let found = found.filter(|slot| slot.shape == shape.bind(1));
+        found
+            .map(|slot| slot.offset)
+            .ok_or_else(|| ComputeError::LayoutMismatch {
+                name: parameter.name.clone(),
+                elements: self.lens[parameter.value.0 as usize],
+            })
     }
 
     fn located(&self, places: &[Place], value: ValueId) -> Located {
@@ -272,29 +451,32 @@ impl Planner<'_> {
         }
     }
 
-    fn calls(&self, chains: &chain::Chains, places: &[Place]) -> Result<Vec<Call>, ComputeError> {
-        let mut calls = Vec::with_capacity(self.selection.nodes.len());
-        for (position, &id) in self.selection.nodes.iter().enumerate() {
-            let node = &self.graph.nodes()[id.0 as usize];
-            let result = node.results[0];
-            let op = match (&node.op, self.options.mode) {
-                (Op::Dropout { .. }, Mode::Evaluation | Mode::Prediction) => Op::Identity,
-                (op, _) => op.clone(),
-            };
-            calls.push(Call {
-                node: id,
-                op,
-                operands: node
-                    .operands
-                    .iter()
-                    .map(|&value| self.located(places, value))
-                    .collect(),
-                result: self.located(places, result),
-                in_place: chains.in_place[position],
-                finishes: self.selection.gradient_of[result.0 as usize],
-            });
-        }
-        Ok(calls)
+    fn calls(&self, chains: &chain::Chains, places: &[Place], scratch: &[Place]) -> Vec<Call> {
+        let nodes = self.selection.nodes.iter().enumerate();
+        nodes
+            .map(|(position, &id)| {
+                let node = &self.graph.nodes()[id.0 as usize];
+                let located = |values: &[ValueId]| -> Vec<Located> {
+                    let values = values.iter();
+                    values.map(|&value| self.located(places, value)).collect()
+                };
+                let results = node.results.iter();
+                let mut finishes: Vec<usize> = results
+                    .filter_map(|result| self.selection.gradient_of[result.0 as usize])
+                    .collect();
+                finishes.sort_unstable();
+                Call {
+                    node: id,
+                    op: self.ops[position].clone(),
+                    operands: located(&node.operands),
+                    results: located(&node.results),
+                    scratch: Some(scratch[position]).filter(|place| place.len > 0),
+                    in_place: chains.in_place[position],
+                    is_view: chains.is_view[position],
+                    finishes,
+                }
+            })
+            .collect()
     }
 
     fn outputs(&self, places: &[Place]) -> Vec<(OutputSpec, Place)> {
@@ -314,25 +496,29 @@ impl Planner<'_> {
     }
 }
 
-/// The checks that the calls need: an integer operand is a label of the logits before it.
+/// The checks of the inputs whose integers the calls take as labels or indices.
 fn label_checks(calls: &[Call]) -> Vec<LabelCheck> {
     let mut checks = Vec::new();
     for call in calls {
-        if !matches!(
-            call.op,
-            Op::SoftmaxCrossEntropy | Op::SoftmaxCrossEntropyGrad
-        ) {
+        let Some(rule) = call.op.index_rule() else {
             continue;
-        }
-        let (logits, labels) = (&call.operands[0], &call.operands[1]);
-        if let Space::Input(input) = labels.place.space {
-            let check = LabelCheck {
-                input,
-                classes: logits.shape[1],
-            };
-            if !checks.contains(&check) {
-                checks.push(check);
-            }
+        };
+        let Space::Input(input) = call.operands[rule.operand].place.space else {
+            continue;
+        };
+        let dims = &call.operands[rule.of].shape;
+        let classes = match rule.axis {
+            Some(axis) => dims.get(axis),
+            None => dims.last(),
+        };
+        let check = LabelCheck {
+            input,
+            classes: classes.copied().unwrap_or(1),
+            ignore: rule.ignore,
+            from_end: rule.from_end,
+        };
+        if !checks.contains(&check) {
+            checks.push(check);
         }
     }
     checks

@@ -9,8 +9,8 @@ use crate::error::ComputeError;
 pub(crate) struct Selection {
     /// The nodes to run, in order.
     pub nodes: Vec<NodeId>,
-    /// By value: it is an output of the mode.
-    pub is_output: Vec<bool>,
+    /// By value: it is read after the run, as an output or as a state's new value.
+    pub is_kept: Vec<bool>,
     /// By value: the position in the layout of the parameter whose gradient it is.
     pub gradient_of: Vec<Option<usize>>,
     /// By value: a selected node reads it.
@@ -20,11 +20,11 @@ pub(crate) struct Selection {
 impl Selection {
     pub(crate) fn new(graph: &Graph, mode: Mode) -> Result<Self, ComputeError> {
         let count = graph.values().len();
-        let mut is_output = vec![false; count];
+        let mut is_kept = vec![false; count];
         for output in graph.outputs() {
-            is_output[output.value.0 as usize] |= computes(mode, output.role);
+            is_kept[output.value.0 as usize] |= computes(mode, output.role);
         }
-        if !is_output.contains(&true) {
+        if !is_kept.contains(&true) {
             return Err(ComputeError::NoOutputs {
                 graph: graph.name().to_owned(),
                 mode,
@@ -32,6 +32,9 @@ impl Selection {
         }
         let mut gradient_of = vec![None; count];
         if mode == Mode::Training {
+            for update in graph.updates() {
+                is_kept[update.value.0 as usize] = true;
+            }
             for (slot, gradient) in graph.gradients().iter().enumerate() {
                 gradient_of[gradient.value.0 as usize] = Some(slot);
             }
@@ -42,7 +45,7 @@ impl Selection {
             let needed = node.results.iter().map(|value| value.0 as usize);
             if !needed
                 .into_iter()
-                .any(|v| is_read[v] || is_output[v] || gradient_of[v].is_some())
+                .any(|v| is_read[v] || is_kept[v] || gradient_of[v].is_some())
             {
                 continue;
             }
@@ -54,7 +57,7 @@ impl Selection {
         nodes.reverse();
         Ok(Self {
             nodes,
-            is_output,
+            is_kept,
             gradient_of,
             is_read,
         })

@@ -1,13 +1,18 @@
 use proptest::prelude::*;
 use ringfold_graph::models::{LOSS, MlpOptions, mlp};
+use ringfold_graph::op::L2Penalty;
 use ringfold_graph::{DType, differentiate};
 
 use super::*;
 use crate::testing::random_graphs;
 
+fn no_scratch(_: &Op, _: &[Vec<usize>], _: &[Vec<usize>]) -> usize {
+    0
+}
+
 fn program(graph: &Graph, mode: Mode, batch: usize) -> Result<Program, ComputeError> {
     let layout = ParameterLayout::new::<f32>(graph)?;
-    Program::new::<f32>(graph, &layout, PlanOptions { mode, batch })
+    Program::new::<f32>(graph, &layout, PlanOptions { mode, batch }, &no_scratch)
 }
 
 fn overlap(a: Place, b: Place) -> bool {
@@ -20,6 +25,8 @@ fn assert_sound(graph: &Graph, program: &Program) {
     let mut workspace: Vec<Option<ValueId>> = vec![None; program.workspace_len];
     let mut gradients: Vec<Option<ValueId>> = vec![None; program.parameters_len];
     let mut finished: Vec<(Place, ValueId)> = Vec::new();
+    // By value: the value whose elements it shows.
+    let mut shows: Vec<ValueId> = (0..graph.values().len() as u32).map(ValueId).collect();
     for call in &program.calls {
         let node = &graph.nodes()[call.node.0 as usize];
         for (position, (operand, &value)) in call.operands.iter().zip(&node.operands).enumerate() {
@@ -30,25 +37,35 @@ fn assert_sound(graph: &Graph, program: &Program) {
                 Space::Gradients => &gradients[range],
                 _ => continue,
             };
+            let value = shows[value.0 as usize];
             assert!(held.iter().all(|held| *held == Some(value)), "{call:?}");
-            let in_place = call.in_place == Some(position);
-            assert_eq!(in_place, place == call.result.place, "{call:?}");
-            assert!(in_place || !overlap(place, call.result.place), "{call:?}");
+            for (i, result) in call.results.iter().enumerate() {
+                let here = i == 0 && (call.is_view || call.in_place == Some(position));
+                assert_eq!(here, place == result.place, "{call:?}");
+                assert!(here || !overlap(place, result.place), "{call:?}");
+            }
         }
-        let place = call.result.place;
-        let memory = match place.space {
-            Space::Workspace => &mut workspace,
-            Space::Gradients => &mut gradients,
-            space => panic!("result in {space:?}"),
-        };
-        memory[place.offset..place.offset + place.len].fill(Some(node.results[0]));
-        assert!(finished.iter().all(|(done, _)| !overlap(*done, place)));
-        if call.finishes.is_some() {
-            finished.push((place, node.results[0]));
+        if call.is_view {
+            shows[node.results[0].0 as usize] = shows[node.operands[0].0 as usize];
+        }
+        for (result, value) in call.results.iter().zip(&node.results) {
+            let place = result.place;
+            if !call.is_view {
+                let memory = match place.space {
+                    Space::Workspace => &mut workspace,
+                    Space::Gradients => &mut gradients,
+                    space => panic!("result in {space:?}"),
+                };
+                memory[place.offset..place.offset + place.len].fill(Some(*value));
+                assert!(finished.iter().all(|(done, _)| !overlap(*done, place)));
+            }
+            if graph.gradients().iter().any(|g| g.value == *value) && !call.finishes.is_empty() {
+                finished.push((place, *value));
+            }
         }
     }
     for (spec, place) in &program.outputs {
-        let value = graph.output(&spec.name).unwrap().value;
+        let value = shows[graph.output(&spec.name).unwrap().value.0 as usize];
         let held = &workspace[place.offset..place.offset + place.len];
         assert!(held.iter().all(|held| *held == Some(value)), "{spec:?}");
     }
@@ -134,25 +151,26 @@ fn what_cannot_be_planned() {
     };
     let forward = mlp(&MlpOptions::classifier(8, &[16, 12], 4)).unwrap();
     assert!(matches!(
-        Program::new::<f32>(&forward, &layout, options).unwrap_err(),
+        Program::new::<f32>(&forward, &layout, options, &no_scratch).unwrap_err(),
         ComputeError::NotDifferentiated { .. }
     ));
     assert!(matches!(
-        Program::new::<f64>(&graph, &layout, options).unwrap_err(),
+        Program::new::<f64>(&graph, &layout, options, &no_scratch).unwrap_err(),
         ComputeError::ElementType { .. }
     ));
     let other = mlp(&MlpOptions::classifier(8, &[16, 13], 4)).unwrap();
     let other = differentiate(&other, LOSS).unwrap();
     for mode in [Mode::Training, Mode::Prediction] {
         assert!(matches!(
-            Program::new::<f32>(&other, &layout, PlanOptions { mode, batch: 1 }).unwrap_err(),
+            Program::new::<f32>(&other, &layout, PlanOptions { mode, batch: 1 }, &no_scratch)
+                .unwrap_err(),
             ComputeError::LayoutMismatch { .. }
         ));
     }
     // A graph whose one output is a loss predicts nothing.
     let mut blind = Graph::new("blind", DType::F32).unwrap();
     let w = crate::testing::parameter(&mut blind, "w", &[2]);
-    let loss = blind.apply(Op::L2Penalty { lambda: 1.0 }, &[w]).unwrap();
+    let loss = blind.apply(L2Penalty { lambda: 1.0 }, &[w]).unwrap();
     let blind = crate::testing::finish(blind, loss);
     assert!(matches!(
         program(&blind, Mode::Prediction, 1).unwrap_err(),

@@ -3,20 +3,31 @@
 //! The masks are the words of [`Stream`](ringfold_common::random::Stream), drawn here for `BLOCKS`
 //! blocks at a time, so that the rounds of the generator run in vectors. A test pins the equality.
 
+use std::sync::Arc;
+
 use ringfold_common::random::{Domain, stream_key};
+use ringfold_graph::op::Dropout;
 
 use super::Source;
 use crate::backend::RunArgs;
+use crate::cpu::kernel::Kernel;
+use crate::cpu::memory::{Operands, Results};
 use crate::cpu::simd::widest;
 use crate::element::Element;
 
-/// The probability and the stream of one dropout node.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Dropout {
-    /// The probability of zero, in `[0, 1)`.
-    pub rate: f64,
-    /// The node's key.
-    pub key: u64,
+pub(crate) fn lower<T: Element>(op: Dropout) -> Arc<dyn Kernel<T>> {
+    Arc::new(DropoutKernel { op })
+}
+
+#[derive(Debug)]
+struct DropoutKernel {
+    op: Dropout,
+}
+
+impl<T: Element> Kernel<T> for DropoutKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, args: &RunArgs) {
+        dropout(&self.op, args, results.take(0), operands.source(0));
+    }
 }
 
 /// `dst = mask · src / (1 - rate)`. The mask of element `i` depends on (seed, step, replica, node

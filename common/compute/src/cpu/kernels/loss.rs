@@ -1,23 +1,123 @@
 //! Losses and their gradients. Sums over a batch are taken in `f64` and rounded once.
 
+use std::sync::Arc;
+
+use ringfold_graph::op::{MeanSquaredError, SoftmaxCrossEntropy};
+
 use super::rows::softmax_row;
-use super::{Source, max, sum, sum_wide, zip};
+use super::{Source, map, max, sum, sum_wide, zip};
+use crate::backend::RunArgs;
+use crate::cpu::kernel::Kernel;
+use crate::cpu::memory::{Index, Operands, Results};
 use crate::cpu::simd::widest;
 use crate::element::Element;
+use crate::plan::Call;
+
+pub(crate) fn cross_entropy<T: Element>(
+    op: SoftmaxCrossEntropy,
+    call: &Call,
+) -> Arc<dyn Kernel<T>> {
+    let classes = call.operands[0].shape.last().copied().unwrap_or(1);
+    Arc::new(CrossEntropyKernel { op, classes })
+}
+
+pub(crate) fn squared_error<T: Element>(op: MeanSquaredError) -> Arc<dyn Kernel<T>> {
+    Arc::new(SquaredErrorKernel { op })
+}
+
+pub(crate) fn penalty<T: Element>(lambda: f64) -> Arc<dyn Kernel<T>> {
+    Arc::new(PenaltyKernel { lambda })
+}
+
+pub(crate) fn penalty_grad<T: Element>(lambda: f64) -> Arc<dyn Kernel<T>> {
+    Arc::new(PenaltyGradKernel { lambda })
+}
+
+#[derive(Debug)]
+struct CrossEntropyKernel {
+    op: SoftmaxCrossEntropy,
+    classes: usize,
+}
+
+impl<T: Element> Kernel<T> for CrossEntropyKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let (dst, labels) = (results.take(0), operands.index(1));
+        match self.op {
+            SoftmaxCrossEntropy::Loss => {
+                dst[0] = softmax_cross_entropy(operands.slice(0), labels, self.classes);
+            }
+            SoftmaxCrossEntropy::Grad => {
+                let dloss = operands.scalar(2);
+                let logits = operands.source(0);
+                softmax_cross_entropy_grad(dst, logits, labels, dloss, self.classes);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SquaredErrorKernel {
+    op: MeanSquaredError,
+}
+
+impl<T: Element> Kernel<T> for SquaredErrorKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let (dst, target) = (results.take(0), operands.slice(1));
+        match self.op {
+            MeanSquaredError::Loss => dst[0] = mean_squared_error(operands.slice(0), target),
+            MeanSquaredError::Grad => {
+                mean_squared_error_grad(dst, operands.source(0), target, operands.scalar(2));
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct PenaltyKernel {
+    lambda: f64,
+}
+
+impl<T: Element> Kernel<T> for PenaltyKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        results.take(0)[0] = l2_penalty(operands.slice(0), self.lambda);
+    }
+}
+
+/// Result = other + lambda · dloss · w; without other, 0 stands for it.
+#[derive(Debug)]
+struct PenaltyGradKernel {
+    lambda: f64,
+}
+
+impl<T: Element> Kernel<T> for PenaltyGradKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let factor = T::from_f64(self.lambda) * operands.scalar(1);
+        let (dst, w) = (results.take(0), Source::Apart(operands.slice(0)));
+        if operands.len() == 3 {
+            zip(dst, w, operands.source(2), |w, other| other + factor * w);
+        } else {
+            map(dst, w, |w| factor * w);
+        }
+    }
+}
 
 /// The mean over rows of `log Σ exp(row) - row[label]`.
 ///
 /// Labels have been checked; one out of range is counted as a loss of NaN.
-pub fn softmax_cross_entropy<T: Element>(logits: &[T], labels: &[i32], classes: usize) -> T {
-    let row_loss = |(row, &label): (&[T], &i32)| {
+pub fn softmax_cross_entropy<T: Element>(logits: &[T], labels: Index<'_>, classes: usize) -> T {
+    let row_loss = |(i, row): (usize, &[T])| {
+        let label = labels.at(i);
         let max = max(row);
         let log_sum = sum(row, |x| (x - max).exp()).ln();
-        let score = row.get(label as usize).copied();
+        let score = usize::try_from(label)
+            .ok()
+            .and_then(|label| row.get(label))
+            .copied();
         score.map_or(f64::NAN, |score| (log_sum + (max - score)).to_f64())
     };
     let total: f64 = widest(
         #[inline(always)]
-        || logits.chunks_exact(classes).zip(labels).map(row_loss).sum(),
+        || logits.chunks_exact(classes).enumerate().map(row_loss).sum(),
     );
     T::from_f64(total / labels.len() as f64)
 }
@@ -26,7 +126,7 @@ pub fn softmax_cross_entropy<T: Element>(logits: &[T], labels: &[i32], classes: 
 pub fn softmax_cross_entropy_grad<T: Element>(
     dst: &mut [T],
     logits: Source<'_, T>,
-    labels: &[i32],
+    labels: Index<'_>,
     dloss: T,
     classes: usize,
 ) {
@@ -37,9 +137,10 @@ pub fn softmax_cross_entropy_grad<T: Element>(
     widest(
         #[inline(always)]
         || {
-            for (row, &label) in dst.chunks_exact_mut(classes).zip(labels) {
+            for (i, row) in dst.chunks_exact_mut(classes).enumerate() {
                 softmax_row(row);
-                if let Some(score) = row.get_mut(label as usize) {
+                let label = usize::try_from(labels.at(i)).ok();
+                if let Some(score) = label.and_then(|label| row.get_mut(label)) {
                     *score = *score - T::ONE;
                 }
                 row.iter_mut().for_each(|x| *x *= factor);
@@ -86,23 +187,29 @@ mod tests {
     #[test]
     fn cross_entropy_of_extremes_is_finite() {
         let logits = [1e4f32, -1e4, -1e4, 1e4];
-        assert_eq!(softmax_cross_entropy(&logits, &[0, 1], 2), 0.0);
-        assert_eq!(softmax_cross_entropy(&logits, &[1, 0], 2), 2e4);
+        assert_eq!(softmax_cross_entropy(&logits, Index::Int(&[0, 1]), 2), 0.0);
+        assert_eq!(softmax_cross_entropy(&logits, Index::Int(&[1, 0]), 2), 2e4);
         let mut gradient = [0.0f32; 4];
-        softmax_cross_entropy_grad(&mut gradient, Source::Apart(&logits), &[1, 1], 1.0, 2);
+        softmax_cross_entropy_grad(
+            &mut gradient,
+            Source::Apart(&logits),
+            Index::Int(&[1, 1]),
+            1.0,
+            2,
+        );
         assert_eq!(gradient, [0.5, -0.5, 0.0, 0.0]);
     }
 
     #[test]
     fn uniform_logits_lose_the_logarithm_of_the_classes() {
-        let loss = softmax_cross_entropy(&[0.5f64; 12], &[0, 1, 2], 4);
+        let loss = softmax_cross_entropy(&[0.5f64; 12], Index::Int(&[0, 1, 2]), 4);
         assert!((loss - 4.0f64.ln()).abs() < 1e-15);
     }
 
     #[test]
     fn a_label_out_of_range_reads_nothing() {
         for label in [-1, 2, i32::MIN, i32::MAX] {
-            assert!(softmax_cross_entropy(&[0.0f32; 2], &[label], 2).is_nan());
+            assert!(softmax_cross_entropy(&[0.0f32; 2], Index::Int(&[label]), 2).is_nan());
         }
     }
 

@@ -1,12 +1,22 @@
-//! Kernels: plain functions over slices, without allocation, bounds checks in inner loops, or
-//! knowledge of the graph.
+//! Kernels: a file a group of operators. Each has a type that resolves dimensions once, when a plan
+//! is made, and plain loops over slices, without allocation or knowledge of the graph.
 //!
 //! Sums are taken in one fixed order (by lane, then over lanes), so that their bits depend on
 //! nothing but the operands.
 
-pub mod activation;
+pub mod broadcast;
+pub(crate) mod conv;
+pub(crate) mod dense;
 pub mod dropout;
+pub(crate) mod elementwise;
+pub mod functions;
+pub(crate) mod layout;
 pub mod loss;
+pub(crate) mod matmul;
+pub(crate) mod norm;
+pub(crate) mod pair_loss;
+pub(crate) mod pool;
+pub(crate) mod reduce;
 pub mod rows;
 
 use super::simd::widest;

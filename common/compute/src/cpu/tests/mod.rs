@@ -1,2 +1,3 @@
 mod gradients;
+mod networks;
 mod runs;

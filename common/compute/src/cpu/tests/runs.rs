@@ -254,7 +254,7 @@ fn refused_runs_change_nothing() {
             ComputeError::LabelOutOfRange {
                 name: "y".into(),
                 sample: position,
-                label,
+                label: i64::from(label),
                 classes: 5
             }
         );

@@ -1,0 +1,338 @@
+//! Kernels of element-wise operators.
+
+use std::sync::Arc;
+
+use ringfold_graph::DType;
+use ringfold_graph::op::{Binary, BinaryGrad, Compare, Logic, Side, Unary};
+
+use super::broadcast::{self, Walk};
+use super::{Source, functions, map};
+use crate::backend::RunArgs;
+use crate::cpu::kernel::Kernel;
+use crate::cpu::memory::{Operands, Results};
+use crate::element::Element;
+use crate::plan::Call;
+
+pub(crate) fn unary<T: Element>(function: Unary) -> Arc<dyn Kernel<T>> {
+    Arc::new(UnaryKernel { function })
+}
+
+pub(crate) fn unary_grad<T: Element>(function: Unary) -> Arc<dyn Kernel<T>> {
+    Arc::new(UnaryGradKernel { function })
+}
+
+pub(crate) fn binary<T: Element>(function: Binary, call: &Call) -> Arc<dyn Kernel<T>> {
+    let walk = walk(call);
+    Arc::new(BinaryKernel { function, walk })
+}
+
+pub(crate) fn binary_grad<T: Element>(grad: BinaryGrad, call: &Call) -> Arc<dyn Kernel<T>> {
+    let walk = walk(call);
+    Arc::new(BinaryGradKernel { grad, walk })
+}
+
+pub(crate) fn compare<T: Element>(compare: Compare, call: &Call) -> Arc<dyn Kernel<T>> {
+    let walk = walk(call);
+    Arc::new(CompareKernel { compare, walk })
+}
+
+pub(crate) fn logic<T: Element>(logic: Logic, call: &Call) -> Arc<dyn Kernel<T>> {
+    if logic == Logic::Not {
+        return Arc::new(NotKernel);
+    }
+    let walk = walk(call);
+    Arc::new(LogicKernel { logic, walk })
+}
+
+pub(crate) fn choose<T: Element>(call: &Call) -> Arc<dyn Kernel<T>> {
+    Arc::new(WhereKernel { walk: walk(call) })
+}
+
+pub(crate) fn cast<T: Element>(call: &Call) -> Arc<dyn Kernel<T>> {
+    let to = call.results[0].place.dtype;
+    Arc::new(CastKernel { to })
+}
+
+pub(crate) fn expand<T: Element>(call: &Call) -> Arc<dyn Kernel<T>> {
+    Arc::new(ExpandKernel { walk: walk(call) })
+}
+
+/// How the first operands walk along the result.
+fn walk<const N: usize>(call: &Call) -> Walk<N> {
+    let shapes: [&[usize]; N] = std::array::from_fn(|i| call.operands[i].shape.as_slice());
+    Walk::new(&call.results[0].shape, shapes)
+}
+
+#[derive(Debug)]
+struct UnaryKernel {
+    function: Unary,
+}
+
+impl<T: Element> Kernel<T> for UnaryKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        functions::unary(self.function, results.take(0), operands.source(0));
+    }
+}
+
+#[derive(Debug)]
+struct UnaryGradKernel {
+    function: Unary,
+}
+
+impl<T: Element> Kernel<T> for UnaryGradKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let (saved, dy) = (operands.source(0), operands.source(1));
+        functions::unary_grad(self.function, results.take(0), saved, dy);
+    }
+}
+
+#[derive(Debug)]
+struct BinaryKernel {
+    function: Binary,
+    walk: Walk<2>,
+}
+
+impl<T: Element> Kernel<T> for BinaryKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let (dst, a, b) = (results.take(0), operands.source(0), operands.source(1));
+        macro_rules! zip {
+            (|$a:ident, $b:ident| $y:expr) => {
+                broadcast::zip(
+                    &self.walk,
+                    dst,
+                    a,
+                    b,
+                    #[inline(always)]
+                    |$a, $b| $y,
+                )
+            };
+        }
+        match self.function {
+            Binary::Add => zip!(|a, b| a + b),
+            Binary::Sub => zip!(|a, b| a - b),
+            Binary::Mul => zip!(|a, b| a * b),
+            Binary::Div => zip!(|a, b| a / b),
+            Binary::Pow => zip!(|a, b| a.pow(b)),
+            // A NaN on either side stays.
+            Binary::Min => zip!(|a, b| T::select((a < b) | a.is_nan(), a, b)),
+            Binary::Max => zip!(|a, b| T::select((a > b) | a.is_nan(), a, b)),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct BinaryGradKernel {
+    grad: BinaryGrad,
+    walk: Walk<3>,
+}
+
+impl<T: Element> Kernel<T> for BinaryGradKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let dst = results.take(0);
+        let sources = [0, 1, 2].map(|operand| operands.source(operand));
+        let (walk, steps) = (&self.walk, self.walk.steps());
+        walk.runs(|start, at| {
+            for k in 0..walk.run() {
+                let here = start + k;
+                let [a, b, dy] = [0, 1, 2].map(|i| match sources[i] {
+                    Source::InPlace => dst[here],
+                    Source::Apart(source) => source[at[i] + k * steps[i]],
+                });
+                dst[here] = dy * slope(self.grad, a, b);
+            }
+        });
+    }
+}
+
+/// The derivative of a function at `(a, b)` with respect to one side.
+#[inline(always)]
+fn slope<T: Element>(grad: BinaryGrad, a: T, b: T) -> T {
+    let half = T::from_f64(0.5);
+    let pick = |wins: bool, ties: bool| T::select(wins, T::ONE, T::select(ties, half, T::ZERO));
+    match (grad.function, grad.side) {
+        (Binary::Add, _) | (Binary::Sub, Side::A) => T::ONE,
+        (Binary::Sub, Side::B) => -T::ONE,
+        (Binary::Mul, Side::A) => b,
+        (Binary::Mul, Side::B) => a,
+        (Binary::Div, Side::A) => T::ONE / b,
+        (Binary::Div, Side::B) => -(a / (b * b)),
+        (Binary::Pow, Side::A) if b == T::ZERO => T::ZERO,
+        (Binary::Pow, Side::A) => b * a.pow(b - T::ONE),
+        // The limit of aᵇ log a at 0.
+        (Binary::Pow, Side::B) if a == T::ZERO && b >= T::ZERO => T::ZERO,
+        (Binary::Pow, Side::B) => a.pow(b) * a.ln(),
+        (Binary::Min, Side::A) => pick(a < b, a == b),
+        (Binary::Min, Side::B) => pick(b < a, a == b),
+        (Binary::Max, Side::A) => pick(a > b, a == b),
+        (Binary::Max, Side::B) => pick(b > a, a == b),
+    }
+}
+
+#[derive(Debug)]
+struct CompareKernel {
+    compare: Compare,
+    walk: Walk<2>,
+}
+
+impl<T: Element> Kernel<T> for CompareKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let dst = results.bools(0);
+        let (a, b) = (operands.slice(0), operands.slice(1));
+        let holds: fn(T, T) -> bool = match self.compare {
+            Compare::Equal => |a, b| a == b,
+            Compare::NotEqual => |a, b| a != b,
+            Compare::Less => |a, b| a < b,
+            Compare::LessOrEqual => |a, b| a <= b,
+            Compare::Greater => |a, b| a > b,
+            Compare::GreaterOrEqual => |a, b| a >= b,
+        };
+        let [step_a, step_b] = self.walk.steps();
+        self.walk.runs(|start, [i, j]| {
+            for (k, d) in dst[start..start + self.walk.run()].iter_mut().enumerate() {
+                *d = u8::from(holds(a[i + k * step_a], b[j + k * step_b]));
+            }
+        });
+    }
+}
+
+#[derive(Debug)]
+struct NotKernel;
+
+impl<T: Element> Kernel<T> for NotKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        for (d, &a) in results.bools(0).iter_mut().zip(operands.bools(0)) {
+            *d = u8::from(a == 0);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LogicKernel {
+    logic: Logic,
+    walk: Walk<2>,
+}
+
+impl<T: Element> Kernel<T> for LogicKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let dst = results.bools(0);
+        let (a, b) = (operands.bools(0), operands.bools(1));
+        let [step_a, step_b] = self.walk.steps();
+        self.walk.runs(|start, [i, j]| {
+            for (k, d) in dst[start..start + self.walk.run()].iter_mut().enumerate() {
+                let (a, b) = (a[i + k * step_a] != 0, b[j + k * step_b] != 0);
+                *d = u8::from(match self.logic {
+                    Logic::And => a & b,
+                    Logic::Or => a | b,
+                    Logic::Xor => a ^ b,
+                    Logic::Not => !a,
+                });
+            }
+        });
+    }
+}
+
+#[derive(Debug)]
+struct WhereKernel {
+    walk: Walk<3>,
+}
+
+impl<T: Element> Kernel<T> for WhereKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let dst = results.take(0);
+        let condition = operands.bools(0);
+        let sources = [operands.source(1), operands.source(2)];
+        let [step, step_a, step_b] = self.walk.steps();
+        self.walk.runs(|start, [c, i, j]| {
+            for k in 0..self.walk.run() {
+                let (source, at) = if condition[c + k * step] == 0 {
+                    (sources[1], j + k * step_b)
+                } else {
+                    (sources[0], i + k * step_a)
+                };
+                if let Source::Apart(source) = source {
+                    dst[start + k] = source[at];
+                }
+            }
+        });
+    }
+}
+
+#[derive(Debug)]
+struct CastKernel {
+    to: DType,
+}
+
+impl<T: Element> Kernel<T> for CastKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let from = operands.dtype(0);
+        match from {
+            DType::F32 | DType::F64 if self.to.is_float() => {
+                map(results.take(0), operands.source(0), |x| x);
+            }
+            DType::F32 | DType::F64 => {
+                let x = operands.slice(0);
+                self.write(results, x.len(), |i| (x[i].to_f64(), x[i] != T::ZERO));
+            }
+            DType::I32 | DType::I64 => {
+                let x = operands.index(0);
+                self.write(results, x.len(), |i| (x.at(i) as f64, x.at(i) != 0));
+            }
+            DType::Bool => {
+                let x = operands.bools(0);
+                self.write(results, x.len(), |i| {
+                    (f64::from(u8::from(x[i] != 0)), x[i] != 0)
+                });
+            }
+        }
+    }
+}
+
+impl CastKernel {
+    /// Writes numbers below 2^53 in size exactly.
+    fn write<T: Element>(
+        &self,
+        results: &mut Results<'_, T>,
+        len: usize,
+        at: impl Fn(usize) -> (f64, bool),
+    ) {
+        let numbers = (0..len).map(at);
+        match self.to {
+            DType::F32 | DType::F64 => {
+                let dst = results.take(0).iter_mut();
+                dst.zip(numbers).for_each(|(d, x)| *d = T::from_f64(x.0));
+            }
+            DType::I32 => {
+                let dst = results.ints(0).iter_mut();
+                dst.zip(numbers).for_each(|(d, x)| *d = x.0 as i32);
+            }
+            DType::I64 => {
+                let dst = results.longs(0).iter_mut();
+                dst.zip(numbers).for_each(|(d, x)| *d = x.0 as i64);
+            }
+            DType::Bool => {
+                let dst = results.bools(0).iter_mut();
+                dst.zip(numbers).for_each(|(d, x)| *d = u8::from(x.1));
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ExpandKernel {
+    walk: Walk<1>,
+}
+
+impl<T: Element> Kernel<T> for ExpandKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let (dst, src) = (results.take(0), operands.slice(0));
+        let run = self.walk.run();
+        self.walk.runs(|start, [at]| {
+            let dst = &mut dst[start..start + run];
+            if self.walk.steps() == [0] {
+                dst.fill(src[at]);
+            } else {
+                dst.copy_from_slice(&src[at..at + run]);
+            }
+        });
+    }
+}

@@ -1,0 +1,298 @@
+//! Kernels of normalisations, forward and backward. Statistics are sums in `f64`.
+
+use std::sync::Arc;
+
+use ringfold_graph::op::{Norm, NormOver};
+
+use super::sum_wide;
+use crate::backend::RunArgs;
+use crate::cpu::kernel::Kernel;
+use crate::cpu::memory::{Operands, Results};
+use crate::cpu::simd::widest;
+use crate::element::Element;
+use crate::plan::Call;
+
+pub(crate) fn norm<T: Element>(op: Norm, call: &Call) -> Arc<dyn Kernel<T>> {
+    match rows_of(op, call) {
+        Rows::Elements { len } => Arc::new(LayerKernel { op, len }),
+        Rows::Channels(channels) => Arc::new(ChannelKernel { op, channels }),
+    }
+}
+
+pub(crate) fn norm_grad<T: Element>(op: Norm, call: &Call) -> Arc<dyn Kernel<T>> {
+    match rows_of(op, call) {
+        Rows::Elements { len } => Arc::new(LayerGradKernel { op, len }),
+        Rows::Channels(channels) => Arc::new(ChannelGradKernel { channels }),
+    }
+}
+
+/// What is normalised together, a row.
+enum Rows {
+    /// So many adjacent elements, each with a weight of its own.
+    Elements { len: usize },
+    /// Channels, each with one weight.
+    Channels(Channels),
+}
+
+fn rows_of(op: Norm, call: &Call) -> Rows {
+    let shape = &call.operands[0].shape;
+    match op.over {
+        NormOver::Layer { axis } | NormOver::Rms { axis } => Rows::Elements {
+            len: shape[axis..].iter().product(),
+        },
+        over => Rows::Channels(Channels {
+            samples: shape[0],
+            channels: shape[1],
+            inner: shape[2..].iter().product(),
+            groups: match over {
+                NormOver::Group { groups } => Some(groups),
+                _ => None,
+            },
+        }),
+    }
+}
+
+/// x seen as `[samples, channels, inner]`.
+#[derive(Clone, Copy, Debug)]
+struct Channels {
+    samples: usize,
+    channels: usize,
+    inner: usize,
+    /// A row is a group of one sample's channels; without, a channel of all samples.
+    groups: Option<usize>,
+}
+
+impl Channels {
+    fn rows(&self) -> usize {
+        self.groups
+            .map_or(self.channels, |groups| self.samples * groups)
+    }
+
+    /// The pieces of a row: the range of elements and the channel of each.
+    fn pieces(self, row: usize) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> {
+        let (count, width) = match self.groups {
+            Some(groups) => (self.channels / groups, self.channels / groups),
+            None => (self.samples, 1),
+        };
+        (0..count).map(move |i| {
+            let (sample, channel) = match self.groups {
+                Some(groups) => (row / groups, row % groups * width + i),
+                None => (i, row),
+            };
+            let start = (sample * self.channels + channel) * self.inner;
+            (start..start + self.inner, channel)
+        })
+    }
+
+    /// Elements in a row.
+    fn row_len(&self) -> usize {
+        self.samples * self.channels * self.inner / self.rows()
+    }
+}
+
+/// `(mean, 1 / √(variance + eps), variance)` of the pieces of a row.
+#[inline(always)]
+fn statistics<'a, T: Element, I: Iterator<Item = &'a [T]>>(
+    pieces: impl Fn() -> I,
+    len: usize,
+    eps: f64,
+) -> (f64, f64, f64) {
+    let sum: f64 = pieces().map(|x| sum_wide(x, x, |x, _| x)).sum();
+    let mean = sum / len as f64;
+    let squares = pieces().map(|x| sum_wide(x, x, |x, _| (x - mean) * (x - mean)));
+    let variance = squares.sum::<f64>() / len as f64;
+    (mean, 1.0 / (variance + eps).sqrt(), variance)
+}
+
+#[derive(Debug)]
+struct LayerKernel {
+    op: Norm,
+    len: usize,
+}
+
+impl<T: Element> Kernel<T> for LayerKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let (y, x, w) = (results.take(0), operands.slice(0), operands.slice(1));
+        let is_rms = matches!(self.op.over, NormOver::Rms { .. });
+        let first = results.take(1);
+        let (means, rstds) = match is_rms {
+            true => (&mut [][..], first),
+            false => (first, results.take(2)),
+        };
+        let len = self.len;
+        widest(
+            #[inline(always)]
+            || {
+                let rows = y.chunks_exact_mut(len).zip(x.chunks_exact(len));
+                for (row, (y, x)) in rows.enumerate() {
+                    if is_rms {
+                        let square = sum_wide(x, x, |a, b| a * b) / len as f64;
+                        let rstd = T::from_f64(1.0 / (square + self.op.eps).sqrt());
+                        rstds[row] = rstd;
+                        for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
+                            *y = x * rstd * w;
+                        }
+                    } else {
+                        let (mean, rstd, _) = statistics(|| std::iter::once(x), len, self.op.eps);
+                        let (mean, rstd) = (T::from_f64(mean), T::from_f64(rstd));
+                        (means[row], rstds[row]) = (mean, rstd);
+                        let b = operands.slice(2);
+                        for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(w).zip(b) {
+                            *y = (x - mean) * rstd * w + b;
+                        }
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// `dx = rstd · (g - mean(g) - x̂ · mean(g x̂))` with `g = dy · w`; without a mean for RMS.
+#[derive(Debug)]
+struct LayerGradKernel {
+    op: Norm,
+    len: usize,
+}
+
+impl<T: Element> Kernel<T> for LayerGradKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let is_rms = matches!(self.op.over, NormOver::Rms { .. });
+        let (x, w) = (operands.slice(0), operands.slice(1));
+        let last = operands.len() - 1;
+        let (rstds, dy) = (operands.slice(last - 1), operands.slice(last));
+        let (dx, dw) = (results.take(0), results.take(1));
+        let db = if is_rms { &mut [][..] } else { results.take(2) };
+        dw.fill(T::ZERO);
+        db.fill(T::ZERO);
+        let len = self.len;
+        let inverse = 1.0 / len as f64;
+        widest(
+            #[inline(always)]
+            || {
+                let rows = x.chunks_exact(len).zip(dy.chunks_exact(len));
+                for (row, (dx, (x, dy))) in dx.chunks_exact_mut(len).zip(rows).enumerate() {
+                    let rstd = rstds[row];
+                    let mean = if is_rms {
+                        T::ZERO
+                    } else {
+                        operands.slice(2)[row]
+                    };
+                    // g stands in dx.
+                    for ((d, &dy), &w) in dx.iter_mut().zip(dy).zip(w) {
+                        *d = dy * w;
+                    }
+                    let centre = mean.to_f64();
+                    let dot = sum_wide(dx, x, |g, x| g * (x - centre)) * rstd.to_f64() * inverse;
+                    let shift = match is_rms {
+                        true => 0.0,
+                        false => sum_wide(dx, x, |g, _| g) * inverse,
+                    };
+                    let (dot, shift) = (T::from_f64(dot), T::from_f64(shift));
+                    for (((d, &x), dw), &dy) in dx.iter_mut().zip(x).zip(dw.iter_mut()).zip(dy) {
+                        let normal = (x - mean) * rstd;
+                        *dw += dy * normal;
+                        *d = rstd * (*d - shift - normal * dot);
+                    }
+                    for (db, &dy) in db.iter_mut().zip(dy) {
+                        *db += dy;
+                    }
+                }
+            },
+        );
+    }
+}
+
+#[derive(Debug)]
+struct ChannelKernel {
+    op: Norm,
+    channels: Channels,
+}
+
+impl<T: Element> Kernel<T> for ChannelKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let (y, x) = (results.take(0), operands.slice(0));
+        let (w, b) = (operands.slice(1), operands.slice(2));
+        let (means, rstds) = (results.take(1), results.take(2));
+        let (channels, len) = (self.channels, self.channels.row_len());
+        let mut running = match self.op.over {
+            NormOver::Batch { momentum } => Some((momentum, results.take(3), results.take(4))),
+            _ => None,
+        };
+        widest(
+            #[inline(always)]
+            || {
+                for row in 0..channels.rows() {
+                    let (mean, rstd) = if self.op.over == NormOver::Running {
+                        let variance = operands.slice(4)[row].to_f64();
+                        let rstd = 1.0 / (variance + self.op.eps).sqrt();
+                        (operands.slice(3)[row], T::from_f64(rstd))
+                    } else {
+                        let pieces = || channels.pieces(row).map(|(range, _)| &x[range]);
+                        let (mean, rstd, variance) = statistics(pieces, len, self.op.eps);
+                        if let Some((momentum, new_mean, new_var)) = &mut running {
+                            let unbiased = variance * len as f64 / (len.max(2) - 1) as f64;
+                            let step = |old: T, new: f64| {
+                                T::from_f64((1.0 - *momentum) * old.to_f64() + *momentum * new)
+                            };
+                            new_mean[row] = step(operands.slice(3)[row], mean);
+                            new_var[row] = step(operands.slice(4)[row], unbiased);
+                        }
+                        (T::from_f64(mean), T::from_f64(rstd))
+                    };
+                    (means[row], rstds[row]) = (mean, rstd);
+                    for (range, channel) in channels.pieces(row) {
+                        let factor = rstd * w[channel];
+                        let b = b[channel];
+                        for (y, &x) in y[range.clone()].iter_mut().zip(&x[range]) {
+                            *y = (x - mean) * factor + b;
+                        }
+                    }
+                }
+            },
+        );
+    }
+}
+
+#[derive(Debug)]
+struct ChannelGradKernel {
+    channels: Channels,
+}
+
+impl<T: Element> Kernel<T> for ChannelGradKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let (x, w) = (operands.slice(0), operands.slice(1));
+        let (means, rstds, dy) = (operands.slice(2), operands.slice(3), operands.slice(4));
+        let (dx, dw, db) = (results.take(0), results.take(1), results.take(2));
+        dw.fill(T::ZERO);
+        db.fill(T::ZERO);
+        let channels = self.channels;
+        let inverse = 1.0 / channels.row_len() as f64;
+        widest(
+            #[inline(always)]
+            || {
+                for row in 0..channels.rows() {
+                    let (mean, rstd) = (means[row], rstds[row]);
+                    let centre = mean.to_f64();
+                    let (mut shift, mut dot) = (0.0, 0.0);
+                    for (range, channel) in channels.pieces(row) {
+                        let (x, dy) = (&x[range.clone()], &dy[range]);
+                        let total = sum_wide(dy, x, |dy, _| dy);
+                        let product = sum_wide(dy, x, |dy, x| dy * (x - centre)) * rstd.to_f64();
+                        dw[channel] += T::from_f64(product);
+                        db[channel] += T::from_f64(total);
+                        shift += total * w[channel].to_f64();
+                        dot += product * w[channel].to_f64();
+                    }
+                    let (shift, dot) = (T::from_f64(shift * inverse), T::from_f64(dot * inverse));
+                    for (range, channel) in channels.pieces(row) {
+                        let w = w[channel];
+                        let (x, dy) = (&x[range.clone()], &dy[range.clone()]);
+                        for ((d, &x), &dy) in dx[range].iter_mut().zip(x).zip(dy) {
+                            *d = rstd * (dy * w - shift - (x - mean) * rstd * dot);
+                        }
+                    }
+                }
+            },
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! Pieces of models that are more than one operator.
+
+use crate::error::GraphError;
+use crate::graph::{Graph, ValueId};
+use crate::init::Initialiser;
+use crate::op::{Binary, Conv, Norm, NormOver, Reshape, Unary};
+use crate::shape::{Dim, Shape};
+
+/// PyTorch's batch normalisation of `x [n, c, ..]`: parameters `NAME.weight` (ones) and `NAME.bias`
+/// (zeros), states `NAME.running_mean` (zeros), `NAME.running_var` (ones) and
+/// `NAME.num_batches_tracked` (a float that counts training runs).
+///
+/// PyTorch's defaults: `eps` 1e-5, `momentum` 0.1.
+///
+/// # Errors
+/// Names that are taken, numbers out of range, or a batch among the channels.
+pub fn batch_norm(
+    graph: &mut Graph,
+    name: &str,
+    x: ValueId,
+    eps: f64,
+    momentum: f64,
+) -> Result<ValueId, GraphError> {
+    let dims = graph.value(x).ty.shape.dims();
+    let channels = Shape::new(dims.get(1).copied().into_iter().collect());
+    let named = |part: &str| format!("{name}.{part}");
+    let ones = Initialiser::Constant(1.0);
+    let weight = graph.add_parameter(&named("weight"), channels.clone(), ones)?;
+    let bias = graph.add_parameter(&named("bias"), channels.clone(), Initialiser::Zeros)?;
+    let (mean_id, mean) = graph.add_state(&named("running_mean"), channels.clone(), 0.0)?;
+    let (var_id, var) = graph.add_state(&named("running_var"), channels, 1.0)?;
+    let tracked = named("num_batches_tracked");
+    let (count_id, count) = graph.add_state(&tracked, Shape::scalar(), 0.0)?;
+    let norm = Norm {
+        over: NormOver::Batch { momentum },
+        eps,
+    };
+    let results = graph.apply_all(norm, &[x, weight, bias, mean, var])?;
+    graph.add_update(mean_id, results[3])?;
+    graph.add_update(var_id, results[4])?;
+    let one = graph.add_scalar(1.0)?;
+    let next = graph.apply(Binary::Add, &[count, one])?;
+    graph.add_update(count_id, next)?;
+    Ok(results[0])
+}
+
+/// A convolution over one dimension: `x [n, c, l]`, `w [o, c/groups, k]`, `b [o]?`. It is one over
+/// images of height 1: of `conv`'s numbers those of the width count, and those of the height stay at
+/// their defaults.
+///
+/// # Errors
+/// As the operator's.
+pub fn conv1d(
+    graph: &mut Graph,
+    conv: Conv,
+    x: ValueId,
+    w: ValueId,
+    b: Option<ValueId>,
+) -> Result<ValueId, GraphError> {
+    let x = insert_one(graph, x)?;
+    let w = insert_one(graph, w)?;
+    let operands: Vec<ValueId> = [x, w].into_iter().chain(b).collect();
+    let y = graph.apply(conv, &operands)?;
+    let mut dims = graph.value(y).ty.shape.dims().to_vec();
+    dims.remove(2);
+    let shape = Shape::new(dims);
+    graph.apply(Reshape { shape }, &[y])
+}
+
+/// `[a, b, c] -> [a, b, 1, c]`.
+fn insert_one(graph: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+    let mut dims = graph.value(x).ty.shape.dims().to_vec();
+    dims.insert(dims.len().min(2), Dim::Fixed(1));
+    let shape = Shape::new(dims);
+    graph.apply(Reshape { shape }, &[x])
+}
+
+/// The negative log-likelihood of normal distributions, of each element and without the constant:
+/// `(log v + (x - mean)² / v) / 2` with `v = max(variance, eps)`; PyTorch's `gaussian_nll_loss` with
+/// `reduction="none"`. The three have one shape; any of them may have a gradient.
+///
+/// # Errors
+/// Shapes that don't broadcast.
+pub fn gaussian_nll(
+    graph: &mut Graph,
+    mean: ValueId,
+    x: ValueId,
+    variance: ValueId,
+    eps: f64,
+) -> Result<ValueId, GraphError> {
+    let floor = Unary::Clip {
+        min: eps,
+        max: f64::INFINITY,
+    };
+    let v = graph.apply(floor, &[variance])?;
+    let difference = graph.apply(Binary::Sub, &[x, mean])?;
+    let square = graph.apply(Binary::Mul, &[difference, difference])?;
+    let ratio = graph.apply(Binary::Div, &[square, v])?;
+    let log = graph.apply(Unary::Log, &[v])?;
+    let sum = graph.apply(Binary::Add, &[log, ratio])?;
+    graph.apply(Unary::Scale { factor: 0.5 }, &[sum])
+}
