@@ -1,6 +1,6 @@
 //! Matrix products by the `gemm` crate.
 //!
-//! Invariant of this module, the only one with unsafe code: [`matmul`] is the only caller of
+//! Invariant of this module: [`matmul`] is the only caller of
 //! `gemm::gemm`, and before the call it has asserted that each of the three slices holds exactly
 //! the elements of its dense, row-major matrix. Every address that the callee computes is base +
 //! row · row stride + column · column stride within those dimensions; the destination is borrowed
