@@ -56,14 +56,16 @@ pub enum CollectiveError {
         /// Its length.
         elements: usize,
     },
-    /// The operand of an all-gather is not one block a rank.
-    #[error("all-gather of {block_bytes} bytes from {world} ranks into {got} bytes")]
-    GatherLength {
-        /// Bytes that each rank gives.
+    /// The long operand of a gather, an all-gather or an all-to-all is not one block a rank.
+    #[error("{kind} of blocks of {block_bytes} bytes among {world} ranks with a buffer of {got}")]
+    BlockLength {
+        /// Which operation.
+        kind: Kind,
+        /// Bytes that each rank gives to one.
         block_bytes: usize,
         /// The number of ranks.
         world: u32,
-        /// Bytes that there is room for.
+        /// Bytes of the buffer that is to have one block a rank.
         got: usize,
     },
     /// The operating system refused a socket, a pipe, a timer or a poll.
@@ -159,7 +161,7 @@ impl CollectiveError {
                 | Self::AddressCount { .. }
                 | Self::OptionOutOfRange { .. }
                 | Self::TooManyElements { .. }
-                | Self::GatherLength { .. }
+                | Self::BlockLength { .. }
         )
     }
 

@@ -21,7 +21,7 @@
 //!
 //! **Calling.** All ranks make the same calls in the same order. A call blocks its thread and
 //! starts no other. It returns `Ok` when this rank's part is done and its result is complete.
-//! After [`Ring::all_reduce_sum_f32`] all ranks hold *identical bytes*: every element is summed in
+//! After [`Ring::all_reduce`] all ranks hold *identical bytes*: every element is folded in
 //! one ring order, ends at one owner, and is copied from there. That order depends on the world's
 //! size; a sum that does not is the business of a reproducible fold.
 //!
@@ -59,6 +59,7 @@ pub mod testing;
 mod transport;
 
 pub use abort::AbortSignal;
+pub use element::{Element, ElementType, Reduce};
 pub use error::{CollectiveError, Neighbour, Peer, Position, RingGap, Unreached};
 pub use identity::{Identity, OPERATION_ELEMENTS_MAX, RingOptions, SEGMENT_BYTES_MAX, WORLD_MAX};
 pub use mismatch::Mismatch;

@@ -1,15 +1,16 @@
 //! What a trainer calls.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ringfold_common::ids::Rank;
 
-use crate::algorithm::{self, Kind};
-use crate::element::{Element, bytes_of};
+use crate::algorithm::{self, Kind, Route};
+use crate::element::{bytes_of, bytes_of_mut, divide, fold_of};
 use crate::identity::check_elements;
-use crate::topology::RingTopology;
+use crate::topology::{RingTopology, chunk};
 use crate::transport::tcp::{Call, Operand, Session, TcpLink};
-use crate::{AbortSignal, CollectiveError, Identity};
+use crate::{AbortSignal, CollectiveError, Element, Identity, Reduce};
 
 /// This rank's place in a ring, from [`Listener::connect_ring`](crate::Listener::connect_ring).
 ///
@@ -95,27 +96,65 @@ impl Ring {
         metrics
     }
 
-    /// Sums `values` over all ranks, element by element. All ranks end with identical bytes, which
+    /// Folds `values` over all ranks, element by element. All ranks end with identical bytes, which
     /// depend on the world's size; within one, on nothing but the values.
+    pub fn all_reduce<T: Element>(
+        &mut self,
+        values: &mut [T],
+        reduce: Reduce,
+    ) -> Result<(), CollectiveError> {
+        let elements = values.len();
+        let kind = Kind::AllReduce(T::TYPE, reduce);
+        self.operate(kind, folded(values, reduce), |ring, session| {
+            algorithm::all_reduce(ring, elements, session)
+        })?;
+        if reduce == Reduce::Mean {
+            divide(values, self.world());
+        }
+        Ok(())
+    }
+
+    /// [`all_reduce`](Self::all_reduce) by sum of 32-bit floats.
     pub fn all_reduce_sum_f32(&mut self, values: &mut [f32]) -> Result<(), CollectiveError> {
-        self.all_reduce_sum(Kind::AllReduceF32, values)
+        self.all_reduce(values, Reduce::Sum)
     }
 
-    /// [`all_reduce_sum_f32`](Self::all_reduce_sum_f32) of 64-bit floats.
+    /// [`all_reduce`](Self::all_reduce) by sum of 64-bit floats.
     pub fn all_reduce_sum_f64(&mut self, values: &mut [f64]) -> Result<(), CollectiveError> {
-        self.all_reduce_sum(Kind::AllReduceF64, values)
+        self.all_reduce(values, Reduce::Sum)
     }
 
-    /// Overwrites `bytes` on every rank with those of `root`. The root may return before the
+    /// Folds `values` over all ranks, of which this rank gets the part that it returns:
+    /// [`chunk`]`(values.len(), world, rank)`. The rest of `values` is unspecified afterwards.
+    pub fn reduce_scatter<T: Element>(
+        &mut self,
+        values: &mut [T],
+        reduce: Reduce,
+    ) -> Result<Range<usize>, CollectiveError> {
+        let elements = values.len();
+        let kind = Kind::ReduceScatter(T::TYPE, reduce);
+        self.operate(kind, folded(values, reduce), |ring, session| {
+            algorithm::reduce_scatter(ring, elements, session)
+        })?;
+        let mine = chunk(elements, self.world(), self.rank().0);
+        if reduce == Reduce::Mean {
+            divide(&mut values[mine.clone()], self.world());
+        }
+        Ok(mine)
+    }
+
+    /// Overwrites `values` on every rank with those of `root`. The root may return before the
     /// others have them.
     ///
     /// # Errors
     /// Also [`RankOutsideWorld`](CollectiveError::RankOutsideWorld), having done nothing.
-    pub fn broadcast(&mut self, root: Rank, bytes: &mut [u8]) -> Result<(), CollectiveError> {
-        let world = self.world();
-        if root.0 >= world {
-            return Err(CollectiveError::RankOutsideWorld { rank: root, world });
-        }
+    pub fn broadcast<T: Element>(
+        &mut self,
+        root: Rank,
+        values: &mut [T],
+    ) -> Result<(), CollectiveError> {
+        self.check_rank(root)?;
+        let bytes = bytes_of_mut(values);
         let len = bytes.len();
         self.operate(Kind::Broadcast(root), copied(bytes), |ring, session| {
             algorithm::broadcast(ring, root, len, session)
@@ -132,18 +171,15 @@ impl Ring {
     /// Gives every rank the `block` of every rank: `all` is `world` blocks in rank order.
     ///
     /// # Errors
-    /// Also [`GatherLength`](CollectiveError::GatherLength) unless `all` is `world` times as long
+    /// Also [`BlockLength`](CollectiveError::BlockLength) unless `all` is `world` times as long
     /// as `block`, having done nothing.
-    pub fn all_gather(&mut self, block: &[u8], all: &mut [u8]) -> Result<(), CollectiveError> {
-        let world = self.world();
-        if block.len().checked_mul(world as usize) != Some(all.len()) {
-            return Err(CollectiveError::GatherLength {
-                block_bytes: block.len(),
-                world,
-                got: all.len(),
-            });
-        }
-        check_elements(all.len())?;
+    pub fn all_gather<T: Element>(
+        &mut self,
+        block: &[T],
+        all: &mut [T],
+    ) -> Result<(), CollectiveError> {
+        let (block, all) = (bytes_of(block), bytes_of_mut(all));
+        self.check_blocks(Kind::AllGather, block.len(), all.len())?;
         let start = block.len() * self.rank().0 as usize;
         all[start..start + block.len()].copy_from_slice(block);
         self.operate(Kind::AllGather, copied(all), |ring, session| {
@@ -157,8 +193,74 @@ impl Ring {
         block: &[u8; N],
     ) -> Result<Vec<[u8; N]>, CollectiveError> {
         let mut all = vec![[0; N]; self.world() as usize];
-        self.all_gather(block, all.as_flattened_mut())?;
+        self.all_gather(&block[..], all.as_flattened_mut())?;
         Ok(all)
+    }
+
+    /// Gives `root` the `block` of every rank: there, `all` is `world` blocks in rank order.
+    /// Elsewhere it is left alone, and may be empty. A rank may return before the root has its
+    /// block.
+    ///
+    /// # Errors
+    /// Also [`RankOutsideWorld`](CollectiveError::RankOutsideWorld) and, at the root,
+    /// [`BlockLength`](CollectiveError::BlockLength) unless `all` is `world` times as long as
+    /// `block`, having done nothing.
+    pub fn gather<T: Element>(
+        &mut self,
+        root: Rank,
+        block: &[T],
+        all: &mut [T],
+    ) -> Result<(), CollectiveError> {
+        self.check_rank(root)?;
+        let (block, all) = (bytes_of(block), bytes_of_mut(all));
+        let kind = Kind::Gather(root);
+        let block_bytes = block.len();
+        let plan = Route::new(self.topology, |_, to| match to == root {
+            true => block_bytes,
+            false => 0,
+        });
+        let mut bundle = vec![0; plan.elements()];
+        if self.rank() == root {
+            self.check_blocks(kind, block_bytes, all.len())?;
+        } else {
+            bundle[plan.outgoing(root)].copy_from_slice(block);
+        }
+        self.carry(kind, block_bytes, &plan, &mut bundle)?;
+        if self.rank() == root {
+            for from in (0..self.world()).map(Rank) {
+                let block = match from == root {
+                    true => block,
+                    false => &bundle[plan.incoming(from)],
+                };
+                all[from.0 as usize * block_bytes..][..block_bytes].copy_from_slice(block);
+            }
+        }
+        Ok(())
+    }
+
+    /// `blocks` is `world` blocks in rank order, of which each goes to its rank; afterwards it is
+    /// those that came from each.
+    ///
+    /// # Errors
+    /// Also [`BlockLength`](CollectiveError::BlockLength) unless `world` divides the number of
+    /// elements, having done nothing.
+    pub fn all_to_all<T: Element>(&mut self, blocks: &mut [T]) -> Result<(), CollectiveError> {
+        let block_bytes = blocks.len() / self.world() as usize * size_of::<T>();
+        let blocks = bytes_of_mut(blocks);
+        self.check_blocks(Kind::AllToAll, block_bytes, blocks.len())?;
+        let plan = Route::new(self.topology, |_, _| block_bytes);
+        let mut bundle = vec![0; plan.elements()];
+        let (mine, world) = (self.rank(), self.world());
+        let others = || (0..world).map(Rank).filter(|&rank| rank != mine);
+        let place = |rank: Rank| rank.0 as usize * block_bytes..(rank.0 as usize + 1) * block_bytes;
+        for to in others() {
+            bundle[plan.outgoing(to)].copy_from_slice(&blocks[place(to)]);
+        }
+        self.carry(Kind::AllToAll, blocks.len(), &plan, &mut bundle)?;
+        for from in others() {
+            blocks[place(from)].copy_from_slice(&bundle[plan.incoming(from)]);
+        }
+        Ok(())
     }
 
     #[cfg(test)]
@@ -166,26 +268,61 @@ impl Ring {
         self.link.as_ref().expect("a world of more than one")
     }
 
-    fn all_reduce_sum<T: Element>(
+    /// Carries bundles whose lengths differ by rank; `bytes` is what all ranks must agree on.
+    fn carry(
         &mut self,
         kind: Kind,
-        values: &mut [T],
+        bytes: usize,
+        plan: &Route,
+        bundle: &mut [u8],
     ) -> Result<(), CollectiveError> {
-        let elements = values.len();
-        let operand = Operand {
-            bytes: bytes_of(values),
-            element_bytes: size_of::<T>(),
-            add: Some(T::add),
-        };
-        self.operate(kind, operand, |ring, session| {
-            algorithm::all_reduce(ring, elements, session)
+        self.operate_on(kind, bytes, copied(bundle), |_, session| {
+            algorithm::route(plan, session)
         })
     }
 
-    /// Runs one operation. Its first failure closes the link and is what later calls return.
+    fn check_rank(&self, rank: Rank) -> Result<(), CollectiveError> {
+        let world = self.world();
+        if rank.0 >= world {
+            return Err(CollectiveError::RankOutsideWorld { rank, world });
+        }
+        Ok(())
+    }
+
+    fn check_blocks(
+        &self,
+        kind: Kind,
+        block_bytes: usize,
+        got: usize,
+    ) -> Result<(), CollectiveError> {
+        let world = self.world();
+        if block_bytes.checked_mul(world as usize) != Some(got) {
+            return Err(CollectiveError::BlockLength {
+                kind,
+                block_bytes,
+                world,
+                got,
+            });
+        }
+        check_elements(got)
+    }
+
+    /// Runs one operation on an operand that is equally long at all ranks.
     fn operate(
         &mut self,
         kind: Kind,
+        operand: Operand<'_>,
+        algorithm: impl FnOnce(RingTopology, &mut Session<'_>) -> Result<(), CollectiveError>,
+    ) -> Result<(), CollectiveError> {
+        let bytes = operand.bytes.len();
+        self.operate_on(kind, bytes, operand, algorithm)
+    }
+
+    /// Runs one operation. Its first failure closes the link and is what later calls return.
+    fn operate_on(
+        &mut self,
+        kind: Kind,
+        bytes: usize,
         operand: Operand<'_>,
         algorithm: impl FnOnce(RingTopology, &mut Session<'_>) -> Result<(), CollectiveError>,
     ) -> Result<(), CollectiveError> {
@@ -199,7 +336,7 @@ impl Ring {
         let call = Call {
             operation: self.operations,
             kind,
-            bytes: operand.bytes.len() as u64,
+            bytes: bytes as u64,
         };
         let result = self.abort.check().and_then(|()| match &mut self.link {
             None => Ok(()),
@@ -219,6 +356,14 @@ fn copied(bytes: &mut [u8]) -> Operand<'_> {
     Operand {
         bytes,
         element_bytes: 1,
-        add: None,
+        fold: None,
+    }
+}
+
+fn folded<T: Element>(values: &mut [T], reduce: Reduce) -> Operand<'_> {
+    Operand {
+        bytes: bytes_of_mut(values),
+        element_bytes: size_of::<T>(),
+        fold: Some(fold_of::<T>(reduce)),
     }
 }

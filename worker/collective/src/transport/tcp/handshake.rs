@@ -24,7 +24,7 @@ const MAGIC: [u8; 8] = *b"RINGFOLD";
 const PREFIX_BYTES: usize = 12;
 
 /// The version of everything that travels between ranks, frames included.
-pub(super) const PROTOCOL: u16 = 1;
+pub(super) const PROTOCOL: u16 = 2;
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,11 +8,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::frame::{Call, Header};
-use super::receiver::{Add, Receiver};
+use super::receiver::Receiver;
 use super::sender::Sender;
 use super::socket::poll;
 use super::{Advance, SideError};
 use crate::algorithm::Verbs;
+use crate::element::Fold;
 use crate::{
     AbortSignal, CollectiveError, Identity, Metrics, Neighbour, Peer, Position, RingOptions,
 };
@@ -32,8 +33,8 @@ pub(crate) struct Operand<'a> {
     pub bytes: &'a mut [u8],
     /// Bytes of one of them.
     pub element_bytes: usize,
-    /// How to add them; none if the operation only copies.
-    pub add: Option<Add>,
+    /// How to fold them; none if the operation only copies.
+    pub fold: Option<Fold>,
 }
 
 /// One operation under way.
@@ -110,7 +111,11 @@ impl Verbs for Session<'_> {
     }
 
     fn recv_reduce_send(&mut self, range: Range<usize>) -> Result<(), CollectiveError> {
-        self.receive(range, self.operand.add, true)
+        self.receive(range, self.operand.fold, true)
+    }
+
+    fn recv_reduce(&mut self, range: Range<usize>) -> Result<(), CollectiveError> {
+        self.receive(range, self.operand.fold, false)
     }
 
     fn recv_copy_send(&mut self, range: Range<usize>) -> Result<(), CollectiveError> {
@@ -136,14 +141,14 @@ impl Session<'_> {
     fn receive(
         &mut self,
         range: Range<usize>,
-        add: Option<Add>,
+        fold: Option<Fold>,
         pass_on: bool,
     ) -> Result<(), CollectiveError> {
         let range = self.bytes_of(range);
         if pass_on {
             self.link.sender.queue_unready(range.clone());
         }
-        self.link.receiver.expect(range, add);
+        self.link.receiver.expect(range, fold);
         while !self.link.receiver.done() {
             self.link.abort.check()?;
             let sent = self.send_some()?;
