@@ -9,7 +9,8 @@ use crate::algorithm::{self, Kind, Route};
 use crate::element::{bytes_of, bytes_of_mut, divide, fold_of};
 use crate::identity::check_elements;
 use crate::topology::{RingTopology, chunk};
-use crate::transport::tcp::{Call, Operand, Session, TcpLink};
+use crate::transport::shared::{Board, FoldStep, Terms};
+use crate::transport::tcp::{Call, Operand, TcpLink};
 use crate::{AbortSignal, CollectiveError, Element, Identity, Reduce};
 
 /// This rank's place in a ring, from [`Listener::connect_ring`](crate::Listener::connect_ring).
@@ -28,19 +29,29 @@ use crate::{AbortSignal, CollectiveError, Element, Identity, Reduce};
 pub struct Ring {
     identity: Identity,
     topology: RingTopology,
-    /// None in a world of one.
-    link: Option<TcpLink>,
+    link: Link,
     abort: AbortSignal,
     operations: u64,
     failure: Option<Arc<CollectiveError>>,
 }
 
+/// What bytes move over.
+pub(crate) enum Link {
+    /// A world of one.
+    Alone,
+    /// The neighbours' sockets.
+    Tcp(Box<TcpLink>),
+    /// Memory that all ranks see.
+    Shared(Box<Board>),
+}
+
 /// Counters of a ring since it was joined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
-    /// Bytes handed to the socket to the next rank, headers included.
+    /// Bytes handed to the socket to the next rank, headers included, or written to shared memory.
     pub bytes_sent: u64,
-    /// Bytes read from the socket of the rank before, headers and dropped frames included.
+    /// Bytes read from the socket of the rank before, headers and dropped frames included, or from
+    /// the shared memory of peers.
     pub bytes_received: u64,
     /// Operations begun.
     pub operations: u64,
@@ -58,10 +69,25 @@ impl Ring {
         Self {
             identity,
             topology,
-            link,
+            link: link.map_or(Link::Alone, |link| Link::Tcp(Box::new(link))),
             abort,
             operations: 0,
             failure: None,
+        }
+    }
+
+    pub(crate) fn shared(
+        identity: Identity,
+        topology: RingTopology,
+        board: Board,
+        abort: AbortSignal,
+    ) -> Self {
+        Self {
+            link: match topology.world() {
+                1 => Link::Alone,
+                _ => Link::Shared(Box::new(board)),
+            },
+            ..Self::new(identity, topology, None, abort)
         }
     }
 
@@ -90,8 +116,13 @@ impl Ring {
             operations: self.operations,
             ..Metrics::default()
         };
-        if let Some(link) = &self.link {
-            link.count(&mut metrics);
+        match &self.link {
+            Link::Alone => {}
+            Link::Tcp(link) => link.count(&mut metrics),
+            Link::Shared(board) => {
+                metrics.bytes_sent = board.bytes_sent;
+                metrics.bytes_received = board.bytes_received;
+            }
         }
         metrics
     }
@@ -105,8 +136,19 @@ impl Ring {
     ) -> Result<(), CollectiveError> {
         let elements = values.len();
         let kind = Kind::AllReduce(T::TYPE, reduce);
-        self.operate(kind, folded(values, reduce), |ring, session| {
-            algorithm::all_reduce(ring, elements, session)
+        let steps = in_rank_order(self.world());
+        let terms = terms_of::<T>(&steps, reduce);
+        let bytes = size_of_val(values);
+        self.operate(kind, bytes, |ring, link, call| match link {
+            Link::Tcp(link) => {
+                let operand = folded(values, reduce);
+                algorithm::all_reduce(ring, elements, &mut link.begin(call, operand))
+            }
+            Link::Shared(board) => {
+                board.begin(call)?;
+                board.all_reduce(&mut [bytes_of_mut(values)], &terms)
+            }
+            Link::Alone => Ok(()),
         })?;
         if reduce == Reduce::Mean {
             divide(values, self.world());
@@ -133,8 +175,19 @@ impl Ring {
     ) -> Result<Range<usize>, CollectiveError> {
         let elements = values.len();
         let kind = Kind::ReduceScatter(T::TYPE, reduce);
-        self.operate(kind, folded(values, reduce), |ring, session| {
-            algorithm::reduce_scatter(ring, elements, session)
+        let steps = in_rank_order(self.world());
+        let terms = terms_of::<T>(&steps, reduce);
+        let bytes = size_of_val(values);
+        self.operate(kind, bytes, |ring, link, call| match link {
+            Link::Tcp(link) => {
+                let operand = folded(values, reduce);
+                algorithm::reduce_scatter(ring, elements, &mut link.begin(call, operand))
+            }
+            Link::Shared(board) => {
+                board.begin(call)?;
+                board.reduce_scatter(bytes_of_mut(values), &terms)
+            }
+            Link::Alone => Ok(()),
         })?;
         let mine = chunk(elements, self.world(), self.rank().0);
         if reduce == Reduce::Mean {
@@ -156,15 +209,28 @@ impl Ring {
         self.check_rank(root)?;
         let bytes = bytes_of_mut(values);
         let len = bytes.len();
-        self.operate(Kind::Broadcast(root), copied(bytes), |ring, session| {
-            algorithm::broadcast(ring, root, len, session)
+        let kind = Kind::Broadcast(root);
+        self.operate(kind, len, |ring, link, call| match link {
+            Link::Tcp(link) => {
+                algorithm::broadcast(ring, root, len, &mut link.begin(call, copied(bytes)))
+            }
+            Link::Shared(board) => {
+                board.begin(call)?;
+                board.broadcast(root, bytes)
+            }
+            Link::Alone => Ok(()),
         })
     }
 
     /// Returns once every rank has called it.
     pub fn barrier(&mut self) -> Result<(), CollectiveError> {
-        self.operate(Kind::Barrier, copied(&mut []), |ring, session| {
-            algorithm::barrier(ring, session)
+        self.operate(Kind::Barrier, 0, |ring, link, call| match link {
+            Link::Tcp(link) => algorithm::barrier(ring, &mut link.begin(call, copied(&mut []))),
+            Link::Shared(board) => {
+                board.begin(call)?;
+                board.barrier()
+            }
+            Link::Alone => Ok(()),
         })
     }
 
@@ -181,9 +247,19 @@ impl Ring {
         let (block, all) = (bytes_of(block), bytes_of_mut(all));
         self.check_blocks(Kind::AllGather, block.len(), all.len())?;
         let start = block.len() * self.rank().0 as usize;
-        all[start..start + block.len()].copy_from_slice(block);
-        self.operate(Kind::AllGather, copied(all), |ring, session| {
-            algorithm::all_gather(ring, block.len(), session)
+        self.operate(Kind::AllGather, all.len(), |ring, link, call| {
+            all[start..start + block.len()].copy_from_slice(block);
+            match link {
+                Link::Tcp(link) => {
+                    let session = &mut link.begin(call, copied(all));
+                    algorithm::all_gather(ring, block.len(), session)
+                }
+                Link::Shared(board) => {
+                    board.begin(call)?;
+                    board.gather(block, all, true)
+                }
+                Link::Alone => Ok(()),
+            }
         })
     }
 
@@ -215,27 +291,21 @@ impl Ring {
         let (block, all) = (bytes_of(block), bytes_of_mut(all));
         let kind = Kind::Gather(root);
         let block_bytes = block.len();
-        let plan = Route::new(self.topology, |_, to| match to == root {
-            true => block_bytes,
-            false => 0,
-        });
-        let mut bundle = vec![0; plan.elements()];
-        if self.rank() == root {
+        let at_root = self.rank() == root;
+        if at_root {
             self.check_blocks(kind, block_bytes, all.len())?;
-        } else {
-            bundle[plan.outgoing(root)].copy_from_slice(block);
         }
-        self.carry(kind, block_bytes, &plan, &mut bundle)?;
-        if self.rank() == root {
-            for from in (0..self.world()).map(Rank) {
-                let block = match from == root {
-                    true => block,
-                    false => &bundle[plan.incoming(from)],
-                };
-                all[from.0 as usize * block_bytes..][..block_bytes].copy_from_slice(block);
+        self.operate(kind, block_bytes, |ring, link, call| match link {
+            Link::Tcp(link) => tcp_gather(ring, link, call, root, block, all),
+            Link::Shared(board) => {
+                board.begin(call)?;
+                board.gather(block, all, at_root)
             }
-        }
-        Ok(())
+            Link::Alone => {
+                all.copy_from_slice(block);
+                Ok(())
+            }
+        })
     }
 
     /// `blocks` is `world` blocks in rank order, of which each goes to its rank; afterwards it is
@@ -248,37 +318,26 @@ impl Ring {
         let block_bytes = blocks.len() / self.world() as usize * size_of::<T>();
         let blocks = bytes_of_mut(blocks);
         self.check_blocks(Kind::AllToAll, block_bytes, blocks.len())?;
-        let plan = Route::new(self.topology, |_, _| block_bytes);
-        let mut bundle = vec![0; plan.elements()];
-        let (mine, world) = (self.rank(), self.world());
-        let others = || (0..world).map(Rank).filter(|&rank| rank != mine);
-        let place = |rank: Rank| rank.0 as usize * block_bytes..(rank.0 as usize + 1) * block_bytes;
-        for to in others() {
-            bundle[plan.outgoing(to)].copy_from_slice(&blocks[place(to)]);
-        }
-        self.carry(Kind::AllToAll, blocks.len(), &plan, &mut bundle)?;
-        for from in others() {
-            blocks[place(from)].copy_from_slice(&bundle[plan.incoming(from)]);
-        }
-        Ok(())
+        self.operate(
+            Kind::AllToAll,
+            blocks.len(),
+            |ring, link, call| match link {
+                Link::Tcp(link) => tcp_all_to_all(ring, link, call, blocks),
+                Link::Shared(board) => {
+                    board.begin(call)?;
+                    board.all_to_all(blocks)
+                }
+                Link::Alone => Ok(()),
+            },
+        )
     }
 
     #[cfg(test)]
     pub(crate) fn link(&self) -> &TcpLink {
-        self.link.as_ref().expect("a world of more than one")
-    }
-
-    /// Carries bundles whose lengths differ by rank; `bytes` is what all ranks must agree on.
-    fn carry(
-        &mut self,
-        kind: Kind,
-        bytes: usize,
-        plan: &Route,
-        bundle: &mut [u8],
-    ) -> Result<(), CollectiveError> {
-        self.operate_on(kind, bytes, copied(bundle), |_, session| {
-            algorithm::route(plan, session)
-        })
+        match &self.link {
+            Link::Tcp(link) => link,
+            _ => unreachable!("tests of sockets make rings of sockets"),
+        }
     }
 
     fn check_rank(&self, rank: Rank) -> Result<(), CollectiveError> {
@@ -307,26 +366,16 @@ impl Ring {
         check_elements(got)
     }
 
-    /// Runs one operation on an operand that is equally long at all ranks.
-    fn operate(
-        &mut self,
-        kind: Kind,
-        operand: Operand<'_>,
-        algorithm: impl FnOnce(RingTopology, &mut Session<'_>) -> Result<(), CollectiveError>,
-    ) -> Result<(), CollectiveError> {
-        let bytes = operand.bytes.len();
-        self.operate_on(kind, bytes, operand, algorithm)
-    }
-
-    /// Runs one operation. Its first failure closes the link and is what later calls return.
-    fn operate_on(
+    /// Runs one operation on `bytes`, on which all ranks must agree. Its first failure closes the
+    /// link and is what later calls return.
+    pub(crate) fn operate(
         &mut self,
         kind: Kind,
         bytes: usize,
-        operand: Operand<'_>,
-        algorithm: impl FnOnce(RingTopology, &mut Session<'_>) -> Result<(), CollectiveError>,
+        run: impl FnOnce(RingTopology, &mut Link, Call) -> Result<(), CollectiveError>,
     ) -> Result<(), CollectiveError> {
-        check_elements(operand.bytes.len() / operand.element_bytes)?;
+        // The shortest element is one byte; the longest operand in elements is what is capped.
+        check_elements(bytes / kind.element_bytes())?;
         if let Some(first) = &self.failure {
             return Err(CollectiveError::Poisoned {
                 first: first.clone(),
@@ -338,13 +387,13 @@ impl Ring {
             kind,
             bytes: bytes as u64,
         };
-        let result = self.abort.check().and_then(|()| match &mut self.link {
-            None => Ok(()),
-            Some(link) => algorithm(self.topology, &mut link.begin(call, operand)),
-        });
+        let checked = self.abort.check();
+        let result = checked.and_then(|()| run(self.topology, &mut self.link, call));
         if let Err(error) = &result {
-            if let Some(link) = &self.link {
-                link.shut_down();
+            match &self.link {
+                Link::Alone => {}
+                Link::Tcp(link) => link.shut_down(),
+                Link::Shared(board) => board.shut_down(),
             }
             self.failure = Some(Arc::new(error.clone()));
         }
@@ -352,7 +401,7 @@ impl Ring {
     }
 }
 
-fn copied(bytes: &mut [u8]) -> Operand<'_> {
+pub(crate) fn copied(bytes: &mut [u8]) -> Operand<'_> {
     Operand {
         bytes,
         element_bytes: 1,
@@ -366,4 +415,78 @@ fn folded<T: Element>(values: &mut [T], reduce: Reduce) -> Operand<'_> {
         element_bytes: size_of::<T>(),
         fold: Some(fold_of::<T>(reduce)),
     }
+}
+
+/// One term a rank, from rank 0 on.
+fn in_rank_order(world: u32) -> Vec<FoldStep> {
+    let others = (1..world).map(|rank| FoldStep::Fold(rank, 0));
+    std::iter::once(FoldStep::Push(0, 0))
+        .chain(others)
+        .collect()
+}
+
+fn terms_of<T: Element>(steps: &[FoldStep], reduce: Reduce) -> Terms<'_> {
+    Terms {
+        per_rank_max: 1,
+        steps,
+        fold: fold_of::<T>(reduce),
+        element_bytes: size_of::<T>(),
+    }
+}
+
+fn tcp_gather(
+    ring: RingTopology,
+    link: &mut TcpLink,
+    call: Call,
+    root: Rank,
+    block: &[u8],
+    all: &mut [u8],
+) -> Result<(), CollectiveError> {
+    let len = block.len();
+    let plan = Route::new(ring, |_, to| match to == root {
+        true => len,
+        false => 0,
+    });
+    let mut bundle = vec![0; plan.elements()];
+    let at_root = ring.rank() == root;
+    if !at_root {
+        bundle[plan.outgoing(root)].copy_from_slice(block);
+    }
+    algorithm::route(&plan, &mut link.begin(call, copied(&mut bundle)))?;
+    if at_root {
+        for (from, place) in (0..ring.world())
+            .map(Rank)
+            .zip(all.chunks_exact_mut(len.max(1)))
+        {
+            place.copy_from_slice(match from == root {
+                true => block,
+                false => &bundle[plan.incoming(from)],
+            });
+        }
+    }
+    Ok(())
+}
+
+fn tcp_all_to_all(
+    ring: RingTopology,
+    link: &mut TcpLink,
+    call: Call,
+    blocks: &mut [u8],
+) -> Result<(), CollectiveError> {
+    let len = blocks.len() / ring.world() as usize;
+    let plan = Route::new(ring, |_, _| len);
+    let mut bundle = vec![0; plan.elements()];
+    let others = || {
+        let all = (0..ring.world()).map(Rank);
+        all.filter(|&rank| rank != ring.rank())
+    };
+    let place = |rank: Rank| rank.0 as usize * len..(rank.0 as usize + 1) * len;
+    for to in others() {
+        bundle[plan.outgoing(to)].copy_from_slice(&blocks[place(to)]);
+    }
+    algorithm::route(&plan, &mut link.begin(call, copied(&mut bundle)))?;
+    for from in others() {
+        blocks[place(from)].copy_from_slice(&bundle[plan.incoming(from)]);
+    }
+    Ok(())
 }

@@ -2,19 +2,28 @@
 //! transport in one table. The idea is that of Gloo's tests.
 
 use half::{bf16, f16};
-use ringfold_collective::testing::{join, on_threads};
+use ringfold_collective::testing::{join, join_memory, join_processes, on_threads};
 use ringfold_collective::topology::chunk;
-use ringfold_collective::{Element, Reduce, Ring, RingOptions};
+use ringfold_collective::{AbortSignal, Element, Reduce, Ring, RingOptions};
 use ringfold_common::ids::Rank;
 
 /// How a ring of so many ranks is made.
 type Join = fn(u32) -> Vec<Ring>;
 
 /// Every transport.
-const TRANSPORTS: &[(&str, Join)] = &[("tcp", |world| {
-    let rings = join(world, RingOptions::default()).into_iter();
-    rings.map(|(ring, _)| ring).collect()
-})];
+const TRANSPORTS: &[(&str, Join)] = &[
+    ("tcp", |world| rings(join(world, RingOptions::default()))),
+    ("memory", |world| {
+        rings(join_memory(world, RingOptions::default()))
+    }),
+    ("shared memory", |world| {
+        rings(join_processes(world, RingOptions::default()))
+    }),
+];
+
+fn rings(joined: Vec<(Ring, AbortSignal)>) -> Vec<Ring> {
+    joined.into_iter().map(|(ring, _)| ring).collect()
+}
 
 const WORLDS: [u32; 18] = [
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 24, 32,

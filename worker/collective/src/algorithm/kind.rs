@@ -23,8 +23,8 @@ pub enum Kind {
     AllToAll,
     /// Nobody leaves before all have entered.
     Barrier,
-    /// Every rank ends with the sum of all replicas in the order of one tree.
-    Reproducible(ElementType),
+    /// Every rank ends with the sum of so many replicas in the order of one tree.
+    Reproducible(ElementType, u32),
 }
 
 /// What a message is for within its operation.
@@ -49,7 +49,19 @@ impl Kind {
             Self::AllReduce(..) | Self::Barrier => 2 * world.saturating_sub(1),
             Self::ReduceScatter(..) | Self::AllGather | Self::Gather(_) => world.saturating_sub(1),
             Self::Broadcast(_) => u32::from(world > 1),
-            Self::AllToAll | Self::Reproducible(_) => world * world.saturating_sub(1) / 2,
+            Self::AllToAll => world * world.saturating_sub(1) / 2,
+            Self::Reproducible(..) => (world + 2) * world.saturating_sub(1) / 2,
+        }
+    }
+
+    /// Bytes of one element of the operand.
+    #[must_use]
+    pub fn element_bytes(self) -> usize {
+        match self {
+            Self::AllReduce(number, _)
+            | Self::ReduceScatter(number, _)
+            | Self::Reproducible(number, _) => number.bytes(),
+            _ => 1,
         }
     }
 
@@ -61,7 +73,8 @@ impl Kind {
             Self::ReduceScatter(..) => Phase::ReduceScatter,
             Self::AllReduce(..) | Self::Barrier | Self::AllGather => Phase::AllGather,
             Self::Broadcast(_) => Phase::Broadcast,
-            Self::Gather(_) | Self::AllToAll | Self::Reproducible(_) => Phase::Route,
+            Self::Reproducible(..) if step >= Self::AllToAll.steps(world) => Phase::AllGather,
+            Self::Gather(_) | Self::AllToAll | Self::Reproducible(..) => Phase::Route,
         }
     }
 }
@@ -76,7 +89,9 @@ impl fmt::Display for Kind {
             Self::AllGather => f.write_str("all-gather"),
             Self::AllToAll => f.write_str("all-to-all"),
             Self::Barrier => f.write_str("barrier"),
-            Self::Reproducible(number) => write!(f, "reproducible sum {number}"),
+            Self::Reproducible(number, count) => {
+                write!(f, "reproducible sum {number} of {count} replicas")
+            }
         }
     }
 }

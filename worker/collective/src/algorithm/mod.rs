@@ -21,6 +21,7 @@ mod kind;
 mod route;
 #[cfg(test)]
 mod simulation;
+mod tree;
 
 use std::ops::Range;
 
@@ -30,6 +31,7 @@ use crate::CollectiveError;
 use crate::topology::{RingTopology, chunk};
 pub use kind::{Kind, Phase};
 pub use route::{Route, route};
+pub use tree::{Replicas, TreeStep};
 
 /// What a rank can do with a range of its operand, counted in elements. "Send" goes to the next
 /// rank, "receive" comes from the one before.
@@ -140,19 +142,28 @@ pub fn all_gather(
     block_elements: usize,
     verbs: &mut impl Verbs,
 ) -> Result<(), CollectiveError> {
+    all_gather_chunks(ring, block_elements * ring.world() as usize, verbs)
+}
+
+/// Every rank ends with the chunk of every rank, of an operand of which it has filled in its own.
+pub fn all_gather_chunks(
+    ring: RingTopology,
+    elements: usize,
+    verbs: &mut impl Verbs,
+) -> Result<(), CollectiveError> {
     let world = ring.world();
     if world == 1 {
         return Ok(());
     }
-    let block_of = |hops| chunk(block_elements * world as usize, world, ring.back(hops).0);
+    let chunk_of = |hops| chunk(elements, world, ring.back(hops).0);
 
-    // 1. My own block sets out.
-    verbs.send(block_of(0))?;
+    // 1. My own chunk sets out.
+    verbs.send(chunk_of(0))?;
     // 2. The others pass by.
     for hops in 1..world - 1 {
-        verbs.recv_copy_send(block_of(hops))?;
+        verbs.recv_copy_send(chunk_of(hops))?;
     }
     // 3. The last one stops here: the next rank made it.
-    verbs.recv(block_of(world - 1))?;
+    verbs.recv(chunk_of(world - 1))?;
     verbs.flush()
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0 magic            u32      32 operation bytes  u64
-//!  4 kind             u8       40 root             u32  (0 unless there is one)
+//!  4 kind             u8       40 root or replicas u32  (0 unless there is one)
 //!  5 element type     u8  (0 unless there is one)
 //!  6 reduction        u8  (0 unless there is one)
 //!  7 reserved, 0      1 byte   44 step             u32
@@ -151,7 +151,7 @@ pub struct Call {
 
 impl Call {
     /// What a link is in before its first operation.
-    pub(super) fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             operation: 0,
             kind: Kind::Barrier,
@@ -268,7 +268,7 @@ impl Header {
 }
 
 /// The numbers of a kind, its element type and its reduction, and its root.
-fn code(kind: Kind) -> ([u8; 3], Rank) {
+pub(crate) fn code(kind: Kind) -> ([u8; 3], Rank) {
     let number = |number: ElementType| match number {
         ElementType::F32 => 1,
         ElementType::F64 => 2,
@@ -292,11 +292,11 @@ fn code(kind: Kind) -> ([u8; 3], Rank) {
         Kind::Barrier => ([5, 0, 0], Rank(0)),
         Kind::Gather(root) => ([6, 0, 0], root),
         Kind::AllToAll => ([7, 0, 0], Rank(0)),
-        Kind::Reproducible(t) => ([8, number(t), 0], Rank(0)),
+        Kind::Reproducible(t, replicas) => ([8, number(t), 0], Rank(replicas)),
     }
 }
 
-fn kind_of([kind, number, reduction]: [u8; 3], root: u32) -> Result<Kind, FrameFault> {
+pub(crate) fn kind_of([kind, number, reduction]: [u8; 3], root: u32) -> Result<Kind, FrameFault> {
     let element_type = || match number {
         1 => Ok(ElementType::F32),
         2 => Ok(ElementType::F64),
@@ -322,7 +322,7 @@ fn kind_of([kind, number, reduction]: [u8; 3], root: u32) -> Result<Kind, FrameF
         5 => Kind::Barrier,
         6 => Kind::Gather(Rank(root)),
         7 => Kind::AllToAll,
-        8 => Kind::Reproducible(element_type()?),
+        8 => Kind::Reproducible(element_type()?, root),
         got => return Err(FrameFault::UnknownKind { got }),
     };
     // What the kind doesn't have is zero.

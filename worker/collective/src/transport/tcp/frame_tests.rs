@@ -38,7 +38,7 @@ fn headers_round_trip() {
         Kind::Barrier,
     ];
     for number in ElementType::ALL {
-        kinds.push(Kind::Reproducible(number));
+        kinds.push(Kind::Reproducible(number, 12));
         for reduce in Reduce::ALL {
             kinds.push(Kind::AllReduce(number, reduce));
             kinds.push(Kind::ReduceScatter(number, reduce));

@@ -44,7 +44,7 @@ fn receive(wire: &[u8], add: Option<Fold>) -> (Result<(), SideError>, Vec<u8>, R
     let (socket, addr) = listener.accept().unwrap();
     let peer_of = Peer {
         rank: Rank(0),
-        addr,
+        addr: crate::Address::Tcp(addr),
     };
     let mut receiver = Receiver::new(socket, peer_of, SEGMENT, due());
     receiver.begin(due());

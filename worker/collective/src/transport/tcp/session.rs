@@ -76,6 +76,15 @@ impl TcpLink {
         }
     }
 
+    /// Goes on with the operation `call` on another operand.
+    pub fn resume<'a>(&'a mut self, call: Call, operand: Operand<'a>) -> Session<'a> {
+        Session {
+            link: self,
+            operand,
+            call,
+        }
+    }
+
     /// Closes both directions of both connections, so that the neighbours see it at once.
     pub fn shut_down(&self) {
         for socket in [&self.sender.socket, &self.receiver.socket] {
@@ -230,7 +239,7 @@ impl Session<'_> {
     fn blame(&self, neighbour: Neighbour, error: SideError) -> CollectiveError {
         let peer = match neighbour {
             Neighbour::Next => self.link.sender.peer,
-            Neighbour::Prev => self.link.receiver.peer,
+            _ => self.link.receiver.peer,
         };
         let at = Box::new(self.position(neighbour));
         match error {
@@ -247,7 +256,7 @@ impl Session<'_> {
     fn position(&self, neighbour: Neighbour) -> Position {
         let (step, bytes_done, bytes_expected) = match neighbour {
             Neighbour::Next => self.link.sender.progress(),
-            Neighbour::Prev => self.link.receiver.progress(),
+            _ => self.link.receiver.progress(),
         };
         let world = self.link.identity.world;
         let kind = self.call.kind;
