@@ -26,9 +26,9 @@
 //!
 //! **Calling.** All ranks make the same calls in the same order. A call blocks its thread and
 //! starts no other. It returns `Ok` when this rank's part is done and its result is complete.
-//! After [`Ring::all_reduce`] all ranks hold *identical bytes*: every element is folded in
-//! one order (that of the ring; of ranks, in shared memory) and copied, or folded alike everywhere. That order depends on the world's
-//! size; that of [`Ring::reproducible_all_reduce`] does not, nor do its bits.
+//! After [`Ring::all_reduce`] all ranks hold *identical bytes*: every element is folded in one
+//! order (that of the ring; of ranks, in shared memory), and copied or folded alike everywhere.
+//! That order depends on the world's size; that of [`Ring::reproducible_all_reduce`] does not, nor do its bits.
 //!
 //! **Failing.** No call hangs. A neighbour that closes, resets or sends a wrong frame is an error
 //! at once; one that is silent is [`CollectiveError::Stalled`] when no byte has moved in either
@@ -53,6 +53,7 @@ compile_error!(
 );
 
 pub mod algorithm;
+pub mod bench;
 pub mod topology;
 
 mod abort;
