@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ringfold_common::ids::Rank;
 
-use crate::algorithm::{self, Kind, Route};
+use crate::algorithm::{self, Kind, Route, cost};
 use crate::element::{bytes_of, bytes_of_mut, divide, fold_of};
 use crate::identity::check_elements;
 use crate::topology::{RingTopology, chunk};
@@ -154,6 +154,19 @@ impl Ring {
             divide(values, self.world());
         }
         Ok(())
+    }
+
+    /// How an [`all_reduce`](Self::all_reduce) of `bytes` would be done here, why, and what it
+    /// should take by the constants of [`LinkCost`](cost::LinkCost).
+    #[must_use]
+    pub fn explain(&self, bytes: usize) -> cost::Choice {
+        let medium = match &self.link {
+            Link::Alone | Link::Tcp(_) => cost::Medium::Tcp,
+            Link::Shared(board) => cost::Medium::Shared {
+                half_bytes: board.half_bytes(),
+            },
+        };
+        cost::explain(medium, cost::LinkCost::of(medium), bytes, self.world())
     }
 
     /// [`all_reduce`](Self::all_reduce) by sum of 32-bit floats.

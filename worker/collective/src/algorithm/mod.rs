@@ -17,6 +17,7 @@
 //! Invariant of every algorithm, on which the transport relies: the `i`-th message that a rank
 //! sends is the `i`-th that its next rank receives, and covers the same range.
 
+pub mod cost;
 mod kind;
 mod route;
 #[cfg(test)]

@@ -111,6 +111,11 @@ impl Board {
         }
     }
 
+    /// The length of one half of a slot.
+    pub(crate) fn half_bytes(&self) -> usize {
+        self.segment.half_bytes()
+    }
+
     /// Starts an operation, which is to have at least one block.
     pub(crate) fn begin(&mut self, call: Call) -> Result<(), CollectiveError> {
         self.call = call;

@@ -17,11 +17,10 @@ use ringfold_common::ids::Rank;
 
 use super::Board;
 use crate::CollectiveError;
+use crate::algorithm::cost::{Way, shared_way};
 use crate::element::Fold;
 use crate::topology::chunk;
 
-/// The most bytes of contributions, over all ranks, that every rank folds for itself.
-const ONE_SHOT_BYTES: usize = 64 << 10;
 /// Bytes that are folded at a time: what stays in the first cache.
 const STRIP_BYTES: usize = 8 << 10;
 
@@ -72,7 +71,7 @@ impl Board {
         let len = mine[0].len();
         let most = terms.per_rank_max;
         let mut stack = vec![0; terms.depth() * STRIP_BYTES];
-        if len * most * self.world as usize <= ONE_SHOT_BYTES {
+        if shared_way(len * most, self.world) == Way::OneShot {
             self.begin_block()?;
             for (at, term) in mine.iter().enumerate() {
                 self.write(at * len, term);

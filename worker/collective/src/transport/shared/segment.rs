@@ -132,7 +132,7 @@ impl Segment {
         })
     }
 
-    /// The length of one half of a slot.
+    /// The length of one half of a slot. All that is folded in one shot fits.
     pub fn half_bytes(&self) -> usize {
         self.half_bytes
     }
