@@ -1,11 +1,11 @@
-//! Ring all-reduce between ranks: algorithms over verbs, transports below them.
+//! All-reduce and its kin between ranks: algorithms over verbs, transports below them.
 //!
 //! Three questions in three places:
 //!
 //! | module | question |
 //! |---|---|
 //! | [`topology`] | who are my neighbours, and which part of the operand is whose? |
-//! | [`algorithm`] | in which order do parts travel? Written over four verbs; does no IO |
+//! | [`algorithm`] | in which order do parts travel, and what will it take? Does no IO |
 //! | `transport` | how do bytes move? TCP, or memory that threads or processes of a host share |
 //!
 //! # Contract
@@ -33,8 +33,8 @@
 //! **Failing.** No call hangs. A neighbour that closes, resets or sends a wrong frame is an error
 //! at once; one that is silent is [`CollectiveError::Stalled`] when no byte has moved in either
 //! direction for [`RingOptions::progress_deadline`]; [`AbortSignal::abort`], from any thread, ends
-//! every blocking call within milliseconds. The first error closes both sockets, so that the
-//! neighbours fail too, and every later call returns [`CollectiveError::Poisoned`] with it. After
+//! every blocking call within milliseconds. The first error closes both sockets, or says in shared
+//! memory that this rank has left, so that the neighbours fail too, and every later call returns [`CollectiveError::Poisoned`] with it. After
 //! an error the operand holds unspecified values. Dropping a [`Ring`] closes both sockets.
 //! A refused argument ([`CollectiveError::is_argument`]) changes nothing and doesn't poison.
 //!

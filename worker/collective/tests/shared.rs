@@ -132,6 +132,29 @@ fn different_calls_are_named() {
 }
 
 #[test]
+fn different_calls_are_named_when_a_rank_runs_ahead() {
+    for _ in 0..100 {
+        let errors = on_threads(join_memory(2, short()), |(mut ring, _)| {
+            // The root doesn't wait, and may be in its next call when the other looks.
+            ring.broadcast(Rank(0), &mut [1_u8]).unwrap();
+            let length = 5 + ring.rank().0 as usize;
+            let call = ring.all_reduce_sum_f32(&mut vec![1.0; length]);
+            call.and_then(|()| ring.barrier()).unwrap_err()
+        });
+        let named = errors.iter().any(|error| {
+            matches!(
+                error,
+                CollectiveError::BadFrame {
+                    fault: FrameFault::OtherCall { .. },
+                    ..
+                }
+            )
+        });
+        assert!(named, "{errors:?}");
+    }
+}
+
+#[test]
 fn roots_that_run_ahead_do_not_overwrite_what_is_unread() {
     for join in BOTH {
         on_threads(join(3, RingOptions::default()), |(mut ring, _)| {

@@ -6,6 +6,11 @@
 //! 2. Blocks use the two halves of a slot in turn. A rank begins block `b` when it has seen
 //!    everyone's first tick of block `b-1`: a rank posts that when it is done with block `b-2`,
 //!    whose half is now free.
+//!
+//! Invariant, on which the two `unsafe` blocks here stand: by these rules a rank writes to its slot
+//! only when no peer reads there, and reads from a peer's only when that peer doesn't write there.
+//! `write` and `read` are the only ways to the slots. All ranks make the same calls, which the
+//! first tick seen of every peer in every operation is checked for before anything is read.
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -52,6 +57,8 @@ pub(crate) struct Board {
     tick: u32,
     /// By rank, the last tick seen.
     seen: Vec<u32>,
+    /// By rank, the last operation whose call was found to be the same.
+    compared: Vec<u64>,
     /// The half that the block under way uses.
     half: u32,
     /// The first tick of the block under way.
@@ -102,6 +109,7 @@ impl Board {
             call: Call::none(),
             tick: 0,
             seen: vec![0; world as usize],
+            compared: vec![0; world as usize],
             half: 0,
             block_tick: 0,
             call_tick: 0,
@@ -192,22 +200,26 @@ impl Board {
     /// Returns when `rank` has posted `tick`.
     #[inline]
     pub(super) fn wait_for(&mut self, rank: u32, tick: u32) -> Result<(), CollectiveError> {
-        if rank == self.rank || reached(self.seen[rank as usize], tick) {
+        if rank == self.rank {
             return Ok(());
+        }
+        if reached(self.seen[rank as usize], tick) {
+            return self.compare(rank);
         }
         let posted = self.segment.counter(rank, Counter::Posted);
         for turn in 0..self.spins + YIELDS {
             let seen = posted.load(Ordering::Acquire);
             if reached(seen, tick) {
-                return self.see(rank, seen);
+                self.seen[rank as usize] = seen;
+                return self.compare(rank);
             }
             match turn < self.spins {
                 true => std::hint::spin_loop(),
                 false => std::thread::yield_now(),
             }
         }
-        let seen = self.sleep_until(rank, tick)?;
-        self.see(rank, seen)
+        self.seen[rank as usize] = self.sleep_until(rank, tick)?;
+        self.compare(rank)
     }
 
     /// The counter of `rank`, once it has reached `tick`.
@@ -276,13 +288,14 @@ impl Board {
         }
     }
 
-    /// Notes a tick; with the first one of an operation, compares the calls.
-    fn see(&mut self, rank: u32, tick: u32) -> Result<(), CollectiveError> {
-        let first = !reached(self.seen[rank as usize], self.call_tick.wrapping_add(1));
-        self.seen[rank as usize] = tick;
-        if !first || !reached(tick, self.call_tick.wrapping_add(1)) {
+    /// Compares the calls, once an operation, as soon as a tick of it was seen of `rank`.
+    #[inline]
+    fn compare(&mut self, rank: u32) -> Result<(), CollectiveError> {
+        let begun = reached(self.seen[rank as usize], self.call_tick.wrapping_add(1));
+        if !begun || self.compared[rank as usize] == self.call.operation {
             return Ok(());
         }
+        self.compared[rank as usize] = self.call.operation;
         let theirs: [u64; CALL_WORDS] = std::array::from_fn(|word| {
             let parity = self.call.operation % 2;
             let place = self.segment.call_word(rank, parity, word);

@@ -7,7 +7,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `segment` | the mapping and its layout; all `unsafe` of this transport |
+//! | `segment` | the mapping and its layout |
 //! | `board` | ticks: post, wait, deadline, abort, a peer's death |
 //! | `operations` | what is written and read between ticks |
 //! | `memory` | rings between threads of this process |
