@@ -56,15 +56,43 @@ pub enum CollectiveError {
         /// Its length.
         elements: usize,
     },
-    /// The operand of an all-gather is not one block a rank.
-    #[error("all-gather of {block_bytes} bytes from {world} ranks into {got} bytes")]
-    GatherLength {
-        /// Bytes that each rank gives.
+    /// The long operand of a gather, an all-gather or an all-to-all is not one block a rank.
+    #[error("{kind} of blocks of {block_bytes} bytes among {world} ranks with a buffer of {got}")]
+    BlockLength {
+        /// Which operation.
+        kind: Kind,
+        /// Bytes that each rank gives to one.
         block_bytes: usize,
         /// The number of ranks.
         world: u32,
-        /// Bytes that there is room for.
+        /// Bytes of the buffer that is to have one block a rank.
         got: usize,
+    },
+    /// A replica's vector is not as long as the others.
+    #[error("a replica's vector of {got} elements: the others have {expected}")]
+    ReplicaLength {
+        /// The length of all.
+        expected: usize,
+        /// Its length.
+        got: usize,
+    },
+    /// Not all of a rank's replicas are in, or one too many.
+    #[error("{got} replicas at a rank that holds {expected}")]
+    ReplicaCount {
+        /// How many the rank holds.
+        expected: usize,
+        /// How many were given.
+        got: usize,
+    },
+    /// Replica buffers that were made for another rank or world.
+    #[error("replica buffers for another rank, in a world of {buffers}, at rank {rank} of {world}")]
+    ReplicaWorld {
+        /// This rank.
+        rank: Rank,
+        /// The number of ranks.
+        world: u32,
+        /// The world that the buffers are for.
+        buffers: u32,
     },
     /// The operating system refused a socket, a pipe, a timer or a poll.
     #[error("cannot {attempted}")]
@@ -159,7 +187,10 @@ impl CollectiveError {
                 | Self::AddressCount { .. }
                 | Self::OptionOutOfRange { .. }
                 | Self::TooManyElements { .. }
-                | Self::GatherLength { .. }
+                | Self::BlockLength { .. }
+                | Self::ReplicaLength { .. }
+                | Self::ReplicaCount { .. }
+                | Self::ReplicaWorld { .. }
         )
     }
 
@@ -209,18 +240,36 @@ fn waiting(receive_from: &Option<Peer>, send_to: &Option<Peer>) -> String {
     }
 }
 
-/// A rank and where it is. Shown as `rank 2 at 10.0.0.3:41231`.
+/// How a peer is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Over TCP.
+    Tcp(SocketAddr),
+    /// In shared memory.
+    SameHost,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addr) => write!(f, "at {addr}"),
+            Self::SameHost => f.write_str("on this host"),
+        }
+    }
+}
+
+/// A rank and where it is. Shown as `rank 2 at 10.0.0.3:41231` or `rank 2 on this host`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its position.
     pub rank: Rank,
     /// Where it listened, or, in a handshake that it began, where it called from.
-    pub addr: SocketAddr,
+    pub addr: Address,
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rank {} at {}", self.rank, self.addr)
+        write!(f, "rank {} {}", self.rank, self.addr)
     }
 }
 
@@ -231,6 +280,8 @@ pub enum Neighbour {
     Next,
     /// This rank receives from it.
     Prev,
+    /// Both see the same memory.
+    SameHost,
 }
 
 impl fmt::Display for Neighbour {
@@ -238,6 +289,7 @@ impl fmt::Display for Neighbour {
         f.write_str(match self {
             Self::Next => "the next rank",
             Self::Prev => "the rank before",
+            Self::SameHost => "in shared memory",
         })
     }
 }
@@ -285,7 +337,7 @@ pub struct RingGap {
     /// The rank before this one, if it did not call.
     pub prev: Option<Peer>,
     /// The last caller that was dropped, and why.
-    pub dropped: Option<(SocketAddr, String)>,
+    pub dropped: Option<(Address, String)>,
 }
 
 /// A next rank that did not answer.
@@ -310,7 +362,7 @@ impl fmt::Display for RingGap {
         if let Some(peer) = &self.prev {
             write!(f, "{separator}{peer} did not call")?;
             if let Some((addr, why)) = &self.dropped {
-                write!(f, " (last caller dropped: {addr}, {why})")?;
+                write!(f, " (last caller dropped: one {addr}, {why})")?;
             }
         }
         Ok(())

@@ -71,18 +71,28 @@ pub(crate) fn validate(
     peers: &[SocketAddr],
     options: &RingOptions,
 ) -> Result<RingTopology, CollectiveError> {
+    let topology = validate_identity(identity)?;
+    if peers.len() != identity.world as usize {
+        return Err(CollectiveError::AddressCount {
+            world: identity.world,
+            got: peers.len(),
+        });
+    }
+    validate_options(options)?;
+    Ok(topology)
+}
+
+/// Checks the world and the rank.
+pub(crate) fn validate_identity(identity: &Identity) -> Result<RingTopology, CollectiveError> {
     let Identity { rank, world, .. } = *identity;
     if world == 0 || world > WORLD_MAX {
         return Err(CollectiveError::WorldOutOfRange { world });
     }
-    let topology =
-        RingTopology::new(rank, world).ok_or(CollectiveError::RankOutsideWorld { rank, world })?;
-    if peers.len() != world as usize {
-        return Err(CollectiveError::AddressCount {
-            world,
-            got: peers.len(),
-        });
-    }
+    RingTopology::new(rank, world).ok_or(CollectiveError::RankOutsideWorld { rank, world })
+}
+
+/// Checks the ranges of options.
+pub(crate) fn validate_options(options: &RingOptions) -> Result<(), CollectiveError> {
     let segment_bytes = options.segment_bytes;
     if !segment_bytes.is_multiple_of(8)
         || !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes)
@@ -105,7 +115,7 @@ pub(crate) fn validate(
             });
         }
     }
-    Ok(topology)
+    Ok(())
 }
 
 /// Refuses an operand that is over [`OPERATION_ELEMENTS_MAX`].

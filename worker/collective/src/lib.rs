@@ -1,12 +1,12 @@
-//! Ring all-reduce between ranks: algorithms over verbs, transports below them.
+//! All-reduce and its kin between ranks: algorithms over verbs, transports below them.
 //!
 //! Three questions in three places:
 //!
 //! | module | question |
 //! |---|---|
 //! | [`topology`] | who are my neighbours, and which part of the operand is whose? |
-//! | [`algorithm`] | in which order do parts travel? Written over four verbs; does no IO |
-//! | `transport` | how do bytes move? TCP now; shared memory and NCCL have a place beside it |
+//! | [`algorithm`] | in which order do parts travel, and what will it take? Does no IO |
+//! | `transport` | how do bytes move? TCP, or memory that threads or processes of a host share |
 //!
 //! # Contract
 //!
@@ -19,25 +19,32 @@
 //! Whatever else connects (a port scanner, a silent socket, a rank of an older membership epoch)
 //! is dropped, and the listener goes on waiting for the true neighbour until the deadline.
 //!
+//! Ranks of one host join in shared memory instead: threads by [`memory_rings`], processes by
+//! [`SharedHost`] at rank 0, whose [`address`](SharedHost::address) the others give to
+//! [`join_shared`]. They show the same [`Identity`], make the same calls and get the same errors;
+//! every rank sees every other, so that an error can name any of them.
+//!
 //! **Calling.** All ranks make the same calls in the same order. A call blocks its thread and
 //! starts no other. It returns `Ok` when this rank's part is done and its result is complete.
-//! After [`Ring::all_reduce_sum_f32`] all ranks hold *identical bytes*: every element is summed in
-//! one ring order, ends at one owner, and is copied from there. That order depends on the world's
-//! size; a sum that does not is the business of a reproducible fold.
+//! After [`Ring::all_reduce`] all ranks hold *identical bytes*: every element is folded in one
+//! order (that of the ring; of ranks, in shared memory), and copied or folded alike everywhere.
+//! That order depends on the world's size; that of [`Ring::reproducible_all_reduce`] does not, nor do its bits.
 //!
 //! **Failing.** No call hangs. A neighbour that closes, resets or sends a wrong frame is an error
 //! at once; one that is silent is [`CollectiveError::Stalled`] when no byte has moved in either
 //! direction for [`RingOptions::progress_deadline`]; [`AbortSignal::abort`], from any thread, ends
-//! every blocking call within milliseconds. The first error closes both sockets, so that the
-//! neighbours fail too, and every later call returns [`CollectiveError::Poisoned`] with it. After
+//! every blocking call within milliseconds. The first error closes both sockets, or says in shared
+//! memory that this rank has left, so that the neighbours fail too, and every later call returns [`CollectiveError::Poisoned`] with it. After
 //! an error the operand holds unspecified values. Dropping a [`Ring`] closes both sockets.
 //! A refused argument ([`CollectiveError::is_argument`]) changes nothing and doesn't poison.
 //!
 //! **Limits.** [`WORLD_MAX`] ranks, [`OPERATION_ELEMENTS_MAX`] elements an operation,
+//! [`SHARED_WORLD_MAX`] of them in shared memory, which is [`shared_bytes`] long,
 //! [`SEGMENT_BYTES_MAX`] bytes of payload a frame, [`STALE_FRAMES_MAX`] stale frames and
 //! [`PENDING_CONNECTIONS_MAX`] unproven connections at a time.
 //!
-//! **Trust.** Nothing is encrypted or authenticated here; payloads carry no checksum of their own
+//! **Trust.** Shared memory is for processes of one user, which can harm each other as threads can.
+//! Nothing is encrypted or authenticated here; payloads carry no checksum of their own
 //! beyond TCP's, headers do.
 
 #[cfg(target_endian = "big")]
@@ -46,6 +53,7 @@ compile_error!(
 );
 
 pub mod algorithm;
+pub mod bench;
 pub mod topology;
 
 mod abort;
@@ -53,16 +61,22 @@ mod element;
 mod error;
 mod identity;
 mod mismatch;
+mod reproducible;
 mod ring;
 #[doc(hidden)]
 pub mod testing;
 mod transport;
 
 pub use abort::AbortSignal;
-pub use error::{CollectiveError, Neighbour, Peer, Position, RingGap, Unreached};
+pub use element::{Element, ElementType, Reduce};
+pub use error::{Address, CollectiveError, Neighbour, Peer, Position, RingGap, Unreached};
 pub use identity::{Identity, OPERATION_ELEMENTS_MAX, RingOptions, SEGMENT_BYTES_MAX, WORLD_MAX};
 pub use mismatch::Mismatch;
+pub use reproducible::ReplicaBuffers;
 pub use ring::{Metrics, Ring};
+pub use transport::shared::{
+    SHARED_WORLD_MAX, SharedHost, join_shared, memory_rings, shared_bytes,
+};
 pub use transport::tcp::{
     Call, FrameFault, HANDSHAKE_BYTES, HEADER_BYTES, Listener, PENDING_CONNECTIONS_MAX,
     STALE_FRAMES_MAX,

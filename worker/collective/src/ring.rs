@@ -1,15 +1,17 @@
 //! What a trainer calls.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ringfold_common::ids::Rank;
 
-use crate::algorithm::{self, Kind};
-use crate::element::{Element, bytes_of};
+use crate::algorithm::{self, Kind, Route, cost};
+use crate::element::{bytes_of, bytes_of_mut, divide, fold_of};
 use crate::identity::check_elements;
-use crate::topology::RingTopology;
-use crate::transport::tcp::{Call, Operand, Session, TcpLink};
-use crate::{AbortSignal, CollectiveError, Identity};
+use crate::topology::{RingTopology, chunk};
+use crate::transport::shared::{Board, FoldStep, Terms};
+use crate::transport::tcp::{Call, Operand, TcpLink};
+use crate::{AbortSignal, CollectiveError, Element, Identity, Reduce};
 
 /// This rank's place in a ring, from [`Listener::connect_ring`](crate::Listener::connect_ring).
 ///
@@ -27,19 +29,29 @@ use crate::{AbortSignal, CollectiveError, Identity};
 pub struct Ring {
     identity: Identity,
     topology: RingTopology,
-    /// None in a world of one.
-    link: Option<TcpLink>,
+    link: Link,
     abort: AbortSignal,
     operations: u64,
     failure: Option<Arc<CollectiveError>>,
 }
 
+/// What bytes move over.
+pub(crate) enum Link {
+    /// A world of one.
+    Alone,
+    /// The neighbours' sockets.
+    Tcp(Box<TcpLink>),
+    /// Memory that all ranks see.
+    Shared(Box<Board>),
+}
+
 /// Counters of a ring since it was joined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
-    /// Bytes handed to the socket to the next rank, headers included.
+    /// Bytes handed to the socket to the next rank, headers included, or written to shared memory.
     pub bytes_sent: u64,
-    /// Bytes read from the socket of the rank before, headers and dropped frames included.
+    /// Bytes read from the socket of the rank before, headers and dropped frames included, or from
+    /// the shared memory of peers.
     pub bytes_received: u64,
     /// Operations begun.
     pub operations: u64,
@@ -57,10 +69,25 @@ impl Ring {
         Self {
             identity,
             topology,
-            link,
+            link: link.map_or(Link::Alone, |link| Link::Tcp(Box::new(link))),
             abort,
             operations: 0,
             failure: None,
+        }
+    }
+
+    pub(crate) fn shared(
+        identity: Identity,
+        topology: RingTopology,
+        board: Board,
+        abort: AbortSignal,
+    ) -> Self {
+        Self {
+            link: match topology.world() {
+                1 => Link::Alone,
+                _ => Link::Shared(Box::new(board)),
+            },
+            ..Self::new(identity, topology, None, abort)
         }
     }
 
@@ -89,65 +116,163 @@ impl Ring {
             operations: self.operations,
             ..Metrics::default()
         };
-        if let Some(link) = &self.link {
-            link.count(&mut metrics);
+        match &self.link {
+            Link::Alone => {}
+            Link::Tcp(link) => link.count(&mut metrics),
+            Link::Shared(board) => {
+                metrics.bytes_sent = board.bytes_sent;
+                metrics.bytes_received = board.bytes_received;
+            }
         }
         metrics
     }
 
-    /// Sums `values` over all ranks, element by element. All ranks end with identical bytes, which
+    /// Folds `values` over all ranks, element by element. All ranks end with identical bytes, which
     /// depend on the world's size; within one, on nothing but the values.
+    pub fn all_reduce<T: Element>(
+        &mut self,
+        values: &mut [T],
+        reduce: Reduce,
+    ) -> Result<(), CollectiveError> {
+        let elements = values.len();
+        let kind = Kind::AllReduce(T::TYPE, reduce);
+        let steps = in_rank_order(self.world());
+        let terms = terms_of::<T>(&steps, reduce);
+        let bytes = size_of_val(values);
+        self.operate(kind, bytes, |ring, link, call| match link {
+            Link::Tcp(link) => {
+                let operand = folded(values, reduce);
+                algorithm::all_reduce(ring, elements, &mut link.begin(call, operand))
+            }
+            Link::Shared(board) => {
+                board.begin(call)?;
+                board.all_reduce(&mut [bytes_of_mut(values)], &terms)
+            }
+            Link::Alone => Ok(()),
+        })?;
+        if reduce == Reduce::Mean {
+            divide(values, self.world());
+        }
+        Ok(())
+    }
+
+    /// How an [`all_reduce`](Self::all_reduce) of `bytes` would be done here, why, and what it
+    /// should take by the constants of [`LinkCost`](cost::LinkCost).
+    #[must_use]
+    pub fn explain(&self, bytes: usize) -> cost::Choice {
+        let medium = match &self.link {
+            Link::Alone | Link::Tcp(_) => cost::Medium::Tcp,
+            Link::Shared(board) => cost::Medium::Shared {
+                half_bytes: board.half_bytes(),
+            },
+        };
+        cost::explain(medium, cost::LinkCost::of(medium), bytes, self.world())
+    }
+
+    /// [`all_reduce`](Self::all_reduce) by sum of 32-bit floats.
     pub fn all_reduce_sum_f32(&mut self, values: &mut [f32]) -> Result<(), CollectiveError> {
-        self.all_reduce_sum(Kind::AllReduceF32, values)
+        self.all_reduce(values, Reduce::Sum)
     }
 
-    /// [`all_reduce_sum_f32`](Self::all_reduce_sum_f32) of 64-bit floats.
+    /// [`all_reduce`](Self::all_reduce) by sum of 64-bit floats.
     pub fn all_reduce_sum_f64(&mut self, values: &mut [f64]) -> Result<(), CollectiveError> {
-        self.all_reduce_sum(Kind::AllReduceF64, values)
+        self.all_reduce(values, Reduce::Sum)
     }
 
-    /// Overwrites `bytes` on every rank with those of `root`. The root may return before the
+    /// Folds `values` over all ranks, of which this rank gets the part that it returns:
+    /// [`chunk`]`(values.len(), world, rank)`. The rest of `values` is unspecified afterwards.
+    pub fn reduce_scatter<T: Element>(
+        &mut self,
+        values: &mut [T],
+        reduce: Reduce,
+    ) -> Result<Range<usize>, CollectiveError> {
+        let elements = values.len();
+        let kind = Kind::ReduceScatter(T::TYPE, reduce);
+        let steps = in_rank_order(self.world());
+        let terms = terms_of::<T>(&steps, reduce);
+        let bytes = size_of_val(values);
+        self.operate(kind, bytes, |ring, link, call| match link {
+            Link::Tcp(link) => {
+                let operand = folded(values, reduce);
+                algorithm::reduce_scatter(ring, elements, &mut link.begin(call, operand))
+            }
+            Link::Shared(board) => {
+                board.begin(call)?;
+                board.reduce_scatter(bytes_of_mut(values), &terms)
+            }
+            Link::Alone => Ok(()),
+        })?;
+        let mine = chunk(elements, self.world(), self.rank().0);
+        if reduce == Reduce::Mean {
+            divide(&mut values[mine.clone()], self.world());
+        }
+        Ok(mine)
+    }
+
+    /// Overwrites `values` on every rank with those of `root`. The root may return before the
     /// others have them.
     ///
     /// # Errors
     /// Also [`RankOutsideWorld`](CollectiveError::RankOutsideWorld), having done nothing.
-    pub fn broadcast(&mut self, root: Rank, bytes: &mut [u8]) -> Result<(), CollectiveError> {
-        let world = self.world();
-        if root.0 >= world {
-            return Err(CollectiveError::RankOutsideWorld { rank: root, world });
-        }
+    pub fn broadcast<T: Element>(
+        &mut self,
+        root: Rank,
+        values: &mut [T],
+    ) -> Result<(), CollectiveError> {
+        self.check_rank(root)?;
+        let bytes = bytes_of_mut(values);
         let len = bytes.len();
-        self.operate(Kind::Broadcast(root), copied(bytes), |ring, session| {
-            algorithm::broadcast(ring, root, len, session)
+        let kind = Kind::Broadcast(root);
+        self.operate(kind, len, |ring, link, call| match link {
+            Link::Tcp(link) => {
+                algorithm::broadcast(ring, root, len, &mut link.begin(call, copied(bytes)))
+            }
+            Link::Shared(board) => {
+                board.begin(call)?;
+                board.broadcast(root, bytes)
+            }
+            Link::Alone => Ok(()),
         })
     }
 
     /// Returns once every rank has called it.
     pub fn barrier(&mut self) -> Result<(), CollectiveError> {
-        self.operate(Kind::Barrier, copied(&mut []), |ring, session| {
-            algorithm::barrier(ring, session)
+        self.operate(Kind::Barrier, 0, |ring, link, call| match link {
+            Link::Tcp(link) => algorithm::barrier(ring, &mut link.begin(call, copied(&mut []))),
+            Link::Shared(board) => {
+                board.begin(call)?;
+                board.barrier()
+            }
+            Link::Alone => Ok(()),
         })
     }
 
     /// Gives every rank the `block` of every rank: `all` is `world` blocks in rank order.
     ///
     /// # Errors
-    /// Also [`GatherLength`](CollectiveError::GatherLength) unless `all` is `world` times as long
+    /// Also [`BlockLength`](CollectiveError::BlockLength) unless `all` is `world` times as long
     /// as `block`, having done nothing.
-    pub fn all_gather(&mut self, block: &[u8], all: &mut [u8]) -> Result<(), CollectiveError> {
-        let world = self.world();
-        if block.len().checked_mul(world as usize) != Some(all.len()) {
-            return Err(CollectiveError::GatherLength {
-                block_bytes: block.len(),
-                world,
-                got: all.len(),
-            });
-        }
-        check_elements(all.len())?;
+    pub fn all_gather<T: Element>(
+        &mut self,
+        block: &[T],
+        all: &mut [T],
+    ) -> Result<(), CollectiveError> {
+        let (block, all) = (bytes_of(block), bytes_of_mut(all));
+        self.check_blocks(Kind::AllGather, block.len(), all.len())?;
         let start = block.len() * self.rank().0 as usize;
-        all[start..start + block.len()].copy_from_slice(block);
-        self.operate(Kind::AllGather, copied(all), |ring, session| {
-            algorithm::all_gather(ring, block.len(), session)
+        self.operate(Kind::AllGather, all.len(), |ring, link, call| {
+            all[start..start + block.len()].copy_from_slice(block);
+            match link {
+                Link::Tcp(link) => {
+                    let session = &mut link.begin(call, copied(all));
+                    algorithm::all_gather(ring, block.len(), session)
+                }
+                Link::Shared(board) => {
+                    board.begin(call)?;
+                    board.gather(block, all, true)
+                }
+                Link::Alone => Ok(()),
+            }
         })
     }
 
@@ -157,39 +282,113 @@ impl Ring {
         block: &[u8; N],
     ) -> Result<Vec<[u8; N]>, CollectiveError> {
         let mut all = vec![[0; N]; self.world() as usize];
-        self.all_gather(block, all.as_flattened_mut())?;
+        self.all_gather(&block[..], all.as_flattened_mut())?;
         Ok(all)
+    }
+
+    /// Gives `root` the `block` of every rank: there, `all` is `world` blocks in rank order.
+    /// Elsewhere it is left alone, and may be empty. A rank may return before the root has its
+    /// block.
+    ///
+    /// # Errors
+    /// Also [`RankOutsideWorld`](CollectiveError::RankOutsideWorld) and, at the root,
+    /// [`BlockLength`](CollectiveError::BlockLength) unless `all` is `world` times as long as
+    /// `block`, having done nothing.
+    pub fn gather<T: Element>(
+        &mut self,
+        root: Rank,
+        block: &[T],
+        all: &mut [T],
+    ) -> Result<(), CollectiveError> {
+        self.check_rank(root)?;
+        let (block, all) = (bytes_of(block), bytes_of_mut(all));
+        let kind = Kind::Gather(root);
+        let block_bytes = block.len();
+        let at_root = self.rank() == root;
+        if at_root {
+            self.check_blocks(kind, block_bytes, all.len())?;
+        }
+        self.operate(kind, block_bytes, |ring, link, call| match link {
+            Link::Tcp(link) => tcp_gather(ring, link, call, root, block, all),
+            Link::Shared(board) => {
+                board.begin(call)?;
+                board.gather(block, all, at_root)
+            }
+            Link::Alone => {
+                all.copy_from_slice(block);
+                Ok(())
+            }
+        })
+    }
+
+    /// `blocks` is `world` blocks in rank order, of which each goes to its rank; afterwards it is
+    /// those that came from each.
+    ///
+    /// # Errors
+    /// Also [`BlockLength`](CollectiveError::BlockLength) unless `world` divides the number of
+    /// elements, having done nothing.
+    pub fn all_to_all<T: Element>(&mut self, blocks: &mut [T]) -> Result<(), CollectiveError> {
+        let block_bytes = blocks.len() / self.world() as usize * size_of::<T>();
+        let blocks = bytes_of_mut(blocks);
+        self.check_blocks(Kind::AllToAll, block_bytes, blocks.len())?;
+        self.operate(
+            Kind::AllToAll,
+            blocks.len(),
+            |ring, link, call| match link {
+                Link::Tcp(link) => tcp_all_to_all(ring, link, call, blocks),
+                Link::Shared(board) => {
+                    board.begin(call)?;
+                    board.all_to_all(blocks)
+                }
+                Link::Alone => Ok(()),
+            },
+        )
     }
 
     #[cfg(test)]
     pub(crate) fn link(&self) -> &TcpLink {
-        self.link.as_ref().expect("a world of more than one")
+        match &self.link {
+            Link::Tcp(link) => link,
+            _ => unreachable!("tests of sockets make rings of sockets"),
+        }
     }
 
-    fn all_reduce_sum<T: Element>(
-        &mut self,
-        kind: Kind,
-        values: &mut [T],
-    ) -> Result<(), CollectiveError> {
-        let elements = values.len();
-        let operand = Operand {
-            bytes: bytes_of(values),
-            element_bytes: size_of::<T>(),
-            add: Some(T::add),
-        };
-        self.operate(kind, operand, |ring, session| {
-            algorithm::all_reduce(ring, elements, session)
-        })
+    fn check_rank(&self, rank: Rank) -> Result<(), CollectiveError> {
+        let world = self.world();
+        if rank.0 >= world {
+            return Err(CollectiveError::RankOutsideWorld { rank, world });
+        }
+        Ok(())
     }
 
-    /// Runs one operation. Its first failure closes the link and is what later calls return.
-    fn operate(
+    fn check_blocks(
+        &self,
+        kind: Kind,
+        block_bytes: usize,
+        got: usize,
+    ) -> Result<(), CollectiveError> {
+        let world = self.world();
+        if block_bytes.checked_mul(world as usize) != Some(got) {
+            return Err(CollectiveError::BlockLength {
+                kind,
+                block_bytes,
+                world,
+                got,
+            });
+        }
+        check_elements(got)
+    }
+
+    /// Runs one operation on `bytes`, on which all ranks must agree. Its first failure closes the
+    /// link and is what later calls return.
+    pub(crate) fn operate(
         &mut self,
         kind: Kind,
-        operand: Operand<'_>,
-        algorithm: impl FnOnce(RingTopology, &mut Session<'_>) -> Result<(), CollectiveError>,
+        bytes: usize,
+        run: impl FnOnce(RingTopology, &mut Link, Call) -> Result<(), CollectiveError>,
     ) -> Result<(), CollectiveError> {
-        check_elements(operand.bytes.len() / operand.element_bytes)?;
+        // The shortest element is one byte; the longest operand in elements is what is capped.
+        check_elements(bytes / kind.element_bytes())?;
         if let Some(first) = &self.failure {
             return Err(CollectiveError::Poisoned {
                 first: first.clone(),
@@ -199,15 +398,15 @@ impl Ring {
         let call = Call {
             operation: self.operations,
             kind,
-            bytes: operand.bytes.len() as u64,
+            bytes: bytes as u64,
         };
-        let result = self.abort.check().and_then(|()| match &mut self.link {
-            None => Ok(()),
-            Some(link) => algorithm(self.topology, &mut link.begin(call, operand)),
-        });
+        let checked = self.abort.check();
+        let result = checked.and_then(|()| run(self.topology, &mut self.link, call));
         if let Err(error) = &result {
-            if let Some(link) = &self.link {
-                link.shut_down();
+            match &self.link {
+                Link::Alone => {}
+                Link::Tcp(link) => link.shut_down(),
+                Link::Shared(board) => board.shut_down(),
             }
             self.failure = Some(Arc::new(error.clone()));
         }
@@ -215,10 +414,92 @@ impl Ring {
     }
 }
 
-fn copied(bytes: &mut [u8]) -> Operand<'_> {
+pub(crate) fn copied(bytes: &mut [u8]) -> Operand<'_> {
     Operand {
         bytes,
         element_bytes: 1,
-        add: None,
+        fold: None,
     }
+}
+
+fn folded<T: Element>(values: &mut [T], reduce: Reduce) -> Operand<'_> {
+    Operand {
+        bytes: bytes_of_mut(values),
+        element_bytes: size_of::<T>(),
+        fold: Some(fold_of::<T>(reduce)),
+    }
+}
+
+/// One term a rank, from rank 0 on.
+fn in_rank_order(world: u32) -> Vec<FoldStep> {
+    let others = (1..world).map(|rank| FoldStep::Fold(rank, 0));
+    std::iter::once(FoldStep::Push(0, 0))
+        .chain(others)
+        .collect()
+}
+
+fn terms_of<T: Element>(steps: &[FoldStep], reduce: Reduce) -> Terms<'_> {
+    Terms {
+        per_rank_max: 1,
+        steps,
+        fold: fold_of::<T>(reduce),
+        element_bytes: size_of::<T>(),
+    }
+}
+
+fn tcp_gather(
+    ring: RingTopology,
+    link: &mut TcpLink,
+    call: Call,
+    root: Rank,
+    block: &[u8],
+    all: &mut [u8],
+) -> Result<(), CollectiveError> {
+    let len = block.len();
+    let plan = Route::new(ring, |_, to| match to == root {
+        true => len,
+        false => 0,
+    });
+    let mut bundle = vec![0; plan.elements()];
+    let at_root = ring.rank() == root;
+    if !at_root {
+        bundle[plan.outgoing(root)].copy_from_slice(block);
+    }
+    algorithm::route(&plan, &mut link.begin(call, copied(&mut bundle)))?;
+    if at_root {
+        for (from, place) in (0..ring.world())
+            .map(Rank)
+            .zip(all.chunks_exact_mut(len.max(1)))
+        {
+            place.copy_from_slice(match from == root {
+                true => block,
+                false => &bundle[plan.incoming(from)],
+            });
+        }
+    }
+    Ok(())
+}
+
+fn tcp_all_to_all(
+    ring: RingTopology,
+    link: &mut TcpLink,
+    call: Call,
+    blocks: &mut [u8],
+) -> Result<(), CollectiveError> {
+    let len = blocks.len() / ring.world() as usize;
+    let plan = Route::new(ring, |_, _| len);
+    let mut bundle = vec![0; plan.elements()];
+    let others = || {
+        let all = (0..ring.world()).map(Rank);
+        all.filter(|&rank| rank != ring.rank())
+    };
+    let place = |rank: Rank| rank.0 as usize * len..(rank.0 as usize + 1) * len;
+    for to in others() {
+        bundle[plan.outgoing(to)].copy_from_slice(&blocks[place(to)]);
+    }
+    algorithm::route(&plan, &mut link.begin(call, copied(&mut bundle)))?;
+    for from in others() {
+        blocks[place(from)].copy_from_slice(&bundle[plan.incoming(from)]);
+    }
+    Ok(())
 }

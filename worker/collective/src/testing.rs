@@ -1,4 +1,5 @@
-//! Rings within one process, for tests: real sockets on the loopback, one thread a rank.
+//! Rings within one process, for tests: real sockets on the loopback or shared memory, one thread
+//! a rank.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::resume_unwind;
@@ -6,7 +7,9 @@ use std::thread;
 
 use ringfold_common::ids::{JobId, MembershipEpoch, Rank, SpecHash};
 
-use crate::{AbortSignal, Identity, Listener, Ring, RingOptions};
+use crate::{
+    AbortSignal, Identity, Listener, Ring, RingOptions, SharedHost, join_shared, memory_rings,
+};
 
 /// The identity of `rank` in every test ring of `world` ranks.
 #[must_use]
@@ -45,6 +48,39 @@ pub fn join(world: u32, options: RingOptions) -> Vec<(Ring, AbortSignal)> {
         (ring, abort)
     };
     on_threads((0..world).zip(listeners).collect(), join_one)
+}
+
+/// [`join`] in the memory of this process.
+///
+/// # Panics
+/// If there is no memory.
+#[must_use]
+pub fn join_memory(world: u32, options: RingOptions) -> Vec<(Ring, AbortSignal)> {
+    let aborts: Vec<AbortSignal> = (0..world)
+        .map(|_| AbortSignal::new().expect("a pipe"))
+        .collect();
+    let rings = memory_rings(identity(0, world), options, aborts.clone()).expect("memory");
+    rings.into_iter().zip(aborts).collect()
+}
+
+/// [`join`] as ranks in processes of their own do it: each maps the segment for itself.
+///
+/// # Panics
+/// If the ring can't be joined.
+#[must_use]
+pub fn join_processes(world: u32, options: RingOptions) -> Vec<(Ring, AbortSignal)> {
+    let host = SharedHost::bind().expect("a name for the host");
+    let address = host.address().to_owned();
+    let inputs = std::iter::once((0, Some(host))).chain((1..world).map(|rank| (rank, None)));
+    on_threads(inputs.collect(), |(rank, host)| {
+        let abort = AbortSignal::new().expect("a pipe");
+        let identity = identity(rank, world);
+        let ring = match host {
+            Some(host) => host.connect_ring(identity, options, abort.clone()),
+            None => join_shared(&address, identity, options, abort.clone()),
+        };
+        (ring.expect("a ring in shared memory"), abort)
+    })
 }
 
 /// Runs `body` on every rank of a new ring at once, and returns what it returned, in rank order.

@@ -83,7 +83,7 @@ fn operands_of_different_lengths_are_named() {
         assert!(!found.is_empty(), "{errors:?}");
         for words in found {
             for length in [lengths.0, lengths.1] {
-                let bytes = format!("all-reduce f32 of {} bytes", length * 4);
+                let bytes = format!("all-reduce sum f32 of {} bytes", length * 4);
                 assert!(words.contains(&bytes), "{words}");
             }
         }
@@ -205,7 +205,9 @@ fn a_rank_that_leaves_between_operations_fails_the_next_one() {
             "{error}"
         );
         assert!(
-            error.to_string().contains("operation 2 (all-reduce f32)"),
+            error
+                .to_string()
+                .contains("operation 2 (all-reduce sum f32)"),
             "{error}"
         );
         Some(error)

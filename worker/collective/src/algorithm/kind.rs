@@ -4,19 +4,27 @@ use std::fmt;
 
 use ringfold_common::ids::Rank;
 
+use crate::{ElementType, Reduce};
+
 /// Which operation a message belongs to. Ranks must call the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// [`all_reduce`](super::all_reduce) of 32-bit floats.
-    AllReduceF32,
-    /// [`all_reduce`](super::all_reduce) of 64-bit floats.
-    AllReduceF64,
-    /// [`broadcast`](super::broadcast) from this rank.
-    Broadcast(Rank),
-    /// [`all_gather`](super::all_gather).
+    /// Every rank ends with the fold of all.
+    AllReduce(ElementType, Reduce),
+    /// Every rank ends with its chunk of the fold of all.
+    ReduceScatter(ElementType, Reduce),
+    /// Every rank ends with the block of every rank.
     AllGather,
-    /// [`barrier`](super::barrier).
+    /// Every rank ends with the bytes of this rank.
+    Broadcast(Rank),
+    /// This rank ends with the block of every rank.
+    Gather(Rank),
+    /// Every rank ends with one block of every rank.
+    AllToAll,
+    /// Nobody leaves before all have entered.
     Barrier,
+    /// Every rank ends with the sum of so many replicas in the order of one tree.
+    Reproducible(ElementType, u32),
 }
 
 /// What a message is for within its operation.
@@ -28,17 +36,32 @@ pub enum Phase {
     AllGather,
     /// From the root outwards.
     Broadcast,
+    /// Blocks on the way to the rank that they are for.
+    Route,
 }
 
 impl Kind {
-    /// The number of messages that pass each link of a ring of `world` ranks. The last link of a
-    /// broadcast carries none.
+    /// The most messages that pass a link of a ring of `world` ranks. The last link of a broadcast
+    /// carries none, and links away from the root of a gather carry fewer.
     #[must_use]
     pub fn steps(self, world: u32) -> u32 {
         match self {
-            Self::AllReduceF32 | Self::AllReduceF64 | Self::Barrier => 2 * world.saturating_sub(1),
-            Self::AllGather => world.saturating_sub(1),
+            Self::AllReduce(..) | Self::Barrier => 2 * world.saturating_sub(1),
+            Self::ReduceScatter(..) | Self::AllGather | Self::Gather(_) => world.saturating_sub(1),
             Self::Broadcast(_) => u32::from(world > 1),
+            Self::AllToAll => world * world.saturating_sub(1) / 2,
+            Self::Reproducible(..) => (world + 2) * world.saturating_sub(1) / 2,
+        }
+    }
+
+    /// Bytes of one element of the operand.
+    #[must_use]
+    pub fn element_bytes(self) -> usize {
+        match self {
+            Self::AllReduce(number, _)
+            | Self::ReduceScatter(number, _)
+            | Self::Reproducible(number, _) => number.bytes(),
+            _ => 1,
         }
     }
 
@@ -46,11 +69,12 @@ impl Kind {
     #[must_use]
     pub fn phase(self, step: u32, world: u32) -> Phase {
         match self {
-            Self::AllReduceF32 | Self::AllReduceF64 | Self::Barrier if step + 1 < world => {
-                Phase::ReduceScatter
-            }
+            Self::AllReduce(..) | Self::Barrier if step + 1 < world => Phase::ReduceScatter,
+            Self::ReduceScatter(..) => Phase::ReduceScatter,
+            Self::AllReduce(..) | Self::Barrier | Self::AllGather => Phase::AllGather,
             Self::Broadcast(_) => Phase::Broadcast,
-            _ => Phase::AllGather,
+            Self::Reproducible(..) if step >= Self::AllToAll.steps(world) => Phase::AllGather,
+            Self::Gather(_) | Self::AllToAll | Self::Reproducible(..) => Phase::Route,
         }
     }
 }
@@ -58,11 +82,16 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AllReduceF32 => f.write_str("all-reduce f32"),
-            Self::AllReduceF64 => f.write_str("all-reduce f64"),
+            Self::AllReduce(number, reduce) => write!(f, "all-reduce {reduce} {number}"),
+            Self::ReduceScatter(number, reduce) => write!(f, "reduce-scatter {reduce} {number}"),
             Self::Broadcast(root) => write!(f, "broadcast from rank {root}"),
+            Self::Gather(root) => write!(f, "gather to rank {root}"),
             Self::AllGather => f.write_str("all-gather"),
+            Self::AllToAll => f.write_str("all-to-all"),
             Self::Barrier => f.write_str("barrier"),
+            Self::Reproducible(number, count) => {
+                write!(f, "reproducible sum {number} of {count} replicas")
+            }
         }
     }
 }
@@ -73,6 +102,7 @@ impl fmt::Display for Phase {
             Self::ReduceScatter => "reduce-scatter",
             Self::AllGather => "all-gather",
             Self::Broadcast => "broadcast",
+            Self::Route => "route",
         })
     }
 }

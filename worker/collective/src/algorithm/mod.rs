@@ -7,16 +7,22 @@
 //! | operation | messages a rank | elements sent a rank, of `n` in a world of `w` |
 //! |---|---|---|
 //! | [`all_reduce`] | `2(w-1)` | `2n(w-1)/w` |
+//! | [`reduce_scatter`] | `w-1` | `n(w-1)/w` |
 //! | [`barrier`] | `2(w-1)` | none |
 //! | [`all_gather`] | `w-1` | `n(w-1)/w` |
 //! | [`broadcast`] | 1, none at the last rank | `n` |
+//! | [`route`], one block for each rank | `w(w-1)/2` | `n(w-1)/2` |
+//! | [`route`], all blocks for one rank | at most `w-1` | at most `n(w-1)/w` |
 //!
 //! Invariant of every algorithm, on which the transport relies: the `i`-th message that a rank
 //! sends is the `i`-th that its next rank receives, and covers the same range.
 
+pub mod cost;
 mod kind;
+mod route;
 #[cfg(test)]
 mod simulation;
+mod tree;
 
 use std::ops::Range;
 
@@ -25,6 +31,8 @@ use ringfold_common::ids::Rank;
 use crate::CollectiveError;
 use crate::topology::{RingTopology, chunk};
 pub use kind::{Kind, Phase};
+pub use route::{Route, route};
+pub use tree::{Replicas, TreeStep};
 
 /// What a rank can do with a range of its operand, counted in elements. "Send" goes to the next
 /// rank, "receive" comes from the one before.
@@ -34,8 +42,10 @@ pub use kind::{Kind, Phase};
 pub trait Verbs {
     /// Queues `range`, as it is now, for the next rank.
     fn send(&mut self, range: Range<usize>) -> Result<(), CollectiveError>;
-    /// Adds what arrives to `range`, and queues the sums for the next rank.
+    /// Folds what arrives into `range`, and queues the result for the next rank.
     fn recv_reduce_send(&mut self, range: Range<usize>) -> Result<(), CollectiveError>;
+    /// Folds what arrives into `range`, which goes no further.
+    fn recv_reduce(&mut self, range: Range<usize>) -> Result<(), CollectiveError>;
     /// Overwrites `range` with what arrives, and queues it for the next rank.
     fn recv_copy_send(&mut self, range: Range<usize>) -> Result<(), CollectiveError>;
     /// Overwrites `range` with what arrives, which goes no further.
@@ -44,7 +54,7 @@ pub trait Verbs {
     fn flush(&mut self) -> Result<(), CollectiveError>;
 }
 
-/// Sums `elements` elements over all ranks; every rank ends with every sum.
+/// Folds `elements` elements over all ranks; every rank ends with the whole result.
 ///
 /// `2(w-1)` messages of `elements / w` elements a rank: the least that any algorithm can send
 /// (Patarasuk and Yuan, 2009, "Bandwidth optimal all-reduce algorithms for clusters of
@@ -74,6 +84,29 @@ pub fn all_reduce(
     }
     // 4. The last one stops here: the next rank is its owner.
     verbs.recv(chunk_of(2 * world - 2))?;
+    verbs.flush()
+}
+
+/// Folds `elements` elements over all ranks; every rank ends with its own chunk of the result, and
+/// with partial results elsewhere.
+pub fn reduce_scatter(
+    ring: RingTopology,
+    elements: usize,
+    verbs: &mut impl Verbs,
+) -> Result<(), CollectiveError> {
+    let world = ring.world();
+    if world == 1 {
+        return Ok(());
+    }
+    let chunk_of = |hops: u32| chunk(elements, world, ring.back(hops + 1).0);
+
+    // 1. Chunk `c` sets out at the rank after its owner, `c + 1`, and gathers one term a hop.
+    verbs.send(chunk_of(0))?;
+    for hops in 1..world - 1 {
+        verbs.recv_reduce_send(chunk_of(hops))?;
+    }
+    // 2. It has come all the way round to its owner.
+    verbs.recv_reduce(chunk_of(world - 1))?;
     verbs.flush()
 }
 
@@ -110,19 +143,28 @@ pub fn all_gather(
     block_elements: usize,
     verbs: &mut impl Verbs,
 ) -> Result<(), CollectiveError> {
+    all_gather_chunks(ring, block_elements * ring.world() as usize, verbs)
+}
+
+/// Every rank ends with the chunk of every rank, of an operand of which it has filled in its own.
+pub fn all_gather_chunks(
+    ring: RingTopology,
+    elements: usize,
+    verbs: &mut impl Verbs,
+) -> Result<(), CollectiveError> {
     let world = ring.world();
     if world == 1 {
         return Ok(());
     }
-    let block_of = |hops| chunk(block_elements * world as usize, world, ring.back(hops).0);
+    let chunk_of = |hops| chunk(elements, world, ring.back(hops).0);
 
-    // 1. My own block sets out.
-    verbs.send(block_of(0))?;
+    // 1. My own chunk sets out.
+    verbs.send(chunk_of(0))?;
     // 2. The others pass by.
     for hops in 1..world - 1 {
-        verbs.recv_copy_send(block_of(hops))?;
+        verbs.recv_copy_send(chunk_of(hops))?;
     }
     // 3. The last one stops here: the next rank made it.
-    verbs.recv(block_of(world - 1))?;
+    verbs.recv(chunk_of(world - 1))?;
     verbs.flush()
 }

@@ -4,5 +4,7 @@
 //! | module | medium |
 //! |---|---|
 //! | [`tcp`] | two TCP connections, one thread |
+//! | [`shared`] | memory that all ranks of a host see; no ring |
 
+pub mod shared;
 pub mod tcp;

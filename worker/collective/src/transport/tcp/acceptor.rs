@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::handshake::{Heard, Introduction, PROTOCOL, Reader, Verdict};
 use super::socket::tune;
-use crate::{CollectiveError, Mismatch, Peer, RingOptions};
+use crate::{Address, CollectiveError, Mismatch, Peer, RingOptions};
 
 /// The most callers that may be connected without having said who they are. One more makes room
 /// by dropping the one that has waited longest; a true neighbour calls again.
@@ -88,7 +88,7 @@ impl Acceptor {
                     return Err(CollectiveError::Handshake {
                         peer: Peer {
                             rank: self.neighbour,
-                            addr: caller.addr,
+                            addr: Address::Tcp(caller.addr),
                         },
                         mismatch: Mismatch::Protocol { expected, got },
                     });
@@ -148,7 +148,7 @@ impl Acceptor {
         self.refuse(&caller, ours);
         let peer = Peer {
             rank: theirs.identity.rank,
-            addr: caller.addr,
+            addr: Address::Tcp(caller.addr),
         };
         let lost = match mismatch {
             Mismatch::Job { .. } => true,

@@ -12,7 +12,7 @@ use super::handshake::Introduction;
 use super::session::TcpLink;
 use super::socket::poll;
 use crate::topology::RingTopology;
-use crate::{AbortSignal, CollectiveError, Identity, Peer, RingGap, RingOptions};
+use crate::{AbortSignal, Address, CollectiveError, Identity, Peer, RingGap, RingOptions};
 
 /// Meets both neighbours of a world of at least two. Everything passed in has been validated.
 pub(super) fn connect(
@@ -25,7 +25,7 @@ pub(super) fn connect(
 ) -> Result<TcpLink, CollectiveError> {
     let peer = |rank: Rank| Peer {
         rank,
-        addr: peers[rank.0 as usize],
+        addr: Address::Tcp(peers[rank.0 as usize]),
     };
     let (next, prev) = (peer(topology.next()), peer(topology.prev()));
     let ours = Introduction {
@@ -34,7 +34,7 @@ pub(super) fn connect(
     };
     let deadline = Deadline::after(options.connect_deadline)
         .map_err(|error| CollectiveError::system("start a timer", error))?;
-    let mut dialer = Dialer::new(next, options)?;
+    let mut dialer = Dialer::new(next, peers[next.rank.0 as usize], options)?;
     let mut acceptor = Acceptor::new(listener, prev.rank);
 
     while !(dialer.met() && acceptor.met()) {
@@ -73,7 +73,10 @@ pub(super) fn connect(
             gap: Box::new(RingGap {
                 next: to_next.err(),
                 prev: from_prev.is_err().then_some(prev),
-                dropped: from_prev.err().flatten(),
+                dropped: from_prev
+                    .err()
+                    .flatten()
+                    .map(|(addr, why)| (Address::Tcp(addr), why)),
             }),
         }),
     }

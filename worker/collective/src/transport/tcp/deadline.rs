@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 /// Becomes readable once its time has passed, and stays so.
-pub(super) struct Deadline(platform::Timer);
+pub(crate) struct Deadline(platform::Timer);
 
 impl Deadline {
     /// A deadline `time` from now; more than zero.

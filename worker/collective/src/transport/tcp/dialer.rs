@@ -1,7 +1,7 @@
 //! Meeting the next rank: connect, say hello, read the answer; again if the connection fails.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The connection to the next rank, on its way.
 pub(super) struct Dialer {
     peer: Peer,
+    addr: SocketAddr,
     state: State,
     /// Why the last attempt failed.
     last: Option<Arc<io::Error>>,
@@ -39,9 +40,14 @@ enum State {
 
 impl Dialer {
     /// Begins the first attempt at once.
-    pub fn new(peer: Peer, options: &RingOptions) -> Result<Self, CollectiveError> {
+    pub fn new(
+        peer: Peer,
+        addr: SocketAddr,
+        options: &RingOptions,
+    ) -> Result<Self, CollectiveError> {
         let mut dialer = Self {
             peer,
+            addr,
             state: pause()?,
             last: None,
             reached: false,
@@ -139,7 +145,7 @@ impl Dialer {
     }
 
     fn start(&mut self, options: &RingOptions) -> Result<(), CollectiveError> {
-        match dial(self.peer.addr, options) {
+        match dial(self.addr, options) {
             Ok(socket) => {
                 self.state = State::Connecting(socket);
                 Ok(())

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!  0 magic            u32      32 operation bytes  u64
-//!  4 kind             u8       40 root             u32  (0 unless a broadcast)
-//!  5 reserved, 0      3 bytes  44 step             u32
+//!  4 kind             u8       40 root or replicas u32  (0 unless there is one)
+//!  5 element type     u8  (0 unless there is one)
+//!  6 reduction        u8  (0 unless there is one)
+//!  7 reserved, 0      1 byte   44 step             u32
 //!  8 job              u64      48 segment          u32
 //! 16 membership epoch u64      52 payload bytes    u32
 //! 24 operation        u64      56 checksum         u32  (FNV-1a of the bytes before)
@@ -17,8 +19,8 @@ use std::fmt;
 
 use ringfold_common::ids::{JobId, MembershipEpoch, Rank};
 
-use crate::SEGMENT_BYTES_MAX;
 use crate::algorithm::Kind;
+use crate::{ElementType, Reduce, SEGMENT_BYTES_MAX};
 
 /// The length of a frame's header.
 pub const HEADER_BYTES: usize = 60;
@@ -47,6 +49,22 @@ pub enum FrameFault {
     #[error("unknown kind of operation {got}")]
     UnknownKind {
         /// Its number.
+        got: u8,
+    },
+    /// A type of elements that this version doesn't know, or one where there is none.
+    #[error("element type {got} in a kind of operation {kind}")]
+    ElementType {
+        /// The kind's number.
+        kind: u8,
+        /// The type's.
+        got: u8,
+    },
+    /// A reduction that this version doesn't know, or one where there is none.
+    #[error("reduction {got} in a kind of operation {kind}")]
+    Reduction {
+        /// The kind's number.
+        kind: u8,
+        /// The reduction's.
         got: u8,
     },
     /// Bytes that are to be zero are not.
@@ -133,7 +151,7 @@ pub struct Call {
 
 impl Call {
     /// What a link is in before its first operation.
-    pub(super) fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             operation: 0,
             kind: Kind::Barrier,
@@ -175,16 +193,10 @@ pub(super) enum Freshness {
 
 impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
-        let (kind, root) = match self.call.kind {
-            Kind::AllReduceF32 => (1, Rank(0)),
-            Kind::AllReduceF64 => (2, Rank(0)),
-            Kind::Broadcast(root) => (3, root),
-            Kind::AllGather => (4, Rank(0)),
-            Kind::Barrier => (5, Rank(0)),
-        };
+        let (kind, root) = code(self.call.kind);
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
-        bytes[4] = kind;
+        bytes[4..7].copy_from_slice(&kind);
         bytes[8..16].copy_from_slice(&self.job.0.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.membership_epoch.0.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.call.operation.to_le_bytes());
@@ -208,21 +220,10 @@ impl Header {
         if computed != got {
             return Err(FrameFault::Checksum { computed, got });
         }
-        if let Some(offset) = (5..8).find(|&offset| bytes[offset] != 0) {
-            return Err(FrameFault::Reserved { offset });
+        if bytes[7] != 0 {
+            return Err(FrameFault::Reserved { offset: 7 });
         }
-        let root = u32_at(bytes, 40);
-        let kind = match bytes[4] {
-            1 => Kind::AllReduceF32,
-            2 => Kind::AllReduceF64,
-            3 => Kind::Broadcast(Rank(root)),
-            4 => Kind::AllGather,
-            5 => Kind::Barrier,
-            got => return Err(FrameFault::UnknownKind { got }),
-        };
-        if root != 0 && !matches!(kind, Kind::Broadcast(_)) {
-            return Err(FrameFault::Reserved { offset: 40 });
-        }
+        let kind = kind_of([bytes[4], bytes[5], bytes[6]], u32_at(bytes, 40))?;
         let payload_bytes = u32_at(bytes, 52);
         if payload_bytes as usize > SEGMENT_BYTES_MAX {
             return Err(FrameFault::PayloadTooLong { got: payload_bytes });
@@ -264,6 +265,81 @@ impl Header {
         same!(PayloadLength, payload_bytes);
         Ok(Freshness::Due)
     }
+}
+
+/// The numbers of a kind, its element type and its reduction, and its root.
+pub(crate) fn code(kind: Kind) -> ([u8; 3], Rank) {
+    let number = |number: ElementType| match number {
+        ElementType::F32 => 1,
+        ElementType::F64 => 2,
+        ElementType::Bf16 => 3,
+        ElementType::F16 => 4,
+        ElementType::I32 => 5,
+        ElementType::I64 => 6,
+        ElementType::U8 => 7,
+    };
+    let reduction = |reduce: Reduce| match reduce {
+        Reduce::Sum => 1,
+        Reduce::Mean => 2,
+        Reduce::Min => 3,
+        Reduce::Max => 4,
+    };
+    match kind {
+        Kind::AllReduce(t, r) => ([1, number(t), reduction(r)], Rank(0)),
+        Kind::ReduceScatter(t, r) => ([2, number(t), reduction(r)], Rank(0)),
+        Kind::Broadcast(root) => ([3, 0, 0], root),
+        Kind::AllGather => ([4, 0, 0], Rank(0)),
+        Kind::Barrier => ([5, 0, 0], Rank(0)),
+        Kind::Gather(root) => ([6, 0, 0], root),
+        Kind::AllToAll => ([7, 0, 0], Rank(0)),
+        Kind::Reproducible(t, replicas) => ([8, number(t), 0], Rank(replicas)),
+    }
+}
+
+pub(crate) fn kind_of([kind, number, reduction]: [u8; 3], root: u32) -> Result<Kind, FrameFault> {
+    let element_type = || match number {
+        1 => Ok(ElementType::F32),
+        2 => Ok(ElementType::F64),
+        3 => Ok(ElementType::Bf16),
+        4 => Ok(ElementType::F16),
+        5 => Ok(ElementType::I32),
+        6 => Ok(ElementType::I64),
+        7 => Ok(ElementType::U8),
+        got => Err(FrameFault::ElementType { kind, got }),
+    };
+    let reduce = || match reduction {
+        1 => Ok(Reduce::Sum),
+        2 => Ok(Reduce::Mean),
+        3 => Ok(Reduce::Min),
+        4 => Ok(Reduce::Max),
+        got => Err(FrameFault::Reduction { kind, got }),
+    };
+    let decoded = match kind {
+        1 => Kind::AllReduce(element_type()?, reduce()?),
+        2 => Kind::ReduceScatter(element_type()?, reduce()?),
+        3 => Kind::Broadcast(Rank(root)),
+        4 => Kind::AllGather,
+        5 => Kind::Barrier,
+        6 => Kind::Gather(Rank(root)),
+        7 => Kind::AllToAll,
+        8 => Kind::Reproducible(element_type()?, root),
+        got => return Err(FrameFault::UnknownKind { got }),
+    };
+    // What the kind doesn't have is zero.
+    let ([_, expected_number, expected_reduction], expected_root) = code(decoded);
+    if number != expected_number {
+        return Err(FrameFault::ElementType { kind, got: number });
+    }
+    if reduction != expected_reduction {
+        return Err(FrameFault::Reduction {
+            kind,
+            got: reduction,
+        });
+    }
+    if root != expected_root.0 {
+        return Err(FrameFault::Reserved { offset: 40 });
+    }
+    Ok(decoded)
 }
 
 fn u32_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u32 {

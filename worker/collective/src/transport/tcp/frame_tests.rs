@@ -10,7 +10,7 @@ pub(crate) fn header() -> Header {
         membership_epoch: MembershipEpoch(3),
         call: Call {
             operation: 17,
-            kind: Kind::AllReduceF32,
+            kind: Kind::AllReduce(ElementType::F32, Reduce::Sum),
             bytes: 4096,
         },
         step: 2,
@@ -30,13 +30,21 @@ fn changed(change: impl FnOnce(&mut [u8; HEADER_BYTES])) -> [u8; HEADER_BYTES] {
 
 #[test]
 fn headers_round_trip() {
-    for kind in [
-        Kind::AllReduceF32,
-        Kind::AllReduceF64,
+    let mut kinds = vec![
         Kind::Broadcast(Rank(4000)),
+        Kind::Gather(Rank(4000)),
         Kind::AllGather,
+        Kind::AllToAll,
         Kind::Barrier,
-    ] {
+    ];
+    for number in ElementType::ALL {
+        kinds.push(Kind::Reproducible(number, 12));
+        for reduce in Reduce::ALL {
+            kinds.push(Kind::AllReduce(number, reduce));
+            kinds.push(Kind::ReduceScatter(number, reduce));
+        }
+    }
+    for kind in kinds {
         let mut header = header();
         header.call.kind = kind;
         assert_eq!(Header::decode(&header.encode()), Ok(header));
@@ -46,7 +54,7 @@ fn headers_round_trip() {
 
 #[test]
 fn the_wire_format_stays() {
-    let mut expected = Vec::from(*b"RFfr\x01\0\0\0");
+    let mut expected = Vec::from(*b"RFfr\x01\x01\x01\0");
     expected.extend([7_u64, 3, 17, 4096].iter().flat_map(|v| v.to_le_bytes()));
     expected.extend([0_u32, 2, 1, 512].iter().flat_map(|v| v.to_le_bytes()));
     assert_eq!(header().encode()[..56], expected[..]);
@@ -74,7 +82,7 @@ fn wrong_checksum_for_every_flipped_bit() {
 
 #[test]
 fn unknown_kind() {
-    for got in [0, 6, 255] {
+    for got in [0, 9, 255] {
         let bytes = changed(|bytes| bytes[4] = got);
         assert_eq!(Header::decode(&bytes), Err(FrameFault::UnknownKind { got }));
     }
@@ -82,10 +90,34 @@ fn unknown_kind() {
 
 #[test]
 fn reserved_bytes_set() {
-    for offset in [5, 6, 7, 40] {
+    for offset in [7, 40] {
         let bytes = changed(|bytes| bytes[offset] = 1);
         assert_eq!(Header::decode(&bytes), Err(FrameFault::Reserved { offset }));
     }
+}
+
+#[test]
+fn unknown_and_unexpected_types_and_reductions() {
+    for got in [0, 8, 255] {
+        let bytes = changed(|bytes| bytes[5] = got);
+        let fault = FrameFault::ElementType { kind: 1, got };
+        assert_eq!(Header::decode(&bytes), Err(fault));
+    }
+    for got in [0, 5, 255] {
+        let bytes = changed(|bytes| bytes[6] = got);
+        let fault = FrameFault::Reduction { kind: 1, got };
+        assert_eq!(Header::decode(&bytes), Err(fault));
+    }
+    let barrier = |offset: usize| {
+        Header::decode(&changed(|bytes| {
+            bytes[4..7].copy_from_slice(&[5, 0, 0]);
+            bytes[offset] = 1;
+        }))
+    };
+    let fault = FrameFault::ElementType { kind: 5, got: 1 };
+    assert_eq!(barrier(5), Err(fault));
+    let fault = FrameFault::Reduction { kind: 5, got: 1 };
+    assert_eq!(barrier(6), Err(fault));
 }
 
 #[test]
@@ -137,7 +169,11 @@ fn other_operation_kind_or_length() {
     for change in changes {
         let fault = fault_of(|header| change(&mut header.call));
         assert!(matches!(fault, FrameFault::OtherCall { .. }));
-        assert!(fault.to_string().contains("all-reduce f32 of 4096 bytes"));
+        assert!(
+            fault
+                .to_string()
+                .contains("all-reduce sum f32 of 4096 bytes")
+        );
     }
 }
 

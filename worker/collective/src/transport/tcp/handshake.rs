@@ -11,7 +11,6 @@
 //! ```
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 
 use ringfold_common::ids::{JobId, MembershipEpoch, Rank, SpecHash};
 
@@ -24,11 +23,11 @@ const MAGIC: [u8; 8] = *b"RINGFOLD";
 const PREFIX_BYTES: usize = 12;
 
 /// The version of everything that travels between ranks, frames included.
-pub(super) const PROTOCOL: u16 = 1;
+pub(crate) const PROTOCOL: u16 = 2;
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Hello,
     Accepted,
     Refused,
@@ -36,14 +35,14 @@ pub(super) enum Verdict {
 
 /// What one rank tells about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Introduction {
+pub(crate) struct Introduction {
     pub identity: Identity,
     pub segment_bytes: u32,
 }
 
 /// What a reader has so far.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(crate) enum Heard {
     /// Not enough to tell.
     Partial,
     /// A whole message.
@@ -55,7 +54,7 @@ pub(super) enum Heard {
 }
 
 /// Collects one message from a non-blocking socket.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     bytes: [u8; HANDSHAKE_BYTES],
     filled: usize,
 }
@@ -81,7 +80,7 @@ impl Introduction {
     }
 
     /// Writes the message to a socket that has just connected, whose buffer is therefore empty.
-    pub fn write(&self, verdict: Verdict, mut socket: &TcpStream) -> io::Result<()> {
+    pub fn write(&self, verdict: Verdict, mut socket: impl Write) -> io::Result<()> {
         socket.write_all(&self.encode(verdict))
     }
 
@@ -143,7 +142,7 @@ impl Reader {
     }
 
     /// Reads what there is. To be called again only after [`Heard::Partial`].
-    pub fn read(&mut self, mut socket: &TcpStream) -> Heard {
+    pub fn read(&mut self, mut socket: impl Read) -> Heard {
         while self.filled < HANDSHAKE_BYTES {
             match socket.read(&mut self.bytes[self.filled..]) {
                 Ok(0) => return Heard::Stranger(io::ErrorKind::UnexpectedEof.into()),

@@ -27,11 +27,15 @@ mod session;
 mod socket;
 
 pub use acceptor::PENDING_CONNECTIONS_MAX;
+pub(crate) use deadline::Deadline;
 pub use frame::{Call, FrameFault, HEADER_BYTES};
+pub(crate) use frame::{code, kind_of};
 pub use handshake::HANDSHAKE_BYTES;
+pub(crate) use handshake::{Heard, Introduction, PROTOCOL, Reader, Verdict};
 pub use listener::Listener;
 pub use receiver::STALE_FRAMES_MAX;
-pub(crate) use session::{Operand, Session, TcpLink};
+pub(crate) use session::{Operand, TcpLink};
+pub(crate) use socket::poll;
 
 use std::io;
 

@@ -1,7 +1,7 @@
 //! The way from the rank before.
 //!
 //! A header is checked before its payload may touch the operand. Of an accepted frame, terms of a
-//! sum go through one segment of scratch memory; values to copy go straight to their place.
+//! fold go through one segment of scratch memory; values to copy go straight to their place.
 
 use std::io::{self, Read};
 use std::net::TcpStream;
@@ -10,12 +10,10 @@ use std::ops::Range;
 use super::frame::{FrameFault, Freshness, HEADER_BYTES, Header};
 use super::{Advance, SideError};
 use crate::Peer;
+use crate::element::Fold;
 
 /// The most frames of older membership epochs that a ring drops; one more is an error.
 pub const STALE_FRAMES_MAX: u64 = 1024;
-
-/// Adds the elements of the second argument to those of the first.
-pub(super) type Add = fn(&mut [u8], &[u8]);
 
 /// Reads frames, one message at a time.
 pub(super) struct Receiver {
@@ -31,8 +29,8 @@ pub(super) struct Receiver {
     range: Range<usize>,
     /// Payload bytes of that message that are in the operand.
     range_done: usize,
-    /// How to add; none to copy.
-    add: Option<Add>,
+    /// How to fold; none to copy.
+    fold: Option<Fold>,
     /// Bytes that the socket gave since the ring was joined.
     pub bytes_received: u64,
     /// Frames of older membership epochs that were dropped.
@@ -62,7 +60,7 @@ impl Receiver {
             state: State::Done,
             range: 0..0,
             range_done: 0,
-            add: None,
+            fold: None,
             bytes_received: 0,
             stale_frames: 0,
         }
@@ -75,10 +73,10 @@ impl Receiver {
     }
 
     /// The next message is due: it goes to `range` of the operand, in bytes.
-    pub fn expect(&mut self, range: Range<usize>, add: Option<Add>) {
+    pub fn expect(&mut self, range: Range<usize>, fold: Option<Fold>) {
         self.range = range;
         self.range_done = 0;
-        self.add = add;
+        self.fold = fold;
         self.due.segment = 0;
         self.due.payload_bytes = self.payload_due();
         self.state = State::Header(0);
@@ -119,7 +117,7 @@ impl Receiver {
                 let due = self.due.payload_bytes as usize;
                 let start = self.range.start + self.range_done;
                 let place = &mut operand[start..start + due];
-                let target = match self.add {
+                let target = match self.fold {
                     Some(_) => &mut self.scratch[filled..due],
                     None => &mut place[filled..],
                 };
@@ -132,8 +130,8 @@ impl Receiver {
                     self.state = State::Payload(filled + moved);
                     return Ok(Advance::Moved);
                 }
-                if let Some(add) = self.add {
-                    add(place, &self.scratch[..due]);
+                if let Some(fold) = self.fold {
+                    fold(place, &self.scratch[..due]);
                 }
                 Ok(self.segment_complete())
             }

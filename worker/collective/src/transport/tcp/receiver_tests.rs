@@ -38,13 +38,13 @@ fn frame(change: impl FnOnce(&mut Header), payload: &[u8]) -> Vec<u8> {
 }
 
 /// Lets a receiver that waits for 100 bytes, at 10 of its operand, read `wire` to its end.
-fn receive(wire: &[u8], add: Option<Add>) -> (Result<(), SideError>, Vec<u8>, Receiver) {
+fn receive(wire: &[u8], add: Option<Fold>) -> (Result<(), SideError>, Vec<u8>, Receiver) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (socket, addr) = listener.accept().unwrap();
     let peer_of = Peer {
         rank: Rank(0),
-        addr,
+        addr: crate::Address::Tcp(addr),
     };
     let mut receiver = Receiver::new(socket, peer_of, SEGMENT, due());
     receiver.begin(due());
@@ -71,7 +71,7 @@ fn receive(wire: &[u8], add: Option<Add>) -> (Result<(), SideError>, Vec<u8>, Re
 }
 
 fn fault(wire: &[u8]) -> FrameFault {
-    for add in [None, Some(add_bytes as Add)] {
+    for add in [None, Some(add_bytes as Fold)] {
         let (result, operand, _) = receive(wire, add);
         assert!(operand.iter().all(|&byte| byte == UNTOUCHED));
         if add.is_none() {
@@ -98,7 +98,7 @@ fn whole_message() -> Vec<u8> {
 
 #[test]
 fn a_message_is_copied_or_added_to_its_place_and_nowhere_else() {
-    for (add, base) in [(None, 0), (Some(add_bytes as Add), UNTOUCHED)] {
+    for (add, base) in [(None, 0), (Some(add_bytes as Fold), UNTOUCHED)] {
         let (result, operand, receiver) = receive(&whole_message(), add);
         assert!(result.is_ok(), "{result:?}");
         assert!(operand[..10].iter().all(|&byte| byte == UNTOUCHED));

@@ -8,11 +8,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::frame::{Call, Header};
-use super::receiver::{Add, Receiver};
+use super::receiver::Receiver;
 use super::sender::Sender;
 use super::socket::poll;
 use super::{Advance, SideError};
 use crate::algorithm::Verbs;
+use crate::element::Fold;
 use crate::{
     AbortSignal, CollectiveError, Identity, Metrics, Neighbour, Peer, Position, RingOptions,
 };
@@ -32,8 +33,8 @@ pub(crate) struct Operand<'a> {
     pub bytes: &'a mut [u8],
     /// Bytes of one of them.
     pub element_bytes: usize,
-    /// How to add them; none if the operation only copies.
-    pub add: Option<Add>,
+    /// How to fold them; none if the operation only copies.
+    pub fold: Option<Fold>,
 }
 
 /// One operation under way.
@@ -68,6 +69,15 @@ impl TcpLink {
         let header = header(&self.identity, call);
         self.sender.begin(header);
         self.receiver.begin(header);
+        Session {
+            link: self,
+            operand,
+            call,
+        }
+    }
+
+    /// Goes on with the operation `call` on another operand.
+    pub fn resume<'a>(&'a mut self, call: Call, operand: Operand<'a>) -> Session<'a> {
         Session {
             link: self,
             operand,
@@ -110,7 +120,11 @@ impl Verbs for Session<'_> {
     }
 
     fn recv_reduce_send(&mut self, range: Range<usize>) -> Result<(), CollectiveError> {
-        self.receive(range, self.operand.add, true)
+        self.receive(range, self.operand.fold, true)
+    }
+
+    fn recv_reduce(&mut self, range: Range<usize>) -> Result<(), CollectiveError> {
+        self.receive(range, self.operand.fold, false)
     }
 
     fn recv_copy_send(&mut self, range: Range<usize>) -> Result<(), CollectiveError> {
@@ -136,14 +150,14 @@ impl Session<'_> {
     fn receive(
         &mut self,
         range: Range<usize>,
-        add: Option<Add>,
+        fold: Option<Fold>,
         pass_on: bool,
     ) -> Result<(), CollectiveError> {
         let range = self.bytes_of(range);
         if pass_on {
             self.link.sender.queue_unready(range.clone());
         }
-        self.link.receiver.expect(range, add);
+        self.link.receiver.expect(range, fold);
         while !self.link.receiver.done() {
             self.link.abort.check()?;
             let sent = self.send_some()?;
@@ -225,7 +239,7 @@ impl Session<'_> {
     fn blame(&self, neighbour: Neighbour, error: SideError) -> CollectiveError {
         let peer = match neighbour {
             Neighbour::Next => self.link.sender.peer,
-            Neighbour::Prev => self.link.receiver.peer,
+            _ => self.link.receiver.peer,
         };
         let at = Box::new(self.position(neighbour));
         match error {
@@ -242,7 +256,7 @@ impl Session<'_> {
     fn position(&self, neighbour: Neighbour) -> Position {
         let (step, bytes_done, bytes_expected) = match neighbour {
             Neighbour::Next => self.link.sender.progress(),
-            Neighbour::Prev => self.link.receiver.progress(),
+            _ => self.link.receiver.progress(),
         };
         let world = self.link.identity.world;
         let kind = self.call.kind;

@@ -18,7 +18,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 
 /// Waits until one of `fds` is ready; 0 means that `timeout` passed. Signals don't end it.
-pub(super) fn poll(
+pub(crate) fn poll(
     fds: &mut [PollFd<'_>],
     timeout: Option<&Timespec>,
 ) -> Result<usize, CollectiveError> {

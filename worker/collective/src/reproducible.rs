@@ -1,0 +1,239 @@
+//! A sum over replicas whose bits depend on nothing but the replicas' values.
+
+use std::ops::Range;
+
+use ringfold_common::ids::Rank;
+
+use crate::algorithm::Kind;
+use crate::algorithm::{Replicas, Route, TreeStep, all_gather_chunks, route};
+use crate::element::{bytes_of_mut, fold_of};
+use crate::ring::{Link, copied};
+use crate::topology::{RingTopology, chunk};
+use crate::transport::shared::{FoldStep, Terms};
+use crate::transport::tcp::{Call, TcpLink};
+use crate::{CollectiveError, Element, Reduce, Ring};
+
+/// The gradients of the replicas that a rank holds, folded as they come.
+///
+/// [`push`](Self::push) takes one replica's vector after the other, in ascending order of their
+/// numbers, and adds up whatever is complete of the tree ([`Replicas`]). For `m` replicas at a
+/// rank it holds at most `log2(m) + 1` vectors while they come, and [`Replicas::nodes`] at the
+/// end; vectors are kept for the next step by [`clear`](Self::clear).
+pub struct ReplicaBuffers<T> {
+    replicas: Replicas,
+    held: Range<u32>,
+    elements: usize,
+    nodes: Vec<(Range<u32>, Vec<T>)>,
+    free: Vec<Vec<T>>,
+    /// The replica that is due.
+    next: u32,
+}
+
+impl<T: Element> ReplicaBuffers<T> {
+    /// Nothing yet of the replicas of `rank`, each with a vector of `elements`.
+    ///
+    /// # Errors
+    /// [`RankOutsideWorld`](CollectiveError::RankOutsideWorld).
+    pub fn new(replicas: Replicas, rank: Rank, elements: usize) -> Result<Self, CollectiveError> {
+        let world = replicas.world();
+        if rank.0 >= world {
+            return Err(CollectiveError::RankOutsideWorld { rank, world });
+        }
+        let held = replicas.of(rank);
+        Ok(Self {
+            replicas,
+            next: held.start,
+            held,
+            elements,
+            nodes: Vec::new(),
+            free: Vec::new(),
+        })
+    }
+
+    /// The replica whose vector is due, or `None` when all are in.
+    #[must_use]
+    pub fn due(&self) -> Option<u32> {
+        self.held.contains(&self.next).then_some(self.next)
+    }
+
+    /// Takes the vector of the replica that is [`due`](Self::due).
+    ///
+    /// # Errors
+    /// [`ReplicaLength`](CollectiveError::ReplicaLength) if the vector has another length than the
+    /// others, [`ReplicaCount`](CollectiveError::ReplicaCount) if none is due. Nothing was taken.
+    pub fn push(&mut self, values: &[T]) -> Result<(), CollectiveError> {
+        if values.len() != self.elements {
+            return Err(CollectiveError::ReplicaLength {
+                expected: self.elements,
+                got: values.len(),
+            });
+        }
+        if self.due().is_none() {
+            return Err(self.wrong_count(self.held.len() + 1));
+        }
+        let mut vector = self.free.pop().unwrap_or_default();
+        vector.clear();
+        vector.extend_from_slice(values);
+        self.nodes.push((self.next..self.next + 1, vector));
+        self.next += 1;
+        while let [.., (left, _), (right, _)] = &self.nodes[..]
+            && let Some(parent) = self.replicas.parent(left, right)
+            && let Some((_, terms)) = self.nodes.pop()
+            && let Some((node, sums)) = self.nodes.last_mut()
+        {
+            fold_of::<T>(Reduce::Sum)(bytes_of_mut(sums), crate::element::bytes_of(&terms));
+            *node = parent;
+            self.free.push(terms);
+        }
+        Ok(())
+    }
+
+    /// Forgets all vectors, for the next step.
+    pub fn clear(&mut self) {
+        self.free
+            .extend(self.nodes.drain(..).map(|(_, vector)| vector));
+        self.next = self.held.start;
+    }
+
+    fn wrong_count(&self, got: usize) -> CollectiveError {
+        CollectiveError::ReplicaCount {
+            expected: self.held.len(),
+            got,
+        }
+    }
+}
+
+impl Ring {
+    /// Sums over all replicas of all ranks in one fixed tree, and returns the sum: the same bits at
+    /// every rank, for every world size from 1 to the number of replicas, transport and segment
+    /// size. `buffers` must have been [pushed](ReplicaBuffers::push) all replicas of this rank; the
+    /// sum is held in them until they are cleared, and all else of them is unspecified.
+    ///
+    /// In shared memory a rank folds its slice straight from its peers' memory, and reads
+    /// `nodes - 1` slices more than a fast sum for a peer that contributes several nodes
+    /// ([`Replicas::nodes`]). Over TCP nodes travel around the ring to the owners of their slices,
+    /// which costs [`Route`]'s `w/2` times the bytes of a direct exchange in the first half of the
+    /// operation: nothing more than a fast sum in a world of two. A direct exchange sends
+    /// [`Replicas::extra_elements`] more than a fast sum, which is none if the world divides the
+    /// number of replicas and both are powers of two.
+    ///
+    /// # Errors
+    /// Also [`ReplicaCount`](CollectiveError::ReplicaCount) if not all replicas are in, and
+    /// [`ReplicaWorld`](CollectiveError::ReplicaWorld) if the buffers are for another rank or
+    /// world, having done nothing.
+    pub fn reproducible_all_reduce<'a, T: Element>(
+        &mut self,
+        buffers: &'a mut ReplicaBuffers<T>,
+    ) -> Result<&'a mut [T], CollectiveError> {
+        let replicas = buffers.replicas;
+        if replicas.world() != self.world() || replicas.of(self.rank()) != buffers.held {
+            return Err(CollectiveError::ReplicaWorld {
+                rank: self.rank(),
+                world: self.world(),
+                buffers: replicas.world(),
+            });
+        }
+        if buffers.due().is_some() {
+            let got = buffers.next - buffers.held.start;
+            return Err(buffers.wrong_count(got as usize));
+        }
+        let bytes = buffers.elements * size_of::<T>();
+        let kind = Kind::Reproducible(T::TYPE, replicas.count());
+        let mut nodes: Vec<&mut [u8]> = buffers
+            .nodes
+            .iter_mut()
+            .map(|(_, vector)| bytes_of_mut(vector))
+            .collect();
+        let steps = replicas.steps();
+        self.operate(kind, bytes, |ring, link, call| match link {
+            Link::Alone => Ok(()),
+            Link::Shared(board) => {
+                let steps = on_terms(&steps);
+                let terms = Terms {
+                    per_rank_max: replicas.nodes_max(),
+                    steps: &steps,
+                    fold: fold_of::<T>(Reduce::Sum),
+                    element_bytes: size_of::<T>(),
+                };
+                board.begin(call)?;
+                board.all_reduce(&mut nodes, &terms)
+            }
+            Link::Tcp(link) => over_tcp::<T>(ring, link, call, replicas, &steps, &mut nodes),
+        })?;
+        Ok(&mut buffers.nodes[0].1)
+    }
+}
+
+fn on_terms(steps: &[TreeStep]) -> Vec<FoldStep> {
+    let mut terms = Vec::new();
+    for step in steps {
+        match (*step, terms.last()) {
+            (TreeStep::Push(rank, at), _) => terms.push(FoldStep::Push(rank.0, at)),
+            // What was pushed last needs no place on the stack.
+            (TreeStep::Merge, Some(&FoldStep::Push(rank, at))) => {
+                terms.pop();
+                terms.push(FoldStep::Fold(rank, at));
+            }
+            (TreeStep::Merge, _) => terms.push(FoldStep::Merge),
+        }
+    }
+    terms
+}
+
+/// Every rank's nodes go to the owners of their slices, which fold them; then the sums go round.
+fn over_tcp<T: Element>(
+    ring: RingTopology,
+    link: &mut TcpLink,
+    call: Call,
+    replicas: Replicas,
+    steps: &[TreeStep],
+    nodes: &mut [&mut [u8]],
+) -> Result<(), CollectiveError> {
+    let (me, world) = (ring.rank(), ring.world());
+    let element_bytes = size_of::<T>();
+    let elements = nodes[0].len() / element_bytes;
+    let slice = |rank: Rank| {
+        let slice = chunk(elements, world, rank.0);
+        slice.start * element_bytes..slice.end * element_bytes
+    };
+    let counts: Vec<usize> = (0..world)
+        .map(|rank| replicas.nodes(Rank(rank)).len())
+        .collect();
+    let size = |from: Rank, to: Rank| counts[from.0 as usize] * slice(to).len();
+    let plan = Route::new(ring, size);
+    let mut bundle = vec![0; plan.elements()];
+    for to in (0..world).map(Rank).filter(|&to| to != me) {
+        let place = &mut bundle[plan.outgoing(to)];
+        for (node, part) in nodes
+            .iter()
+            .zip(place.chunks_exact_mut(slice(to).len().max(1)))
+        {
+            part.copy_from_slice(&node[slice(to)]);
+        }
+    }
+    route(&plan, &mut link.begin(call, copied(&mut bundle)))?;
+
+    let own = slice(me);
+    let mut stack: Vec<Vec<u8>> = Vec::new();
+    for step in steps {
+        match *step {
+            TreeStep::Push(rank, at) if rank == me => stack.push(nodes[at][own.clone()].to_vec()),
+            TreeStep::Push(rank, at) => {
+                let block = &bundle[plan.incoming(rank)];
+                stack.push(block[at * own.len()..(at + 1) * own.len()].to_vec());
+            }
+            TreeStep::Merge => {
+                if let (Some(terms), Some(sums)) = (stack.pop(), stack.last_mut()) {
+                    fold_of::<T>(Reduce::Sum)(sums, &terms);
+                }
+            }
+        }
+    }
+    nodes[0][own].copy_from_slice(&stack[0]);
+    let operand = crate::transport::tcp::Operand {
+        bytes: &mut *nodes[0],
+        element_bytes,
+        fold: None,
+    };
+    all_gather_chunks(ring, elements, &mut link.resume(call, operand))
+}
