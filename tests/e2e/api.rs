@@ -20,7 +20,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_types::StatusExt;
 
-use crate::support::{Cluster, LIMIT, digits};
+use crate::support::{Cluster, LIMIT, digits, skipped};
 
 const SERVICES: [&str; 3] = [
     "ringfold.v1.ClusterService",
@@ -385,7 +385,7 @@ async fn a_client_that_does_not_answer_does_not_hold_the_coordinator_up() {
 fn grpcurl_can_use_the_api() {
     let run = |arguments: &[&str]| Command::new("grpcurl").args(arguments).output();
     if run(&["-version"]).is_err() {
-        println!("skipped: grpcurl isn't installed");
+        skipped("grpcurl isn't installed");
         return;
     }
     let cluster = Cluster::start();

@@ -1,22 +1,27 @@
 //! 60,000 images of 28 x 28 pixels from IDX files, if Debian's `dataset-fashion-mnist` is there.
 
 use std::path::Path;
+use std::time::Duration;
 
-use crate::support::{args, repository, ringfold, temp_dir, text};
+use crate::support::{Process, args, repository, skipped, temp_dir, text};
+
+/// Half a minute on two free cores.
+const TRAINING_LIMIT: Duration = Duration::from_secs(600);
 
 /// Trains with these flags and gives the accuracy on the test images; `None` if the data isn't
 /// installed.
 #[track_caller]
 fn test_accuracy(flags: &[&str]) -> Option<f64> {
     if !Path::new("/usr/share/datasets/fashion-mnist").is_dir() {
-        println!("skipped: dataset-fashion-mnist isn't installed");
+        skipped("dataset-fashion-mnist isn't installed");
         return None;
     }
     let dir = temp_dir();
     let job = text(&repository("examples/fashion-mnist/job.toml"));
     let out = text(&dir.path().join("out"));
     let train = args(&[&["train", &job, "--json", "--output", &out], flags]);
-    let done = ringfold(&train).succeeded().finished();
+    let output = Process::start(&train).wait_within(TRAINING_LIMIT);
+    let done = output.succeeded().finished();
     Some(
         done["metrics"]["test_accuracy"]
             .as_f64()

@@ -15,7 +15,7 @@
 //! | [`models`] | `predict`, `evaluate`, and the weights in Python |
 //! | [`fashion_mnist`] | a data set of 70,000 images |
 //!
-//! What a machine lacks is said in a line `skipped: reason`; `--nocapture` shows it.
+//! What a machine lacks is said in a line `skipped: reason`.
 
 mod api;
 mod cluster;

@@ -8,7 +8,7 @@ use std::process::Command;
 use ringfold_storage::ModelFiles;
 use serde_json::Value;
 
-use crate::support::{args, digits, repository, ringfold, temp_dir, text};
+use crate::support::{args, digits, repository, ringfold, skipped, temp_dir, text};
 
 /// Trains the digits job and gives the last line.
 #[track_caller]
@@ -257,7 +257,7 @@ print(json.dumps({
 #[test]
 fn python_reads_the_weights() {
     let Ok(python) = std::env::var("RINGFOLD_TEST_PYTHON") else {
-        println!("skipped: RINGFOLD_TEST_PYTHON names no Python with safetensors and numpy");
+        skipped("RINGFOLD_TEST_PYTHON names no Python with safetensors and numpy");
         return;
     };
     let dir = temp_dir();

@@ -6,6 +6,7 @@
 mod cluster;
 mod process;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -103,15 +104,26 @@ pub fn ringfold<S: AsRef<str>>(args: &[S]) -> Output {
 
 /// Looks until there is something to see.
 #[track_caller]
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_within(LIMIT, what, look)
+}
+
+/// Looks until there is something to see, but not for longer than `limit`.
+#[track_caller]
+pub fn until_within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let clock = SystemClock::new();
     loop {
         if let Some(seen) = look() {
             return seen;
         }
-        assert!(clock.monotonic() < LIMIT, "waited {LIMIT:?} for {what}");
+        assert!(clock.monotonic() < limit, "waited {limit:?} for {what}");
         std::thread::sleep(POLL);
     }
+}
+
+/// Says what this machine lacks, past the test runner's capture.
+pub fn skipped(reason: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
 /// A directory that ends with the test.

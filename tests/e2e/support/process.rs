@@ -6,11 +6,12 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process, kill_process_group};
 
-use super::{Output, until};
+use super::{LIMIT, Output, until, until_within};
 
 /// A running `ringfold`, at the head of a process group of its own: its children are in it, even
 /// after they have lost their parent.
@@ -73,7 +74,13 @@ impl Process {
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&mut self) -> Output {
-        let status = until(&format!("the end of `{}`", self.name), || {
+        self.wait_within(LIMIT)
+    }
+
+    /// Waits for its end, but not for longer than `limit`.
+    #[track_caller]
+    pub fn wait_within(&mut self, limit: Duration) -> Output {
+        let status = until_within(limit, &format!("the end of `{}`", self.name), || {
             self.child.try_wait().expect("wait for a child")
         });
         Output {
