@@ -220,7 +220,7 @@ pub struct SubmitArgs {
     /// Submitting again with the same token and job file gives the same job
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
-    /// Print JSON
+    /// Print JSON, one object a line
     #[arg(long)]
     pub json: bool,
 }
@@ -258,7 +258,7 @@ pub struct JobArgs {
     pub job_id: String,
     #[command(flatten)]
     pub address: CoordinatorAddress,
-    /// Print JSON
+    /// Print JSON, one object a line
     #[arg(long)]
     pub json: bool,
 }
