@@ -16,7 +16,7 @@ use super::lanes::x86::{TwoYmm, Zmm};
 use super::lanes::{Lanes, Level, Simd};
 use super::pack::Placement;
 use super::tile::BLOCK;
-use super::weights::UNITS_MAX;
+use super::units::UNITS_MAX;
 
 /// Zeros behind a packed plane, so that the last register may read past it.
 const TAIL: usize = BLOCK;

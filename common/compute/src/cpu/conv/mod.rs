@@ -36,6 +36,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod units;
 mod weights;
 mod winograd;
 mod winograd_weights;
@@ -46,7 +47,7 @@ use self::correlate::Correlation;
 use self::depthwise::{Depthwise, DepthwiseWeights};
 pub use self::lanes::Simd;
 pub use self::shape::{Conv2d, ELEMENTS_MAX};
-pub use self::weights::UNITS_MAX;
+pub use self::units::UNITS_MAX;
 use self::weights::WeightGradient;
 use self::winograd::Winograd;
 use self::winograd_weights::WinogradWeights;

@@ -4,7 +4,7 @@
 //! weight tile holds some taps and input channels of one block of output channels in registers and
 //! runs over all pixels of the images that are packed together.
 //!
-//! The work is cut into *units* by [`WeightGradient::units`]: parts of the batch, each with partial
+//! The work is cut into *units* by [`Units`]: parts of the batch, each with partial
 //! sums of its own, and ranges of output channels. The cut and the order of all sums follow from
 //! the convolution and the level of instructions alone.
 //!
@@ -18,9 +18,7 @@ use super::correlate::{block_for, forward_part, steps};
 use super::lanes::Simd;
 use super::pack::{Placement, SLACK, aligned};
 use super::tile::{BLOCK, WeightTile, weight_tiles};
-
-/// Units that the work is cut into, at most.
-pub const UNITS_MAX: usize = 8;
+use super::units::Units;
 
 /// Partial sums of all parts of the batch together take up to this, in elements, unless those of
 /// one part take more.
@@ -51,10 +49,7 @@ pub(super) struct WeightGradient {
     /// The distance of rows in the packed input, in pixels.
     in_row: usize,
     steps: Vec<u32>,
-    /// Parts of the batch.
-    parts: usize,
-    /// Blocks of output channels of a unit, counted over all groups.
-    unit_blocks: usize,
+    units: Units,
 }
 
 impl WeightGradient {
@@ -75,10 +70,9 @@ impl WeightGradient {
         let pixels = size[0] * size[1];
         let plain = Placement::new(size, pixels, |row, col| Some(row * size[1] + col));
         let blocks = conv.groups * conv.group_out().div_ceil(BLOCK);
-        let partial = blocks * steps.len() * block * BLOCK;
+        let block_sums = steps.len() * block * BLOCK;
+        let partial = blocks * block_sums;
         let parts = (PARTIALS_MAX / partial).min(conv.batch * pixels / PART_PIXELS_MIN);
-        let parts = parts.min(conv.batch).clamp(1, UNITS_MAX);
-        let parts = 1 << parts.ilog2();
         Self {
             conv: *conv,
             simd,
@@ -89,48 +83,20 @@ impl WeightGradient {
             cols: part.cols,
             in_row: part.in_row,
             steps,
-            parts,
-            unit_blocks: blocks.div_ceil(UNITS_MAX / parts),
+            units: Units::new(conv.batch, parts, blocks, block_sums),
         }
     }
 
-    fn blocks(&self) -> usize {
-        self.conv.groups * self.conv.group_out().div_ceil(BLOCK)
-    }
-
-    /// Elements of the sums for one block of output channels.
-    fn block_sums(&self) -> usize {
-        self.steps.len() * self.block * BLOCK
-    }
-
-    fn unit_ranges(&self) -> usize {
-        self.blocks().div_ceil(self.unit_blocks)
-    }
-
-    /// Units of work.
     pub fn units(&self) -> usize {
-        self.parts * self.unit_ranges()
+        self.units.count()
     }
 
-    /// Elements of the partial sums of all units.
     pub fn partials(&self) -> usize {
-        self.parts * self.blocks() * self.block_sums()
+        self.units.partials()
     }
 
-    /// The part of the batch and the blocks of output channels of a unit.
-    fn unit_work(&self, unit: usize) -> (Range<usize>, Range<usize>) {
-        let (part, range) = (unit / self.unit_ranges(), unit % self.unit_ranges());
-        let image = |part: usize| self.conv.batch * part / self.parts;
-        let first = range * self.unit_blocks;
-        let last = (first + self.unit_blocks).min(self.blocks());
-        (image(part)..image(part + 1), first..last)
-    }
-
-    /// Where the partial sums of a unit lie among those of all units.
     pub fn unit_range(&self, unit: usize) -> Range<usize> {
-        let (_, blocks) = self.unit_work(unit);
-        let part = unit / self.unit_ranges() * self.blocks();
-        (part + blocks.start) * self.block_sums()..(part + blocks.end) * self.block_sums()
+        self.units.sums(unit)
     }
 
     fn image(&self) -> usize {
@@ -155,8 +121,12 @@ impl WeightGradient {
     /// Computes the partial sums of a unit from the whole batch's `x` and `dy`.
     pub fn unit(&self, unit: usize, [sums, scratch]: [&mut [f32]; 2], x: &[f32], dy: &[f32]) {
         let conv = &self.conv;
-        let (images, blocks) = self.unit_work(unit);
-        assert_eq!(sums.len(), blocks.len() * self.block_sums(), "partial sums");
+        let (images, blocks) = self.units.work(unit);
+        assert_eq!(
+            sums.len(),
+            blocks.len() * self.units.block_sums(),
+            "partial sums"
+        );
         assert_eq!(x.len(), conv.batch * conv.image_in(), "input");
         assert_eq!(dy.len(), conv.batch * conv.image_out(), "output gradient");
         assert!(scratch.len() >= self.scratch(), "scratch");
@@ -175,7 +145,10 @@ impl WeightGradient {
         for first in images.clone().step_by(together) {
             let some = first..(first + together).min(images.end);
             let mut packed_group = usize::MAX;
-            for (block, sums) in blocks.clone().zip(sums.chunks_exact_mut(self.block_sums())) {
+            for (block, sums) in blocks
+                .clone()
+                .zip(sums.chunks_exact_mut(self.units.block_sums()))
+            {
                 let (group, block) = (block / group_blocks, block % group_blocks);
                 if group != packed_group {
                     packed_group = group;
@@ -198,7 +171,7 @@ impl WeightGradient {
     /// The sums of one block of output channels over packed images.
     fn add(&self, sums: &mut [f32], images: usize, x: &[f32], dy: &[f32], accumulate: bool) {
         let pixels = self.plain.pixels;
-        assert_eq!(sums.len(), self.block_sums());
+        assert_eq!(sums.len(), self.units.block_sums());
         assert!(x.len() >= images * self.image());
         assert!(dy.len() >= images * pixels * BLOCK && pixels == self.rows * self.cols);
         let shapes = weight_tiles(self.simd, self.block);
@@ -241,12 +214,12 @@ impl WeightGradient {
         let (taps, group_in, group_out) = (conv.taps(), conv.group_in(), conv.group_out());
         let group_blocks = group_out.div_ceil(BLOCK);
         let step_len = taps * self.block * BLOCK;
-        let part_len = partials.len() / self.parts;
-        for block in 0..self.blocks() {
+        let part_len = partials.len() / self.units.parts();
+        for block in 0..self.units.blocks() {
             let (group, first_out) = (block / group_blocks, block % group_blocks * BLOCK);
             for first_in in (0..group_in).step_by(self.block) {
                 let ins = (group_in - first_in).min(self.block);
-                let sums = block * self.block_sums() + first_in / self.block * step_len;
+                let sums = block * self.units.block_sums() + first_in / self.block * step_len;
                 for out in 0..(group_out - first_out).min(BLOCK) {
                     let row = (group * group_out + first_out + out) * group_in + first_in;
                     let dw = &mut dw[row * taps..][..ins * taps];

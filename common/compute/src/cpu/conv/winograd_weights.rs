@@ -2,7 +2,7 @@
 //!
 //! With `V` the transformed input and `A dy Aᵀ` the transformed gradient of the output, the
 //! gradient is `Gᵀ (Σ V ⊙ A dy Aᵀ) G`, the sum over all tiles. The sums are kept at the points until
-//! [`WinogradWeights::fold`]. Units are cut as in `weights`: parts of the batch, and ranges of output
+//! [`WinogradWeights::fold`]. Units are cut by [`Units`]: parts of the batch, and ranges of output
 //! channels.
 //!
 //! Invariant of the unsafe code: as in `winograd`.
@@ -15,7 +15,7 @@ use super::lanes::x86::{TwoYmm, Zmm};
 use super::lanes::{Lanes, Level, Simd};
 use super::pack::{Placement, SLACK, aligned};
 use super::tile::{BLOCK, WeightTile, weight_tiles};
-use super::weights::UNITS_MAX;
+use super::units::Units;
 use super::winograd::{IN, OUT, POINTS, Winograd};
 
 /// Partial sums of all parts of the batch together take up to this, in elements, unless those of
@@ -185,9 +185,7 @@ pub(super) struct WinogradWeights {
     outputs: Placement,
     /// Columns of its packed image.
     outputs_w: usize,
-    parts: usize,
-    /// Blocks of output channels of a unit, counted over all groups.
-    unit_blocks: usize,
+    units: Units,
 }
 
 impl WinogradWeights {
@@ -205,57 +203,31 @@ impl WinogradWeights {
             Some(row * outputs_w + col)
         });
         let blocks = conv.groups * conv.group_out().div_ceil(BLOCK);
-        let partial = blocks * POINTS * forward.in_blocks() * BLOCK * BLOCK;
+        // `[point][block][input][output]`
+        let block_sums = POINTS * forward.in_blocks() * BLOCK * BLOCK;
+        let partial = blocks * block_sums;
         let tiles = conv.batch * forward.image_tiles();
-        let parts = (PARTIALS_MAX / partial)
-            .min(tiles / PART_TILES_MIN)
-            .min(conv.batch);
-        let parts = 1 << parts.clamp(1, UNITS_MAX).ilog2();
+        let parts = (PARTIALS_MAX / partial).min(tiles / PART_TILES_MIN);
         Self {
             conv: *conv,
             simd,
             forward,
             outputs,
             outputs_w,
-            parts,
-            unit_blocks: blocks.div_ceil(UNITS_MAX / parts),
+            units: Units::new(conv.batch, parts, blocks, block_sums),
         }
     }
 
-    fn blocks(&self) -> usize {
-        self.conv.groups * self.conv.group_out().div_ceil(BLOCK)
-    }
-
-    /// Elements of the sums for one block of output channels: `[point][block][input][output]`.
-    fn block_sums(&self) -> usize {
-        POINTS * self.forward.in_blocks() * BLOCK * BLOCK
-    }
-
-    fn unit_ranges(&self) -> usize {
-        self.blocks().div_ceil(self.unit_blocks)
-    }
-
     pub fn units(&self) -> usize {
-        self.parts * self.unit_ranges()
+        self.units.count()
     }
 
     pub fn partials(&self) -> usize {
-        self.parts * self.blocks() * self.block_sums()
-    }
-
-    /// The part of the batch and the blocks of output channels of a unit.
-    fn unit_work(&self, unit: usize) -> (Range<usize>, Range<usize>) {
-        let (part, range) = (unit / self.unit_ranges(), unit % self.unit_ranges());
-        let image = |part: usize| self.conv.batch * part / self.parts;
-        let first = range * self.unit_blocks;
-        let last = (first + self.unit_blocks).min(self.blocks());
-        (image(part)..image(part + 1), first..last)
+        self.units.partials()
     }
 
     pub fn unit_range(&self, unit: usize) -> Range<usize> {
-        let (_, blocks) = self.unit_work(unit);
-        let part = unit / self.unit_ranges() * self.blocks();
-        (part + blocks.start) * self.block_sums()..(part + blocks.end) * self.block_sums()
+        self.units.sums(unit)
     }
 
     pub fn scratch(&self) -> usize {
@@ -265,8 +237,12 @@ impl WinogradWeights {
 
     pub fn unit(&self, unit: usize, [sums, scratch]: [&mut [f32]; 2], x: &[f32], dy: &[f32]) {
         let (conv, forward) = (&self.conv, &self.forward);
-        let (images, blocks) = self.unit_work(unit);
-        assert_eq!(sums.len(), blocks.len() * self.block_sums(), "partial sums");
+        let (images, blocks) = self.units.work(unit);
+        assert_eq!(
+            sums.len(),
+            blocks.len() * self.units.block_sums(),
+            "partial sums"
+        );
         assert_eq!(x.len(), conv.batch * conv.image_in(), "input");
         assert_eq!(dy.len(), conv.batch * conv.image_out(), "output gradient");
         assert!(scratch.len() >= self.scratch(), "scratch");
@@ -289,7 +265,10 @@ impl WinogradWeights {
         for first in images.clone().step_by(together) {
             let some = first..(first + together).min(images.end);
             let mut transformed_group = usize::MAX;
-            for (block, sums) in blocks.clone().zip(sums.chunks_exact_mut(self.block_sums())) {
+            for (block, sums) in blocks
+                .clone()
+                .zip(sums.chunks_exact_mut(self.units.block_sums()))
+            {
                 let (group, block) = (block / group_blocks, block % group_blocks);
                 if group != transformed_group {
                     transformed_group = group;
@@ -373,16 +352,18 @@ impl WinogradWeights {
         let (group_in, group_out) = (conv.group_in(), conv.group_out());
         let group_blocks = group_out.div_ceil(BLOCK);
         let point = self.forward.in_blocks() * BLOCK * BLOCK;
-        let part = partials.len() / self.parts;
-        let last = (self.parts - 1) * part + (POINTS - 1) * point + BLOCK;
-        for block in 0..self.blocks() {
+        let part = partials.len() / self.units.parts();
+        let last = (self.units.parts() - 1) * part + (POINTS - 1) * point + BLOCK;
+        for block in 0..self.units.blocks() {
             let (group, first_out) = (block / group_blocks, block % group_blocks * BLOCK);
             let outs = (group_out - first_out).min(BLOCK);
             for input in 0..group_in {
-                let from = &partials[block * self.block_sums() + input * BLOCK..][..last];
+                let from = &partials[block * self.units.block_sums() + input * BLOCK..][..last];
                 let mut g = [[0.0; BLOCK]; 9];
                 // SAFETY: `from` holds the last point of the last part; `simd` chose the transform.
-                unsafe { (transforms.weights)(from.as_ptr(), point, [self.parts, part], &mut g) };
+                unsafe {
+                    (transforms.weights)(from.as_ptr(), point, [self.units.parts(), part], &mut g)
+                };
                 for out in 0..outs {
                     let row = (group * group_out + first_out + out) * group_in + input;
                     for (dw, g) in dw[row * 9..][..9].iter_mut().zip(&g) {
