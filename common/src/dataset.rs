@@ -1,8 +1,8 @@
 //! What a dataset is known to hold, and the part of it that a rank owns.
 //!
 //! Invariants:
-//! - the micro-batches of all ranks partition the global batch, in rank order, and differ by at
-//!   most one sample in length;
+//! - the micro-batches of all replicas partition the global batch, in their order, and differ by at
+//!   most one sample in length; the ranks' replicas partition the replicas, in rank order;
 //! - the evaluation shards of all ranks partition the test records, likewise;
 //! - where a step's samples stand is a pure function of (records, global batch, step).
 
@@ -53,18 +53,23 @@ impl Target {
 /// The part of a job that one rank owns, as the coordinator assigns it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankPart {
-    /// Its positions within each full global batch.
-    pub batch_positions: Range<u64>,
+    /// The replicas that it hosts.
+    pub replicas: Range<u32>,
     /// The test records that it evaluates.
     pub test_records: Range<u64>,
 }
 
 impl RankPart {
-    /// The part of `rank` in a world of `world` ranks.
+    /// The part of `rank` in a world of `world` ranks that host `replicas`.
+    ///
+    /// # Panics
+    /// If `rank` is not below `world`.
     #[must_use]
-    pub fn of(rank: Rank, world: u32, global_batch: u32, test_records: u64) -> Self {
+    pub fn of(rank: Rank, world: u32, replicas: u32, test_records: u64) -> Self {
+        let hosted = share(replicas.into(), world, rank);
         Self {
-            batch_positions: share(u64::from(global_batch), world, rank),
+            // Bounds of a share of 32 bits.
+            replicas: hosted.start as u32..hosted.end as u32,
             test_records: share(test_records, world, rank),
         }
     }

@@ -20,8 +20,8 @@ pub use report::{Evaluation, JobEvent, JobEventKind, Progress, RankReport, Summa
 pub use schedule::{Anneal, Decay, Milestones, OneCycle, Period, ScheduleSpec};
 pub use spec::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
-    EmaSpec, EvaluateEvery, IdxSource, Initialiser, JobSpec, LastBatch, Loss, MlpSpec, ModelSpec,
-    OutputSpec, Scale, TestData, TrainDuration, TrainSpec,
+    EmaSpec, EvaluateEvery, FoldMode, IdxSource, Initialiser, JobSpec, LastBatch, Loss, MlpSpec,
+    ModelSpec, OutputSpec, Scale, TestData, TrainDuration, TrainSpec,
 };
 pub use state::{Cause, Failure, JobState, Phase, Reason};
 pub use validate::{SpecError, limits};

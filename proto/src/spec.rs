@@ -2,7 +2,8 @@
 
 use ringfold_common::job::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
-    IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale, TestData,
+    FoldMode, IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale,
+    TestData,
 };
 
 use crate::error::{FieldError, required};
@@ -44,6 +45,7 @@ wire_enum!(Initialiser, Initialiser, "spec.model.mlp.initialiser", {
 });
 wire_enum!(Loss, Loss, "spec.model.loss", { CrossEntropy, MeanSquaredError });
 wire_enum!(Device, Device, "spec.cluster.device", { Auto, Cpu });
+wire_enum!(FoldMode, FoldMode, "spec.cluster.mode", { Auto, Fast, Reproducible });
 
 impl From<&JobSpec> for v1::JobSpec {
     fn from(spec: &JobSpec) -> Self {
@@ -55,6 +57,8 @@ impl From<&JobSpec> for v1::JobSpec {
             cluster: Some(v1::ClusterSpec {
                 workers: spec.cluster.workers,
                 threads: spec.cluster.threads,
+                replicas: spec.cluster.replicas,
+                mode: v1::FoldMode::from(spec.cluster.mode).into(),
                 device: v1::Device::from(spec.cluster.device).into(),
             }),
             output: Some(v1::OutputSpec {
@@ -76,6 +80,14 @@ impl TryFrom<v1::JobSpec> for JobSpec {
             train: required(spec.train, "spec.train")?.try_into()?,
             cluster: ClusterSpec {
                 workers: cluster.workers,
+                replicas: match cluster.replicas {
+                    0 => cluster.workers,
+                    replicas => replicas,
+                },
+                mode: match cluster.mode() {
+                    v1::FoldMode::Unspecified => FoldMode::Auto,
+                    mode => mode.try_into()?,
+                },
                 threads: cluster.threads,
                 device: cluster.device().try_into()?,
             },

@@ -1,5 +1,7 @@
 //! An assignment, checked on receive.
 
+use std::ops::Range;
+
 use ringfold_common::dataset::{DatasetInfo, RankPart};
 use ringfold_common::ids::{Fence, SpecHash};
 use ringfold_common::job::JobSpec;
@@ -21,14 +23,14 @@ impl TryFrom<v1::Assign> for Assignment {
 
     fn try_from(assign: v1::Assign) -> Result<Self, FieldError> {
         let fence = required_fence(assign.fence)?;
-        let range = |field: &str, from: u64, to: u64, max: u64| {
-            if from <= to && to <= max {
-                return Ok(from..to);
+        let range = |field: &str, range: Range<u64>, max: u64| {
+            if range.start <= range.end && range.end <= max {
+                return Ok(range);
             }
             Err(FieldError {
                 field: field.to_owned(),
                 expected: format!("a range within 0..{max}"),
-                got: format!("{from}..{to}"),
+                got: format!("{}..{}", range.start, range.end),
             })
         };
         if fence.rank.0 >= assign.world {
@@ -40,17 +42,17 @@ impl TryFrom<v1::Assign> for Assignment {
         }
         let spec = JobSpec::try_from(required_field(assign.spec, "spec")?)?;
         let dataset = DatasetInfo::try_from(required_field(assign.dataset, "dataset")?)?;
+        let (from, to) = (assign.replica_from, assign.replica_to);
+        range(
+            "replicas",
+            from.into()..to.into(),
+            spec.cluster.replicas.into(),
+        )?;
         let part = RankPart {
-            batch_positions: range(
-                "batch",
-                assign.batch_from,
-                assign.batch_to,
-                spec.train.global_batch.into(),
-            )?,
+            replicas: from..to,
             test_records: range(
                 "test",
-                assign.test_from,
-                assign.test_to,
+                assign.test_from..assign.test_to,
                 dataset.test_records,
             )?,
         };

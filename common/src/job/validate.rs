@@ -29,6 +29,8 @@ pub mod limits {
     pub const STEPS_MAX: u64 = 1 << 40;
     /// Ranks of a job.
     pub const WORKERS_MAX: u32 = 1024;
+    /// Logical data-parallel workers of a job.
+    pub const REPLICAS_MAX: u32 = 1 << 16;
     /// Rounds of a batch.
     pub const ACCUMULATE_MAX: u32 = 1 << 16;
     /// Parameter groups.
@@ -143,6 +145,21 @@ impl JobSpec {
             limits::WORKERS_MAX.into(),
         )?;
         check_count(
+            "cluster.replicas",
+            self.cluster.replicas.into(),
+            1,
+            limits::REPLICAS_MAX.into(),
+        )?;
+        check(
+            self.cluster.replicas >= self.cluster.workers,
+            "cluster.replicas",
+            self.cluster.replicas,
+            format!(
+                "at least cluster.workers ({}), so that every rank has one",
+                self.cluster.workers
+            ),
+        )?;
+        check_count(
             "cluster.threads",
             self.cluster.threads.into(),
             0,
@@ -158,14 +175,23 @@ impl JobSpec {
             ),
         )?;
         check(
-            u64::from(self.train.accumulate) * u64::from(self.cluster.workers)
+            self.cluster.replicas <= self.train.global_batch,
+            "cluster.replicas",
+            self.cluster.replicas,
+            format!(
+                "at most train.global_batch ({}), so that every replica has a sample",
+                self.train.global_batch
+            ),
+        )?;
+        check(
+            u64::from(self.train.accumulate) * u64::from(self.cluster.replicas)
                 <= u64::from(self.train.global_batch),
             "train.accumulate",
             self.train.accumulate,
             format!(
-                "at most train.global_batch ({}) / cluster.workers ({}), so that every round has \
+                "at most train.global_batch ({}) / cluster.replicas ({}), so that every round has \
                  a sample",
-                self.train.global_batch, self.cluster.workers
+                self.train.global_batch, self.cluster.replicas
             ),
         )?;
         check(

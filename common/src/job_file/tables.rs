@@ -6,7 +6,8 @@ use super::document::{Item, Located, Value};
 use super::reader::Reader;
 use crate::job::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
-    IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale, TestData,
+    FoldMode, IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale,
+    TestData,
 };
 
 const ACTIVATIONS: [(&str, Activation); 4] = [
@@ -172,11 +173,20 @@ fn test_data(table: Reader<'_>, source: &DataSource) -> Result<TestData, Located
 fn cluster(table: Option<Reader<'_>>) -> Result<ClusterSpec, Located> {
     let mut spec = ClusterSpec {
         workers: 1,
+        replicas: 1,
+        mode: FoldMode::Auto,
         threads: 0,
         device: Device::Auto,
     };
     if let Some(table) = table {
         spec.workers = table.whole_u32("workers")?.unwrap_or(1);
+        spec.replicas = table.whole_u32("replicas")?.unwrap_or(spec.workers);
+        let modes = [
+            ("auto", FoldMode::Auto),
+            ("fast", FoldMode::Fast),
+            ("reproducible", FoldMode::Reproducible),
+        ];
+        spec.mode = table.choice_or("mode", &modes, FoldMode::Auto)?;
         spec.threads = table.whole_u32("threads")?.unwrap_or(0);
         let devices = [("auto", Device::Auto), ("cpu", Device::Cpu)];
         spec.device = table.choice_or("device", &devices, Device::Auto)?;

@@ -361,11 +361,11 @@ fn errors_of_train_name_line_key_and_what_was_expected() {
         ),
         (
             file("accumulate = 5", SGD, ""),
-            "job.toml:11:1: `train.accumulate` is 5: expected at most train.global_batch (4) / cluster.workers (1)",
+            "job.toml:11:1: `train.accumulate` is 5: expected at most train.global_batch (4) / cluster.replicas (1)",
         ),
         (
             file("accumulate = 3", SGD, "[cluster]\nworkers = 2"),
-            "`train.accumulate` is 3: expected at most train.global_batch (4) / cluster.workers (2)",
+            "`train.accumulate` is 3: expected at most train.global_batch (4) / cluster.replicas (2)",
         ),
         (
             file("ema_warmup = true", SGD, ""),

@@ -150,10 +150,10 @@ fn change(change: &Change) -> String {
 fn words(command: &Command) -> String {
     match command {
         Command::Assign(assignment) => format!(
-            "assign {} of {}, batch {:?}, tests {:?}",
+            "assign {} of {}, replicas {:?}, tests {:?}",
             assignment.fence,
             assignment.world,
-            assignment.part.batch_positions,
+            assignment.part.replicas,
             assignment.part.test_records
         ),
         Command::StartRing { fence, peers } => {

@@ -78,6 +78,8 @@ fn full() -> JobSpec {
         },
         cluster: ClusterSpec {
             workers: 3,
+            replicas: 6,
+            mode: FoldMode::Reproducible,
             threads: 2,
             device: Device::Cpu,
         },

@@ -70,7 +70,7 @@ fn fits(assignment: &Assignment, world: u32) -> bool {
     let part = RankPart::of(
         assignment.fence.rank,
         world,
-        spec.train.global_batch,
+        spec.cluster.replicas,
         dataset.test_records,
     );
     assignment.world == world

@@ -159,9 +159,8 @@ fn zeros(
         buffers: replicas,
     })?;
     let mut buffers = ReplicaBuffers::new(replicas, ring.rank(), elements)?;
-    let zeros = vec![0.0; elements];
     while buffers.due().is_some() {
-        buffers.push(&zeros)?;
+        buffers.push(vec![0.0; elements])?;
     }
     Ok(buffers)
 }

@@ -24,6 +24,9 @@
 //! [`join_shared`]. They show the same [`Identity`], make the same calls and get the same errors;
 //! every rank sees every other, so that an error can name any of them.
 //!
+//! A ring that was joined over TCP moves to shared memory by [`Ring::into_nearest`], if all its ranks
+//! find that they are on one host.
+//!
 //! **Calling.** All ranks make the same calls in the same order. A call blocks its thread and
 //! starts no other. It returns `Ok` when this rank's part is done and its result is complete.
 //! After [`Ring::all_reduce`] all ranks hold *identical bytes*: every element is folded in one
@@ -60,6 +63,7 @@ mod abort;
 mod element;
 mod error;
 mod identity;
+mod locality;
 mod mismatch;
 mod reproducible;
 mod ring;

@@ -1,12 +1,13 @@
 //! A sum over replicas whose bits depend on nothing but the replicas' values.
 
-use std::ops::Range;
+use std::marker::PhantomData;
+use std::ops::{DerefMut, Range};
 
 use ringfold_common::ids::Rank;
 
 use crate::algorithm::Kind;
 use crate::algorithm::{Replicas, Route, TreeStep, all_gather_chunks, route};
-use crate::element::{bytes_of_mut, fold_of};
+use crate::element::{bytes_of, bytes_of_mut, fold_of};
 use crate::ring::{Link, copied};
 use crate::topology::{RingTopology, chunk};
 use crate::transport::shared::{FoldStep, Terms};
@@ -18,18 +19,20 @@ use crate::{CollectiveError, Element, Reduce, Ring};
 /// [`push`](Self::push) takes one replica's vector after the other, in ascending order of their
 /// numbers, and adds up whatever is complete of the tree ([`Replicas`]). For `m` replicas at a
 /// rank it holds at most `log2(m) + 1` vectors while they come, and [`Replicas::nodes`] at the
-/// end; vectors are kept for the next step by [`clear`](Self::clear).
-pub struct ReplicaBuffers<T> {
+/// end. A vector is whatever its owner keeps floats in; those that are free again come back by
+/// [`reuse`](Self::reuse).
+pub struct ReplicaBuffers<T, V = Vec<T>> {
     replicas: Replicas,
     held: Range<u32>,
     elements: usize,
-    nodes: Vec<(Range<u32>, Vec<T>)>,
-    free: Vec<Vec<T>>,
+    nodes: Vec<(Range<u32>, V)>,
+    free: Vec<V>,
     /// The replica that is due.
     next: u32,
+    element: PhantomData<T>,
 }
 
-impl<T: Element> ReplicaBuffers<T> {
+impl<T: Element, V: DerefMut<Target = [T]>> ReplicaBuffers<T, V> {
     /// Nothing yet of the replicas of `rank`, each with a vector of `elements`.
     ///
     /// # Errors
@@ -47,6 +50,7 @@ impl<T: Element> ReplicaBuffers<T> {
             elements,
             nodes: Vec::new(),
             free: Vec::new(),
+            element: PhantomData,
         })
     }
 
@@ -61,31 +65,71 @@ impl<T: Element> ReplicaBuffers<T> {
     /// # Errors
     /// [`ReplicaLength`](CollectiveError::ReplicaLength) if the vector has another length than the
     /// others, [`ReplicaCount`](CollectiveError::ReplicaCount) if none is due. Nothing was taken.
-    pub fn push(&mut self, values: &[T]) -> Result<(), CollectiveError> {
-        if values.len() != self.elements {
+    pub fn push(&mut self, vector: V) -> Result<(), CollectiveError> {
+        self.push_with(vector, |sums, terms| {
+            fold_of::<T>(Reduce::Sum)(bytes_of_mut(sums), bytes_of(terms));
+        })
+    }
+
+    /// [`push`](Self::push) with an addition of the caller's, such as one on several threads: `add`
+    /// must add the second slice to the first, element by element.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_with(
+        &mut self,
+        vector: V,
+        mut add: impl FnMut(&mut [T], &[T]),
+    ) -> Result<(), CollectiveError> {
+        if vector.len() != self.elements {
             return Err(CollectiveError::ReplicaLength {
                 expected: self.elements,
-                got: values.len(),
+                got: vector.len(),
             });
         }
         if self.due().is_none() {
             return Err(self.wrong_count(self.held.len() + 1));
         }
-        let mut vector = self.free.pop().unwrap_or_default();
-        vector.clear();
-        vector.extend_from_slice(values);
         self.nodes.push((self.next..self.next + 1, vector));
         self.next += 1;
         while let [.., (left, _), (right, _)] = &self.nodes[..]
             && let Some(parent) = self.replicas.parent(left, right)
-            && let Some((_, terms)) = self.nodes.pop()
-            && let Some((node, sums)) = self.nodes.last_mut()
         {
-            fold_of::<T>(Reduce::Sum)(bytes_of_mut(sums), crate::element::bytes_of(&terms));
-            *node = parent;
-            self.free.push(terms);
+            self.merge(parent, &mut add);
         }
         Ok(())
+    }
+
+    /// Adds up what is left of this rank's tree, so that one vector remains: for a sum in another
+    /// order than that of the tree.
+    ///
+    /// # Errors
+    /// [`ReplicaCount`](CollectiveError::ReplicaCount) if not all replicas are in.
+    pub fn add_up(&mut self) -> Result<&mut [T], CollectiveError> {
+        self.check_complete()?;
+        while self.nodes.len() > 1 {
+            let end = self.held.end;
+            let start = self.nodes[self.nodes.len() - 2].0.start;
+            self.merge(start..end, &mut |sums, terms| {
+                fold_of::<T>(Reduce::Sum)(bytes_of_mut(sums), bytes_of(terms));
+            });
+        }
+        self.sum()
+    }
+
+    /// The first vector: the sum, after [`add_up`](Self::add_up) or
+    /// [`Ring::reproducible_all_reduce`].
+    ///
+    /// # Errors
+    /// [`ReplicaCount`](CollectiveError::ReplicaCount) if not all replicas are in.
+    pub fn sum(&mut self) -> Result<&mut [T], CollectiveError> {
+        self.check_complete()?;
+        Ok(&mut self.nodes[0].1)
+    }
+
+    /// A vector that is free again, with unspecified values.
+    pub fn reuse(&mut self) -> Option<V> {
+        self.free.pop()
     }
 
     /// Forgets all vectors, for the next step.
@@ -93,6 +137,24 @@ impl<T: Element> ReplicaBuffers<T> {
         self.free
             .extend(self.nodes.drain(..).map(|(_, vector)| vector));
         self.next = self.held.start;
+    }
+
+    /// Adds the last vector to the one before, which becomes `node`.
+    fn merge(&mut self, node: Range<u32>, add: &mut impl FnMut(&mut [T], &[T])) {
+        if let Some((_, terms)) = self.nodes.pop()
+            && let Some((range, sums)) = self.nodes.last_mut()
+        {
+            add(sums, &terms);
+            *range = node;
+            self.free.push(terms);
+        }
+    }
+
+    fn check_complete(&self) -> Result<(), CollectiveError> {
+        match self.due() {
+            None => Ok(()),
+            Some(due) => Err(self.wrong_count((due - self.held.start) as usize)),
+        }
     }
 
     fn wrong_count(&self, got: usize) -> CollectiveError {
@@ -121,9 +183,9 @@ impl Ring {
     /// Also [`ReplicaCount`](CollectiveError::ReplicaCount) if not all replicas are in, and
     /// [`ReplicaWorld`](CollectiveError::ReplicaWorld) if the buffers are for another rank or
     /// world, having done nothing.
-    pub fn reproducible_all_reduce<'a, T: Element>(
+    pub fn reproducible_all_reduce<'a, T: Element, V: DerefMut<Target = [T]>>(
         &mut self,
-        buffers: &'a mut ReplicaBuffers<T>,
+        buffers: &'a mut ReplicaBuffers<T, V>,
     ) -> Result<&'a mut [T], CollectiveError> {
         let replicas = buffers.replicas;
         if replicas.world() != self.world() || replicas.of(self.rank()) != buffers.held {
@@ -133,16 +195,13 @@ impl Ring {
                 buffers: replicas.world(),
             });
         }
-        if buffers.due().is_some() {
-            let got = buffers.next - buffers.held.start;
-            return Err(buffers.wrong_count(got as usize));
-        }
+        buffers.check_complete()?;
         let bytes = buffers.elements * size_of::<T>();
         let kind = Kind::Reproducible(T::TYPE, replicas.count());
         let mut nodes: Vec<&mut [u8]> = buffers
             .nodes
             .iter_mut()
-            .map(|(_, vector)| bytes_of_mut(vector))
+            .map(|(_, vector)| bytes_of_mut(&mut **vector))
             .collect();
         let steps = replicas.steps();
         self.operate(kind, bytes, |ring, link, call| match link {

@@ -30,7 +30,7 @@ pub struct Ring {
     identity: Identity,
     topology: RingTopology,
     link: Link,
-    abort: AbortSignal,
+    pub(crate) abort: AbortSignal,
     operations: u64,
     failure: Option<Arc<CollectiveError>>,
 }
@@ -107,6 +107,12 @@ impl Ring {
     #[must_use]
     pub fn world(&self) -> u32 {
         self.identity.world
+    }
+
+    /// True if ranks meet in shared memory.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.link, Link::Shared(_))
     }
 
     /// Counters since the ring was joined.

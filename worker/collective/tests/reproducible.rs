@@ -32,7 +32,7 @@ fn sums<T: Element>(
         buffers.clear();
         while let Some(replica) = buffers.due() {
             let vector: Vec<T> = (0..elements).map(|i| of(value(replica, i))).collect();
-            buffers.push(&vector).unwrap();
+            buffers.push(vector).unwrap();
         }
         last = ring.reproducible_all_reduce(&mut buffers).unwrap().to_vec();
     }
@@ -118,13 +118,13 @@ fn wrong_buffers_are_refused_and_change_nothing() {
         let replicas = Replicas::new(4, 2).unwrap();
         let mut buffers = ReplicaBuffers::new(replicas, ring.rank(), 2).unwrap();
         assert_eq!(buffers.due(), Some(ring.rank().0 * 2));
-        let error = buffers.push(&[1.0_f32]).unwrap_err();
+        let error = buffers.push(vec![1.0_f32]).unwrap_err();
         assert!(matches!(error, CollectiveError::ReplicaLength { .. }));
-        buffers.push(&[1.0, 2.0]).unwrap();
+        buffers.push(vec![1.0, 2.0]).unwrap();
         let error = ring.reproducible_all_reduce(&mut buffers).unwrap_err();
         assert_eq!(error.to_string(), "1 replicas at a rank that holds 2");
-        buffers.push(&[1.0, 2.0]).unwrap();
-        assert!(buffers.push(&[1.0, 2.0]).unwrap_err().is_argument());
+        buffers.push(vec![1.0, 2.0]).unwrap();
+        assert!(buffers.push(vec![1.0, 2.0]).unwrap_err().is_argument());
         assert_eq!(
             ring.reproducible_all_reduce(&mut buffers).unwrap(),
             [4.0, 8.0]

@@ -199,13 +199,13 @@ impl Core {
                 stage: Stage::Loading,
                 phase: Phase::Starting,
             });
-            let (batch, tests) = (spec.train.global_batch, dataset.test_records);
+            let (replicas, tests) = (spec.cluster.replicas, dataset.test_records);
             let command = Command::Assign(Assignment {
                 fence,
                 world,
                 spec: Arc::clone(&spec),
                 dataset: Arc::clone(&dataset),
-                part: RankPart::of(rank, world, batch, tests),
+                part: RankPart::of(rank, world, replicas, tests),
                 spec_hash,
             });
             commands.push(Effect::Send {

@@ -44,7 +44,7 @@ fn a_gang_starts_when_all_its_slots_are_there_and_not_before() {
         assert_eq!(assignment.fence, fence);
         assert_eq!(assignment.world, 2);
         assert_eq!(*assignment.spec, spec(2));
-        assert_eq!(assignment.part, RankPart::of(rank, 2, 32, 10));
+        assert_eq!(assignment.part, RankPart::of(rank, 2, 2, 10));
         assert_eq!(
             assignment.spec_hash,
             assignment.spec.hash(&assignment.dataset)

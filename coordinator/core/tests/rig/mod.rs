@@ -13,7 +13,7 @@ use ringfold_common::dataset::{DatasetInfo, Target};
 use ringfold_common::ids::{Epoch, JobId, NodeName, SlotId, Step};
 use ringfold_common::job::{
     Activation, Architecture, Cause, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
-    Device, EvaluateEvery, Evaluation, Failure, Initialiser, JobEvent, JobSpec, JobState,
+    Device, EvaluateEvery, Evaluation, Failure, FoldMode, Initialiser, JobEvent, JobSpec, JobState,
     LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec, OutputSpec, Phase, Progress, Reason, Scale,
     ScheduleSpec, SgdOptions, Summary, TestData, TrainDuration, TrainSpec,
 };
@@ -364,6 +364,8 @@ pub fn spec(workers: u32) -> JobSpec {
         },
         cluster: ClusterSpec {
             workers,
+            replicas: workers,
+            mode: FoldMode::Auto,
             threads: 0,
             device: Device::Auto,
         },

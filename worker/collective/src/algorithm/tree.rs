@@ -5,12 +5,13 @@
 //! half is empty is its left half. The root is the range of all. Nothing in it depends on which
 //! rank holds which replicas, so neither do the bits of the sum.
 //!
-//! Rank `r` of `w` holds the replicas [`chunk`]`(R, w, r)`, and folds what it holds of the tree by
+//! Rank `r` of `w` holds the replicas [`share`]`(R, w, r)`, and folds what it holds of the tree by
 //! itself: what it contributes is the sums of the largest nodes in its range, at most
 //! `2 log2(R)`, and one if `w` divides `R` and both are powers of two.
 
 use std::ops::Range;
 
+use ringfold_common::dataset::share;
 use ringfold_common::ids::Rank;
 
 use crate::topology::chunk;
@@ -53,7 +54,7 @@ impl Replicas {
     /// The replicas that `rank` holds.
     #[must_use]
     pub fn of(self, rank: Rank) -> Range<u32> {
-        let range = chunk(self.count as usize, self.world, rank.0);
+        let range = share(self.count.into(), self.world, rank);
         range.start as u32..range.end as u32
     }
 
@@ -204,11 +205,12 @@ mod tests {
                 assert!(replicas.nodes_max() <= most.max(1), "{replicas:?}");
             }
         }
-        // Eight replicas on three ranks: 0-2, 3-5 and 6-7.
+        // Eight replicas on three ranks: 0-1, 2-4 and 5-7.
         let replicas = Replicas::new(8, 3).unwrap();
-        assert_eq!(replicas.nodes(Rank(0)), [0..2, 2..3]);
-        assert_eq!(replicas.nodes(Rank(1)), [3..4, 4..6]);
-        assert_eq!(replicas.nodes(Rank(2))[0], 6..8);
+        assert_eq!(replicas.nodes(Rank(0)).len(), 1);
+        assert_eq!(replicas.nodes(Rank(0))[0], 0..2);
+        assert_eq!(replicas.nodes(Rank(1)), [2..4, 4..5]);
+        assert_eq!(replicas.nodes(Rank(2)), [5..6, 6..8]);
         assert_eq!(replicas.extra_elements(30), 40);
     }
 

@@ -6,8 +6,8 @@ use ringfold_collective::testing::run_ring;
 use ringfold_common::clock::SystemClock;
 use ringfold_common::job::{
     Activation, AdamOptions, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
-    Decay, Device, Initialiser, LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec, OutputSpec,
-    Scale, ScheduleSpec, SgdOptions, TestData, TrainDuration, TrainSpec,
+    Decay, Device, FoldMode, Initialiser, LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec,
+    OutputSpec, Scale, ScheduleSpec, SgdOptions, TestData, TrainDuration, TrainSpec,
 };
 use ringfold_common::random::Stream;
 use ringfold_storage::ReadOptions;
@@ -87,6 +87,8 @@ impl Fixture {
             },
             cluster: ClusterSpec {
                 workers: 1,
+                replicas: 1,
+                mode: FoldMode::Fast,
                 threads: 1,
                 device: Device::Cpu,
             },
@@ -119,7 +121,7 @@ impl Fixture {
                 dataset: &dataset,
                 rank,
                 world,
-                part: &RankPart::of(rank, world, self.spec.train.global_batch, test_records),
+                part: &RankPart::of(rank, world, self.spec.cluster.replicas, test_records),
                 threads,
             };
             train(&job, &mut ring, &AbortSignal::new().unwrap(), &log, &clock)
@@ -268,7 +270,7 @@ fn an_abort_ends_every_rank() {
             dataset: &dataset,
             rank: Rank(0),
             world: 1,
-            part: &RankPart::of(Rank(0), 1, 16, dataset.info().test_records),
+            part: &RankPart::of(Rank(0), 1, 1, dataset.info().test_records),
             threads: 1,
         };
         train(&job, &mut ring, &abort, &Log::default(), &clock)
