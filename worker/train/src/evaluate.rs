@@ -73,7 +73,7 @@ impl Sums {
     }
 }
 
-/// Evaluates `range` of `records` and hands every record's true and predicted class to `seen`, for
+/// Evaluates `range` of `records` with parameters and state, and hands every record's true and predicted class to `seen`, for
 /// classes. `go_on` is asked before each run.
 ///
 /// # Errors
@@ -81,7 +81,7 @@ impl Sums {
 pub fn evaluate(
     plans: &mut Plans,
     target: &Target,
-    parameters: &[f32],
+    (parameters, state): (&[f32], &[f32]),
     (records, scaler): (&Records, &Scaler),
     range: Range<u64>,
     mut seen: impl FnMut(usize, usize),
@@ -94,7 +94,7 @@ pub fn evaluate(
         let (plan, workspace, batch) = plans.get(Mode::Evaluation, len);
         let (features, labels) = batch.fill(len);
         records.gather(chunk, scaler, features, labels);
-        plan.infer(workspace, parameters, &batch.inputs(len))?;
+        plan.infer_with_state(workspace, parameters, state, &batch.inputs(len))?;
         let loss = plan
             .scalar(workspace, DATA_LOSS)
             .map_or(f64::NAN, f64::from);
