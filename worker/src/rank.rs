@@ -206,6 +206,7 @@ impl Runner {
         };
         let mut ring = listener
             .connect_ring(identity, &peers, RingOptions::default(), self.abort.clone())
+            .and_then(|ring| ring.into_nearest(RingOptions::default()))
             .map_err(TrainError::from)?;
         self.send(Message::RankTraining(v1::RankTraining {
             fence: Some((*fence).into()),

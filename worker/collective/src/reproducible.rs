@@ -105,7 +105,7 @@ impl<T: Element, V: DerefMut<Target = [T]>> ReplicaBuffers<T, V> {
     ///
     /// # Errors
     /// [`ReplicaCount`](CollectiveError::ReplicaCount) if not all replicas are in.
-    pub fn add_up(&mut self) -> Result<&mut [T], CollectiveError> {
+    pub fn add_up(&mut self) -> Result<&mut V, CollectiveError> {
         self.check_complete()?;
         while self.nodes.len() > 1 {
             let end = self.held.end;
@@ -122,7 +122,7 @@ impl<T: Element, V: DerefMut<Target = [T]>> ReplicaBuffers<T, V> {
     ///
     /// # Errors
     /// [`ReplicaCount`](CollectiveError::ReplicaCount) if not all replicas are in.
-    pub fn sum(&mut self) -> Result<&mut [T], CollectiveError> {
+    pub fn sum(&mut self) -> Result<&mut V, CollectiveError> {
         self.check_complete()?;
         Ok(&mut self.nodes[0].1)
     }

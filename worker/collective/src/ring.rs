@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ringfold_common::ids::Rank;
 
-use crate::algorithm::{self, Kind, Route, cost};
+use crate::algorithm::{self, Kind, Replicas, Route, cost};
 use crate::element::{bytes_of, bytes_of_mut, divide, fold_of};
 use crate::identity::check_elements;
 use crate::topology::{RingTopology, chunk};
@@ -166,13 +166,25 @@ impl Ring {
     /// should take by the constants of [`LinkCost`](cost::LinkCost).
     #[must_use]
     pub fn explain(&self, bytes: usize) -> cost::Choice {
-        let medium = match &self.link {
+        let medium = self.medium();
+        cost::explain(medium, cost::LinkCost::of(medium), bytes, self.world())
+    }
+
+    /// What a [reproducible sum](Self::reproducible_all_reduce) should take here beyond a fast one,
+    /// as a share of it.
+    #[must_use]
+    pub fn reproducible_overhead(&self, replicas: Replicas) -> f64 {
+        let medium = self.medium();
+        cost::reproducible_overhead(medium, cost::LinkCost::of(medium), replicas)
+    }
+
+    fn medium(&self) -> cost::Medium {
+        match &self.link {
             Link::Alone | Link::Tcp(_) => cost::Medium::Tcp,
             Link::Shared(board) => cost::Medium::Shared {
                 half_bytes: board.half_bytes(),
             },
-        };
-        cost::explain(medium, cost::LinkCost::of(medium), bytes, self.world())
+        }
     }
 
     /// [`all_reduce`](Self::all_reduce) by sum of 32-bit floats.

@@ -1,4 +1,4 @@
-//! Which samples a rank sees in a step.
+//! Which samples a replica sees in a step.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use ringfold_common::order::Permutation;
 
 use crate::error::TrainError;
 
-/// The batches of one rank of a job.
+/// The batches of one replica of a job.
 #[derive(Clone, Copy, Debug)]
 pub struct Batches {
     plan: StepPlan,
@@ -18,41 +18,41 @@ pub struct Batches {
     global_batch: u64,
     accumulate: u32,
     seed: u64,
-    rank: Rank,
-    world: u32,
+    replica: u32,
+    replicas: u32,
     steps_total: u64,
     order: (Epoch, Permutation),
 }
 
-/// A rank's part of one step.
+/// A replica's part of one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MicroBatch {
     /// The whole batch.
     pub samples: StepSamples,
-    /// This rank's positions in the epoch's order; may be empty.
+    /// This replica's positions in the epoch's order; may be empty.
     pub positions: Range<u64>,
 }
 
 impl MicroBatch {
-    /// Samples of this rank.
+    /// Samples of this replica.
     #[must_use]
     pub fn len(&self) -> usize {
         (self.positions.end - self.positions.start) as usize
     }
 
-    /// True if this rank has no sample in the step.
+    /// True if this replica has no sample in the step.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.positions.is_empty()
     }
 
-    /// Samples of all ranks.
+    /// Samples of all replicas.
     #[must_use]
     pub fn global_len(&self) -> u64 {
         self.samples.positions.end - self.samples.positions.start
     }
 
-    /// The part of this rank's samples that it computes in `round` (from 0) of `rounds`: in order,
+    /// The part of this replica's samples that it computes in `round` (from 0) of `rounds`: in order,
     /// and as even as can be.
     #[must_use]
     pub fn round(&self, round: u32, rounds: u32) -> Self {
@@ -72,15 +72,15 @@ impl MicroBatch {
 }
 
 impl Batches {
-    /// The batches of `rank` of `world` over `records` training records.
+    /// The batches of `replica`, of `0..replicas`, over `records` training records.
     ///
     /// # Errors
     /// If there is no step to take, or more than can be counted.
     pub fn new(
         train: &TrainSpec,
         records: u64,
-        rank: Rank,
-        world: u32,
+        replica: u32,
+        replicas: u32,
     ) -> Result<Self, TrainError> {
         let plan = StepPlan::new(records, train.global_batch, train.last_batch)?;
         let steps_per_epoch = plan.steps_per_epoch();
@@ -101,8 +101,8 @@ impl Batches {
             global_batch: train.global_batch.into(),
             accumulate: train.accumulate,
             seed: train.seed,
-            rank,
-            world,
+            replica,
+            replicas,
             steps_total,
             order: (
                 Epoch(0),
@@ -129,19 +129,41 @@ impl Batches {
         self.steps_total.div_ceil(self.plan.steps_per_epoch())
     }
 
-    /// This rank's part of `step`.
+    /// The samples of `step`, those of all replicas.
+    #[must_use]
+    pub fn samples(&self, step: Step) -> StepSamples {
+        self.plan.samples(step)
+    }
+
+    /// Rounds in which a micro-batch is computed.
+    #[must_use]
+    pub fn rounds(&self) -> u32 {
+        self.accumulate
+    }
+
+    /// What keys the random numbers of `round`: a number of its own for every replica and round.
+    #[must_use]
+    pub fn draws_as(&self, round: u32) -> u64 {
+        u64::from(self.replica) + u64::from(round) * u64::from(self.replicas)
+    }
+
+    /// This replica's part of `step`.
     #[must_use]
     pub fn micro_batch(&self, step: Step) -> MicroBatch {
         let samples = self.plan.samples(step);
         let start = samples.positions.start;
-        let share = share(samples.positions.end - start, self.world, self.rank);
+        let share = share(
+            samples.positions.end - start,
+            self.replicas,
+            Rank(self.replica),
+        );
         MicroBatch {
             positions: start + share.start..start + share.end,
             samples,
         }
     }
 
-    /// Every length but zero that a round of a micro-batch of this rank can have.
+    /// Every length but zero that a round of a micro-batch of this replica can have.
     #[must_use]
     pub fn lengths(&self) -> BTreeSet<usize> {
         let full = self.global_batch.min(self.records);
@@ -151,7 +173,7 @@ impl Batches {
             .positions;
         [full, last.end - last.start]
             .into_iter()
-            .map(|len| share(len, self.world, self.rank))
+            .map(|len| share(len, self.replicas, Rank(self.replica)))
             .flat_map(|share| {
                 // Parts of a share differ by one at most.
                 let (len, rounds) = (share.end - share.start, u64::from(self.accumulate));
@@ -215,7 +237,7 @@ mod tests {
             let train = spec(2, batch, LastBatch::Keep);
             let mut seen = vec![0u32; records as usize];
             for rank in 0..world {
-                let mut batches = Batches::new(&train, records, Rank(rank), world).unwrap();
+                let mut batches = Batches::new(&train, records, rank, world).unwrap();
                 let lengths = batches.lengths();
                 for step in 1..=batches.steps_total() {
                     let micro = batches.micro_batch(Step(step));
@@ -239,7 +261,7 @@ mod tests {
             let mut train = spec(1, batch, LastBatch::Keep);
             train.accumulate = rounds;
             for rank in 0..world {
-                let batches = Batches::new(&train, records, Rank(rank), world).unwrap();
+                let batches = Batches::new(&train, records, rank, world).unwrap();
                 let lengths = batches.lengths();
                 for step in 1..=batches.steps_total() {
                     let micro = batches.micro_batch(Step(step));
@@ -264,7 +286,7 @@ mod tests {
             let of_world = |world: u32| -> Vec<u64> {
                 (0..world)
                     .flat_map(|rank| {
-                        let mut batches = Batches::new(&train, 100, Rank(rank), world).unwrap();
+                        let mut batches = Batches::new(&train, 100, rank, world).unwrap();
                         let micro = batches.micro_batch(Step(step));
                         batches.records(&micro).collect::<Vec<_>>()
                     })
@@ -280,7 +302,7 @@ mod tests {
         for step in 1..=3 {
             let total: f64 = (0..4)
                 .map(|rank| {
-                    let batches = Batches::new(&train, 23, Rank(rank), 4).unwrap();
+                    let batches = Batches::new(&train, 23, rank, 4).unwrap();
                     batches.micro_batch(Step(step)).weight()
                 })
                 .sum();

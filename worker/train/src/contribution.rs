@@ -1,6 +1,8 @@
 //! What some samples add to a step: their gradient, and what they make of the model's state.
 
-use ringfold_compute::{Arena, ComputeError, ParameterLayout, StateLayout};
+use std::ops::{Deref, DerefMut};
+
+use ringfold_compute::{Arena, ComputeError, StateLayout};
 
 /// The weighted gradient of some samples of a step, and the state after them times the same
 /// weight, one after the other in one arena. The weights of a step's parts add up to 1, so the sum
@@ -12,15 +14,30 @@ pub struct Contribution {
     gradients_len: usize,
 }
 
+/// Gradient and state, one after the other: what is summed over replicas.
+impl Deref for Contribution {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.arena
+    }
+}
+
+impl DerefMut for Contribution {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.arena
+    }
+}
+
 impl Contribution {
-    /// Zeros.
+    /// Zeros for `parameters` and `states` elements.
     ///
     /// # Errors
     /// [`ComputeError::TooLarge`].
-    pub fn new(parameters: &ParameterLayout, states: &StateLayout) -> Result<Self, ComputeError> {
+    pub fn new(parameters: usize, states: usize) -> Result<Self, ComputeError> {
         Ok(Self {
-            arena: Arena::zeros(parameters.len() + states.len())?,
-            gradients_len: parameters.len(),
+            arena: Arena::zeros(parameters + states)?,
+            gradients_len: parameters,
         })
     }
 
@@ -61,11 +78,6 @@ impl Contribution {
         }
     }
 
-    /// All that is summed over the ranks.
-    pub fn as_mut_slice(&mut self) -> &mut [f32] {
-        &mut self.arena
-    }
-
     /// Once all parts of the step are in: the state after it. Counts are rounded, since the weights
     /// add up to 1 in rounded numbers only.
     ///
@@ -82,6 +94,7 @@ impl Contribution {
 
 #[cfg(test)]
 mod tests {
+    use ringfold_compute::ParameterLayout;
     use ringfold_graph::op::MeanSquaredError;
     use ringfold_graph::{DType, Graph, OutputRole, Shape, TensorType, differentiate, layers};
 
@@ -102,8 +115,8 @@ mod tests {
         let mean = states.slot("bn.running_mean").unwrap().range();
         let tracked = states.slot("bn.num_batches_tracked").unwrap().range();
         for step in 0..1000u16 {
-            let mut sum = Contribution::new(&parameters, &states).unwrap();
-            let mut part = Contribution::new(&parameters, &states).unwrap();
+            let mut sum = Contribution::new(parameters.len(), states.len()).unwrap();
+            let mut part = Contribution::new(parameters.len(), states.len()).unwrap();
             // Three parts of seven samples.
             for (len, value) in [(3.0, 1.0), (2.0, 2.0), (2.0, 6.0)] {
                 let weight = len / 7.0;
@@ -119,7 +132,7 @@ mod tests {
             assert!((state[mean.clone()][1] - 19.0 / 7.0).abs() < 1e-6);
             assert_eq!(state[tracked.clone()], [f32::from(step) + 1.0]);
             sum.clear();
-            assert!(sum.as_mut_slice().iter().all(|&x| x == 0.0));
+            assert!(sum.iter().all(|&x| x == 0.0));
         }
     }
 }

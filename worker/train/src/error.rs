@@ -1,6 +1,6 @@
 //! Why a rank stopped.
 
-use ringfold_collective::CollectiveError;
+use ringfold_collective::{AbortSignal, CollectiveError};
 use ringfold_common::dataset::StepPlanError;
 use ringfold_common::error::one_line;
 use ringfold_common::ids::{Rank, Step};
@@ -76,6 +76,14 @@ pub enum TrainError {
         /// What the system said.
         reason: String,
     },
+    /// A world that can't host the replicas.
+    #[error("{replicas} replicas can't be hosted by {world} ranks")]
+    Replicas {
+        /// Replicas of the job.
+        replicas: u32,
+        /// Ranks of the world.
+        world: u32,
+    },
     /// Somebody asked for the end.
     #[error("aborted: {reason}")]
     Aborted {
@@ -92,6 +100,16 @@ pub enum TrainError {
         /// The shape of the network.
         expected: Option<Vec<usize>>,
     },
+}
+
+/// An error if somebody asked for the end.
+pub(crate) fn check_abort(abort: &AbortSignal) -> Result<(), TrainError> {
+    match abort.reason() {
+        None => Ok(()),
+        Some(reason) => Err(TrainError::Aborted {
+            reason: reason.to_owned(),
+        }),
+    }
 }
 
 /// Names as an error shows them.

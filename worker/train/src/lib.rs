@@ -3,13 +3,16 @@
 //! # Contract
 //!
 //! - **A step.** The samples of step *s* are positions of the epoch's order, a pure function of
-//!   (seed, epoch, position). Rank *r* of *W* runs its contiguous share of the batch; its gradient
-//!   is scaled by its share of the samples, and the ring sums the gradients of all ranks. Every
-//!   rank then makes the same update to the same parameters.
-//! - **Uneven shares.** A batch that *W* does not divide, and an epoch's last partial batch, are
-//!   weighted by samples: the update is that of the mean over the whole batch. A rank without a
+//!   (seed, epoch, position). Replica *r* of *R* runs its contiguous share of the batch; its
+//!   gradient is scaled by its share of the samples. A rank hosts one or more replicas, and the ring
+//!   sums the gradients of all. Every rank then makes the same update to the same parameters.
+//! - **Bits.** With [`FoldMode::Reproducible`](ringfold_common::job::FoldMode) the sum is taken in
+//!   one tree over replica numbers: the weights after a step depend on *R*, and neither on the number
+//!   of ranks nor on threads. With `Fast` they depend on the number of ranks, in the last bits.
+//! - **Uneven shares.** A batch that *R* does not divide, and an epoch's last partial batch, are
+//!   weighted by samples: the update is that of the mean over the whole batch. A replica without a
 //!   sample adds zeros.
-//! - **State** (running statistics). Every part of a step, whether a rank or a round of one, starts
+//! - **State** (running statistics). Every part of a step, whether a replica or a round of one, starts
 //!   from the state before the step and updates it by its own samples; the state after the step is
 //!   the mean of what the parts made of it, weighted by samples, summed in the same all-reduce as
 //!   the gradient. So all ranks hold the same bits of it too. Evaluation uses it, a saved model
@@ -17,13 +20,13 @@
 //!   it as it is. One worker in one round does what PyTorch does.
 //! - **Identical weights.** Every `check_steps` steps and at the end, ranks compare the BLAKE3 of
 //!   their parameters and states; a rank that differs is named and the job fails.
-//! - **Accumulation.** A rank may compute its share in several rounds, one after the other, in the
+//! - **Accumulation.** A replica may compute its share in several rounds, one after the other, in the
 //!   memory of one. Rounds are weighted by samples too: the update is the same.
 //! - **Memory.** Parameters, gradients and optimizer state are flat arenas of one layout, in
 //!   gradient-ready order. After the first step nothing of the size of a batch or of the model is
 //!   allocated.
 //! - **Time** is read from a [`Clock`](ringfold_common::clock::Clock) and decides nothing but
-//!   reports.
+//!   reports and how threads are used, which changes no bit.
 //! - **Stopping.** An [`AbortSignal`](ringfold_collective::AbortSignal) ends a run within a step.
 //!
 //! | module | what it holds |
@@ -34,6 +37,7 @@
 //! | `contribution` | what some samples add to a step: gradient and state |
 //! | [`schedule`] | the learning rate of a step |
 //! | [`batches`] | which samples a rank sees in a step |
+//! | [`lanes`] | the replicas of a rank: how many at once, on which threads |
 //! | [`trainer`] | the loop |
 //! | [`evaluate`] | sharded evaluation; confusion matrix |
 //! | [`predict`] | a saved model applied to records |
@@ -44,6 +48,7 @@ mod contribution;
 pub mod ema;
 pub mod error;
 pub mod evaluate;
+pub mod lanes;
 pub mod network;
 pub mod optimizer;
 pub mod predict;

@@ -1,6 +1,7 @@
 //! A job's model as a graph, its layout, and its plans for every batch size that will occur.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use ringfold_common::dataset::Target;
@@ -23,7 +24,7 @@ pub struct Network {
     states: StateLayout,
     target: Target,
     features: usize,
-    cpu: Cpu,
+    threads: usize,
 }
 
 impl Network {
@@ -81,14 +82,13 @@ impl Network {
         let graph = differentiate(forward, LOSS)?;
         let layout = ParameterLayout::new::<f32>(&graph)?;
         let states = StateLayout::new::<f32>(&graph)?;
-        let cpu = Cpu::new(CpuOptions { threads })?;
         Ok(Self {
             graph,
             layout,
             states,
             target: target.clone(),
             features: features as usize,
-            cpu,
+            threads,
         })
     }
 
@@ -116,7 +116,7 @@ impl Network {
         self.features
     }
 
-    /// Plans for each mode and batch size.
+    /// Plans for each mode and batch size, on the network's threads.
     ///
     /// # Errors
     /// Sizes that can't be addressed.
@@ -124,21 +124,35 @@ impl Network {
         &self,
         sizes: impl IntoIterator<Item = (Mode, usize)>,
     ) -> Result<Plans, TrainError> {
+        let sizes = sizes.into_iter();
+        self.plans_on(sizes.map(|(mode, batch)| (mode, batch, self.threads)))
+    }
+
+    /// Plans for each mode, batch size and number of threads of the caller's rayon pool.
+    ///
+    /// # Errors
+    /// Sizes that can't be addressed.
+    pub fn plans_on(
+        &self,
+        sizes: impl IntoIterator<Item = (Mode, usize, usize)>,
+    ) -> Result<Plans, TrainError> {
         let mut plans = BTreeMap::new();
-        for (mode, batch) in sizes {
-            let plan = self
-                .cpu
-                .plan(&self.graph, &self.layout, PlanOptions { mode, batch })?;
-            plans.insert((mode as u8, batch), plan);
+        for (mode, batch, threads) in sizes {
+            if let Entry::Vacant(entry) = plans.entry((mode as u8, batch, threads)) {
+                let cpu = Cpu::new(CpuOptions { threads })?;
+                let options = PlanOptions { mode, batch };
+                entry.insert(cpu.plan(&self.graph, &self.layout, options)?);
+            }
         }
         let elements = plans
             .values()
             .map(CpuPlan::workspace_len)
             .max()
             .unwrap_or(0);
-        let batch_max = plans.keys().map(|&(_, batch)| batch).max().unwrap_or(0);
+        let batch_max = plans.keys().map(|&(_, batch, _)| batch).max().unwrap_or(0);
         Ok(Plans {
             plans,
+            threads: self.threads,
             workspace: Workspace::new(elements)?,
             batch: BatchBuffer::new(batch_max, self.features, &self.target),
         })
@@ -210,7 +224,8 @@ impl Network {
 /// The plans of one rank, which share a workspace and a batch buffer.
 #[derive(Debug)]
 pub struct Plans {
-    plans: BTreeMap<(u8, usize), CpuPlan<f32>>,
+    plans: BTreeMap<(u8, usize, usize), CpuPlan<f32>>,
+    threads: usize,
     /// Intermediate values and outputs of the last run.
     pub workspace: Workspace<f32>,
     /// The batch that the next run reads.
@@ -218,7 +233,15 @@ pub struct Plans {
 }
 
 impl Plans {
-    /// The plan for a mode and batch size, with the memory that it runs in.
+    /// Bytes of the memory that they share.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let batch = self.batch.features.len() + self.batch.labels.len();
+        ((self.workspace.len() + batch) * 4) as u64
+    }
+
+    /// The plan for a mode and batch size on the network's threads, with the memory that it runs
+    /// in.
     ///
     /// # Panics
     /// If it was not among those asked for.
@@ -227,7 +250,20 @@ impl Plans {
         mode: Mode,
         batch: usize,
     ) -> (&CpuPlan<f32>, &mut Workspace<f32>, &mut BatchBuffer) {
-        let plan = &self.plans[&(mode as u8, batch)];
+        self.get_on(mode, batch, self.threads)
+    }
+
+    /// The plan for a mode, batch size and number of threads, with the memory that it runs in.
+    ///
+    /// # Panics
+    /// If it was not among those asked for.
+    pub fn get_on(
+        &mut self,
+        mode: Mode,
+        batch: usize,
+        threads: usize,
+    ) -> (&CpuPlan<f32>, &mut Workspace<f32>, &mut BatchBuffer) {
+        let plan = &self.plans[&(mode as u8, batch, threads)];
         (plan, &mut self.workspace, &mut self.batch)
     }
 }
@@ -244,6 +280,15 @@ pub struct BatchBuffer {
 enum LabelBuffer {
     Classes(Vec<i32>),
     Values(Vec<f32>),
+}
+
+impl LabelBuffer {
+    fn len(&self) -> usize {
+        match self {
+            Self::Classes(labels) => labels.len(),
+            Self::Values(labels) => labels.len(),
+        }
+    }
 }
 
 impl BatchBuffer {

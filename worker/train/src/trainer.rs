@@ -3,26 +3,32 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ringfold_collective::{AbortSignal, Ring};
+use ringfold_collective::algorithm::Replicas;
+use ringfold_collective::{AbortSignal, ReplicaBuffers, Ring};
 use ringfold_common::clock::Clock;
-use ringfold_common::dataset::RankPart;
+use ringfold_common::dataset::{RankPart, StepSamples};
 use ringfold_common::ids::{Rank, Step};
-use ringfold_common::job::{EvaluateEvery, Evaluation, JobSpec, Period, Phase, Progress, Summary};
-use ringfold_compute::{Arena, Mode, RunArgs, TrainMemory};
-use ringfold_graph::models::DATA_LOSS;
+use ringfold_common::job::{
+    EvaluateEvery, Evaluation, FoldMode, JobSpec, Period, Phase, Progress, Summary, TrainSpec,
+};
+use ringfold_compute::Arena;
 use ringfold_storage::{
     Dataset, MetricsWriter, ModelDescription, ModelFiles, check_output_dir, weights_blake3,
 };
 use serde::Serialize;
 
-use crate::batches::{Batches, MicroBatch};
+use crate::batches::Batches;
 use crate::contribution::Contribution;
 use crate::ema::Ema;
-use crate::error::TrainError;
+use crate::error::{TrainError, check_abort};
 use crate::evaluate::{chunks, evaluate};
-use crate::network::{Network, Plans};
+use crate::lanes::{Lanes, StepInput};
+use crate::network::Network;
 use crate::optimizer::{Optimizer, clip_scale, clip_values, global_norm, segments};
 use crate::schedule::Schedule;
+
+/// What a reproducible sum may cost beyond a fast one for `auto` to choose it.
+const REPRODUCIBLE_OVERHEAD_MAX: f64 = 0.1;
 
 /// Hears what a rank does. Calls are short: they hold up the step.
 pub trait Observer: Sync {
@@ -87,17 +93,16 @@ struct Run<'a> {
     observer: &'a dyn Observer,
     clock: &'a dyn Clock,
     network: Network,
-    plans: Plans,
+    lanes: Lanes,
+    fold: ReplicaBuffers<f32, Contribution>,
+    mode: FoldMode,
+    /// What the first replica sees, for what all have in common.
     batches: Batches,
     schedule: Schedule,
     optimizer: Optimizer,
     parameters: Arena<f32>,
     /// The model's state after the last step: running statistics.
     state: Arena<f32>,
-    /// What this rank's samples add to the step.
-    contribution: Contribution,
-    /// What a round after the first adds; unset if there is none.
-    round_contribution: Option<Contribution>,
     ema: Option<Ema>,
     metrics: Option<MetricsWriter>,
     started: Duration,
@@ -162,14 +167,17 @@ impl<'a> Run<'a> {
     ) -> Result<Self, TrainError> {
         let (spec, info) = (job.spec, job.dataset.info());
         let started = clock.monotonic();
-        let batches = Batches::new(&spec.train, info.train_records, job.rank, job.world)?;
-        let training = batches
-            .lengths()
-            .into_iter()
-            .map(|len| (Mode::Training, len));
-        let evaluation = chunks(job.part.test_records.clone())
-            .map(|chunk| (Mode::Evaluation, (chunk.end - chunk.start) as usize));
-        let plans = network.plans(training.chain(evaluation))?;
+        let replicas = spec.cluster.replicas;
+        let hosted = job.part.replicas.clone();
+        let hosted: Vec<Batches> = hosted
+            .map(|replica| Batches::new(&spec.train, info.train_records, replica, replicas))
+            .collect::<Result<_, _>>()?;
+        let batches = Batches::new(&spec.train, info.train_records, 0, replicas)?;
+        let evaluations: Vec<usize> = chunks(job.part.test_records.clone())
+            .map(|chunk| (chunk.end - chunk.start) as usize)
+            .collect();
+        let threads = job.threads.max(1) as usize;
+        let lanes = Lanes::new(&network, hosted, threads, &evaluations)?;
         let schedule = Schedule::new(
             &spec.train.schedule,
             spec.train.optimizer.learning_rate(),
@@ -185,10 +193,12 @@ impl<'a> Run<'a> {
         let parameters = layout.initial(spec.train.seed)?;
         let states = network.states();
         let state = states.initial()?;
-        let contribution = Contribution::new(layout, states)?;
-        let round_contribution = (spec.train.accumulate > 1)
-            .then(|| Contribution::new(layout, states))
-            .transpose()?;
+        let of_ranks = Replicas::new(replicas, job.world).ok_or(TrainError::Replicas {
+            replicas,
+            world: job.world,
+        })?;
+        let elements = layout.len() + states.len();
+        let fold = ReplicaBuffers::new(of_ranks, job.rank, elements)?;
         let ema = spec.train.ema.map(|ema| Ema::new(ema, layout.len()));
         let ema = ema.transpose()?;
         let metrics = if job.rank.0 == 0 {
@@ -204,14 +214,14 @@ impl<'a> Run<'a> {
             observer,
             clock,
             network,
-            plans,
+            lanes,
+            fold,
+            mode: spec.cluster.mode,
             batches,
             schedule,
             optimizer,
             parameters,
             state,
-            contribution,
-            round_contribution,
             ema,
             metrics,
             started,
@@ -220,6 +230,7 @@ impl<'a> Run<'a> {
     }
 
     fn train(mut self, ring: &mut Ring) -> Result<Option<Summary>, TrainError> {
+        self.choose_mode(ring);
         let steps_total = self.batches.steps_total();
         self.observer.phase(Phase::Training(Step(1)));
         let mut last_evaluation = None;
@@ -227,13 +238,13 @@ impl<'a> Run<'a> {
             let step = Step(number);
             self.observer.step(step);
             check_abort(self.abort)?;
-            let batch = self.step(step, ring)?;
+            let samples = self.step(step, ring)?;
             let (check_steps, last) = (self.job.spec.train.check_steps, number == steps_total);
             if last || (check_steps > 0 && number.is_multiple_of(check_steps)) {
                 check_weights(ring, step, &[&self.parameters, &self.state])?;
             }
-            if last || self.evaluates_after(step, &batch) {
-                last_evaluation = self.evaluate(step, &batch, ring)?;
+            if last || self.evaluates_after(step, &samples) {
+                last_evaluation = self.evaluate(step, &samples, ring)?;
                 if !last {
                     self.observer.phase(Phase::Training(step.next()));
                 }
@@ -242,22 +253,56 @@ impl<'a> Run<'a> {
         self.finish(last_evaluation, ring)
     }
 
+    /// Decides what `auto` stands for; all ranks decide alike.
+    fn choose_mode(&mut self, ring: &Ring) {
+        let replicas = Replicas::new(self.job.spec.cluster.replicas, self.job.world);
+        let (Some(replicas), FoldMode::Auto) = (replicas, self.mode) else {
+            return;
+        };
+        let overhead = ring.reproducible_overhead(replicas);
+        self.mode = if overhead < REPRODUCIBLE_OVERHEAD_MAX {
+            FoldMode::Reproducible
+        } else {
+            FoldMode::Fast
+        };
+        if self.job.rank == Rank(0) {
+            tracing::info!(
+                mode = ?self.mode,
+                "a reproducible sum should cost {:.0} % more than a fast one",
+                overhead * 100.0
+            );
+        }
+    }
+
     /// One optimizer update.
-    fn step(&mut self, step: Step, ring: &mut Ring) -> Result<MicroBatch, TrainError> {
+    fn step(&mut self, step: Step, ring: &mut Ring) -> Result<StepSamples, TrainError> {
         let began = self.clock.monotonic();
         let train = &self.job.spec.train;
-        let batch = self.batches.micro_batch(step);
-        let loss = self.contribute(step, &batch)?;
+        let samples = self.batches.samples(step);
+        let input = StepInput {
+            step,
+            dataset: self.job.dataset,
+            seed: train.seed,
+            parameters: &self.parameters,
+            state: &self.state,
+            abort: self.abort,
+        };
+        self.fold.clear();
+        let loss = self.lanes.run(&input, &mut self.fold, self.clock)?;
 
         let before_ring = self.clock.monotonic();
-        ring.all_reduce_sum_f32(self.contribution.as_mut_slice())?;
+        if self.mode == FoldMode::Fast {
+            ring.all_reduce_sum_f32(self.fold.add_up()?)?;
+        } else {
+            ring.reproducible_all_reduce(&mut self.fold)?;
+        }
         let after_ring = self.clock.monotonic();
 
         let reports = step.0.is_multiple_of(train.report_steps)
-            || batch.samples.ends_epoch
+            || samples.ends_epoch
             || step.0 == self.batches.steps_total();
-        let norm = (reports || train.clip_norm.is_some())
-            .then(|| global_norm(self.contribution.gradients()));
+        let total = self.fold.sum()?;
+        let norm = (reports || train.clip_norm.is_some()).then(|| global_norm(total.gradients()));
         if let Some(value) = norm.filter(|norm| !norm.is_finite()) {
             return Err(TrainError::NotFinite {
                 what: "gradient's norm",
@@ -265,123 +310,35 @@ impl<'a> Run<'a> {
                 step,
             });
         }
-        let scale = self.clip(norm);
+        let scale = clip(train, total.gradients_mut(), norm);
         let rate = self.schedule.rate(step);
-        let gradients = self.contribution.gradients();
         self.optimizer
-            .update(rate, scale, &mut self.parameters, gradients);
-        self.contribution
-            .finish_state(self.network.states(), &mut self.state);
+            .update(rate, scale, &mut self.parameters, total.gradients());
+        total.finish_state(self.network.states(), &mut self.state);
         if let Some(ema) = &mut self.ema {
             ema.update(&self.parameters);
         }
 
         let took = self.clock.monotonic().saturating_sub(began);
         let tally = &mut self.tally;
-        tally.samples += batch.global_len();
+        let count = samples.positions.end - samples.positions.start;
+        tally.samples += count;
         tally.step_time += took;
         tally.report_loss += loss;
-        tally.report_samples += batch.global_len();
+        tally.report_samples += count;
         tally.report_time += took;
         tally.report_ring_time += after_ring.saturating_sub(before_ring);
         if let (true, Some(norm)) = (reports, norm) {
-            self.report(step, &batch, rate, norm, ring)?;
+            self.report(step, &samples, rate, norm, ring)?;
         }
-        Ok(batch)
-    }
-
-    /// Clips by value, and returns what clipping by norm multiplies gradients by. `norm` is that of
-    /// the gradients as they are.
-    fn clip(&mut self, norm: Option<f64>) -> f32 {
-        let train = &self.job.spec.train;
-        let mut norm = norm;
-        if let Some(value_max) = train.clip_value {
-            let gradients = self.contribution.gradients_mut();
-            clip_values(gradients, value_max);
-            norm = train.clip_norm.map(|_| global_norm(gradients));
-        }
-        match (train.clip_norm, norm) {
-            (Some(norm_max), Some(norm)) => clip_scale(norm, norm_max),
-            _ => 1.0,
-        }
-    }
-
-    /// Writes this rank's contribution, round by round, and returns the sum of the losses of its
-    /// samples. Every round starts from the state before the step.
-    fn contribute(&mut self, step: Step, batch: &MicroBatch) -> Result<f64, TrainError> {
-        let rounds = self.job.spec.train.accumulate;
-        let (mut loss, mut first) = (0.0, true);
-        for round in 0..rounds {
-            let part = batch.round(round, rounds);
-            if part.is_empty() {
-                continue;
-            }
-            check_abort(self.abort)?;
-            loss += self.round(step, round, &part, first)? * part.len() as f64;
-            first = false;
-        }
-        if first {
-            self.contribution.clear();
-        }
-        Ok(loss)
-    }
-
-    /// Writes the contribution of one round, or adds it if it is not the `first`, and returns the
-    /// mean loss of its samples.
-    fn round(
-        &mut self,
-        step: Step,
-        round: u32,
-        batch: &MicroBatch,
-        first: bool,
-    ) -> Result<f64, TrainError> {
-        let len = batch.len();
-        let (plan, workspace, buffer) = self.plans.get(Mode::Training, len);
-        let (features, labels) = buffer.fill(len);
-        let dataset = self.job.dataset;
-        dataset.train().gather(
-            self.batches.records(batch),
-            dataset.scaler(),
-            features,
-            labels,
-        );
-        let separate = self.round_contribution.as_mut().filter(|_| !first);
-        let adds = separate.is_some();
-        let contribution = separate.unwrap_or(&mut self.contribution);
-        let (gradients, state) = contribution.start(&self.state);
-        let memory = TrainMemory {
-            workspace: &mut *workspace,
-            parameters: &*self.parameters,
-            gradients,
-        };
-        let args = RunArgs {
-            seed: self.job.spec.train.seed,
-            step: step.0,
-            // Every round draws dropout masks of its own.
-            replica: u64::from(self.job.rank.0) + u64::from(round) * u64::from(self.job.world),
-            loss_scale: batch.weight(),
-        };
-        plan.train_with_state(
-            memory,
-            state,
-            &buffer.inputs(len),
-            &args,
-            &mut |_: usize, _: &[f32]| {},
-        )?;
-        contribution.weigh_state(batch.weight());
-        if let (true, Some(part)) = (adds, &self.round_contribution) {
-            self.contribution.add(part);
-        }
-        Ok(plan
-            .scalar(workspace, DATA_LOSS)
-            .map_or(f64::NAN, f64::from))
+        Ok(samples)
     }
 
     /// Sums the losses of all ranks; rank 0 reports.
     fn report(
         &mut self,
         step: Step,
-        batch: &MicroBatch,
+        samples: &StepSamples,
         learning_rate: f64,
         gradient_norm: f64,
         ring: &mut Ring,
@@ -399,7 +356,7 @@ impl<'a> Run<'a> {
         }
         tally.epoch_loss += loss[0];
         tally.epoch_samples += tally.report_samples;
-        if batch.samples.ends_epoch {
+        if samples.ends_epoch {
             tally.last_epoch_loss = Some(tally.epoch_loss / tally.epoch_samples as f64);
             (tally.epoch_loss, tally.epoch_samples) = (0.0, 0);
         }
@@ -407,7 +364,7 @@ impl<'a> Run<'a> {
         let progress = Progress {
             step,
             steps_total: self.batches.steps_total(),
-            epoch: batch.samples.epoch,
+            epoch: samples.epoch,
             epochs_total: self.batches.epochs_total(),
             samples: tally.samples,
             loss: mean,
@@ -427,13 +384,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn evaluates_after(&self, step: Step, batch: &MicroBatch) -> bool {
+    fn evaluates_after(&self, step: Step, samples: &StepSamples) -> bool {
         match self.job.spec.train.evaluate {
             EvaluateEvery::End => false,
             EvaluateEvery::Period(Period::Steps(steps)) => step.0.is_multiple_of(steps.max(1)),
             EvaluateEvery::Period(Period::Epochs(epochs)) => {
-                batch.samples.ends_epoch
-                    && (batch.samples.epoch.0 + 1).is_multiple_of(epochs.max(1))
+                samples.ends_epoch && (samples.epoch.0 + 1).is_multiple_of(epochs.max(1))
             }
         }
     }
@@ -442,7 +398,7 @@ impl<'a> Run<'a> {
     fn evaluate(
         &mut self,
         step: Step,
-        batch: &MicroBatch,
+        samples: &StepSamples,
         ring: &mut Ring,
     ) -> Result<Option<Evaluation>, TrainError> {
         let dataset = self.job.dataset;
@@ -453,7 +409,7 @@ impl<'a> Run<'a> {
         let abort = self.abort;
         let weights = averaged(&self.ema, &self.parameters);
         let mut sums = evaluate(
-            &mut self.plans,
+            self.lanes.plans(),
             self.network.target(),
             (weights, &self.state),
             (dataset.test(), dataset.scaler()),
@@ -466,7 +422,7 @@ impl<'a> Run<'a> {
         sums.set_from(numbers);
         let evaluation = Evaluation {
             step,
-            epoch: batch.samples.epoch,
+            epoch: samples.epoch,
             records: sums.records as u64,
             metrics: sums.metrics("test"),
         };
@@ -534,12 +490,17 @@ fn averaged<'a>(ema: &'a Option<Ema>, parameters: &'a [f32]) -> &'a [f32] {
     ema.as_ref().map_or(parameters, Ema::average)
 }
 
-fn check_abort(abort: &AbortSignal) -> Result<(), TrainError> {
-    match abort.reason() {
-        None => Ok(()),
-        Some(reason) => Err(TrainError::Aborted {
-            reason: reason.to_owned(),
-        }),
+/// Clips `gradients` by value, and returns what clipping by norm multiplies them by. `norm` is that
+/// of the gradients as they are.
+fn clip(train: &TrainSpec, gradients: &mut [f32], norm: Option<f64>) -> f32 {
+    let mut norm = norm;
+    if let Some(value_max) = train.clip_value {
+        clip_values(gradients, value_max);
+        norm = train.clip_norm.map(|_| global_norm(gradients));
+    }
+    match (train.clip_norm, norm) {
+        (Some(norm_max), Some(norm)) => clip_scale(norm, norm_max),
+        _ => 1.0,
     }
 }
 

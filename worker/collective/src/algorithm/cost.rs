@@ -17,6 +17,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use ringfold_common::ids::Rank;
+
+use super::tree::Replicas;
+
 /// The most bytes of contributions, over all ranks, that every rank of a host folds for itself.
 pub const ONE_SHOT_BYTES: usize = 64 << 10;
 
@@ -116,6 +120,37 @@ impl fmt::Display for Choice {
     }
 }
 
+/// What a sum in the tree over replicas should take beyond a fast one of long vectors, as a share of
+/// it: 0.1 is 10 %.
+///
+/// In shared memory a rank reads its slice of every contribution and folds them, `c` in all instead
+/// of `w`. Over TCP the `c/w` contributions of a rank travel on average `w/2` places around the ring
+/// before they are folded, where a fast sum folds them on the way.
+#[must_use]
+pub fn reproducible_overhead(medium: Medium, cost: LinkCost, replicas: Replicas) -> f64 {
+    let world = f64::from(replicas.world());
+    if replicas.world() == 1 {
+        return 0.0;
+    }
+    let ranks = (0..replicas.world()).map(Rank);
+    let contributions: usize = ranks.map(|rank| replicas.nodes(rank).len()).sum();
+    let contributions = contributions as f64;
+    let (beta, gamma) = (cost.beta_seconds_per_byte, cost.gamma_seconds_per_byte);
+    let part = (world - 1.0) / world;
+    let (fast, reproducible) = match medium {
+        Medium::Shared { .. } => (
+            2.0 * beta + part * gamma,
+            (1.0 + contributions / world) * beta + (contributions - 1.0) / world * gamma,
+        ),
+        Medium::Tcp => (
+            2.0 * part * beta + part * gamma,
+            (contributions / world * (world - 1.0) / 2.0 + part) * beta
+                + (contributions - 1.0) / world * gamma,
+        ),
+    };
+    reproducible / fast - 1.0
+}
+
 /// Which way an all-reduce of `bytes` over `world` ranks is done, and what it should take. This is
 /// the choice that the operations make; `cost` changes the prediction only.
 #[must_use]
@@ -175,6 +210,27 @@ mod tests {
     const SHARED: Medium = Medium::Shared {
         half_bytes: 256 << 10,
     };
+
+    #[test]
+    fn a_reproducible_sum_costs_nothing_where_it_moves_nothing_more() {
+        let overhead = |medium, count, world| {
+            let replicas = Replicas::new(count, world).unwrap();
+            reproducible_overhead(medium, LinkCost::of(medium), replicas)
+        };
+        let shared = Medium::Shared {
+            half_bytes: 1 << 20,
+        };
+        for (count, world) in [(1, 1), (8, 1), (2, 2), (8, 2), (8, 4), (8, 8)] {
+            assert!(
+                overhead(shared, count, world).abs() < 1e-9,
+                "{count} on {world}"
+            );
+        }
+        assert!(overhead(Medium::Tcp, 8, 2).abs() < 1e-9);
+        // Two of three ranks contribute two nodes.
+        assert!(overhead(shared, 8, 3) > 0.1);
+        assert!(overhead(Medium::Tcp, 4, 4) > 0.1);
+    }
 
     #[test]
     fn predictions_stay_within_bounds_up_to_1024_ranks() {

@@ -113,15 +113,18 @@ impl Fixture {
         let dataset = self.dataset();
         let log = Log::default();
         let clock = SystemClock::new();
+        let mut spec = self.spec.clone();
+        spec.cluster.workers = world;
+        spec.cluster.replicas = spec.cluster.replicas.max(world);
         let results = run_ring(world, |mut ring| {
             let rank = ring.rank();
             let test_records = dataset.info().test_records;
             let job = RankJob {
-                spec: &self.spec,
+                spec: &spec,
                 dataset: &dataset,
                 rank,
                 world,
-                part: &RankPart::of(rank, world, self.spec.cluster.replicas, test_records),
+                part: &RankPart::of(rank, world, spec.cluster.replicas, test_records),
                 threads,
             };
             train(&job, &mut ring, &AbortSignal::new().unwrap(), &log, &clock)
@@ -304,5 +307,6 @@ fn a_rank_whose_weights_differ_is_named_by_all() {
     assert_eq!(agreed, [true; 3]);
 }
 
+mod replicas;
 mod states;
 mod updates;

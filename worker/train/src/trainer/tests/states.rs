@@ -2,7 +2,8 @@
 
 use ringfold_common::dataset::Target;
 use ringfold_common::job::EmaSpec;
-use ringfold_graph::models::{FEATURES, LABELS, LOGITS, LOSS, PROBABILITIES};
+use ringfold_compute::Mode;
+use ringfold_graph::models::{DATA_LOSS, FEATURES, LABELS, LOGITS, LOSS, PROBABILITIES};
 use ringfold_graph::op::{Dense, Softmax, SoftmaxCrossEntropy, Unary};
 use ringfold_graph::{DType, Graph, InitialiserScheme, OutputRole, Shape, TensorType, layers};
 use ringfold_storage::Tensor;

@@ -1,0 +1,444 @@
+//! The replicas of one rank: how many run at once, on which threads, and the fold of what they add.
+//!
+//! # Contract
+//! - Replica *r* of *R* computes its share of a batch ([`Batches`]), in rounds if the job
+//!   accumulates. What it adds depends on (job, step, replica, weights) alone.
+//! - [`Lanes::run`] leaves the contributions of all hosted replicas in [`ReplicaBuffers`], folded in
+//!   ascending order as far as the tree goes.
+//! - A [`Split`] says how many replicas run at once and on how many threads each. **No split changes
+//!   a bit**: kernels and fold don't depend on threads. So the fastest may be found by trying: each
+//!   of a few splits runs some of the first steps, and the one that took the least time stays.
+//! - A lane is the memory of one running replica: a workspace, a batch, a contribution. There are as
+//!   many as run at once.
+
+use std::fmt;
+use std::time::Duration;
+
+use rayon::prelude::*;
+use ringfold_collective::{AbortSignal, CollectiveError, ReplicaBuffers};
+use ringfold_common::clock::Clock;
+use ringfold_common::ids::Step;
+use ringfold_compute::{Mode, RunArgs, TrainMemory};
+use ringfold_graph::models::DATA_LOSS;
+use ringfold_storage::Dataset;
+
+use crate::batches::{Batches, MicroBatch};
+use crate::contribution::Contribution;
+use crate::error::{TrainError, check_abort};
+use crate::network::{Network, Plans};
+
+/// Steps that each split is tried for. The first of them warms up and isn't timed.
+const TRIAL_STEPS: u32 = 4;
+/// Elements that one task of a parallel addition adds.
+const ADD_ELEMENTS: usize = 1 << 15;
+
+/// What a rank's threads do while it computes gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Replicas that run at the same time.
+    pub at_once: usize,
+    /// Threads that the kernels of each may use.
+    pub threads: usize,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |count: usize| if count == 1 { "" } else { "s" };
+        let Self { at_once, threads } = *self;
+        write!(
+            f,
+            "{at_once} replica{} at once, {threads} thread{} each",
+            plural(at_once),
+            plural(threads)
+        )
+    }
+}
+
+impl Split {
+    /// The splits of `threads` that are worth trying for `replicas`, most replicas at once first.
+    #[must_use]
+    pub fn candidates(threads: usize, replicas: usize) -> Vec<Self> {
+        let (threads, replicas) = (threads.max(1), replicas.max(1));
+        let most = threads.min(replicas);
+        let mut all = Vec::new();
+        let mut at_once = most;
+        loop {
+            all.push(Self {
+                at_once,
+                threads: threads / at_once,
+            });
+            if at_once == 1 {
+                break;
+            }
+            at_once /= 2;
+        }
+        // Small models gain nothing from threads.
+        if threads > 1 && most == 1 {
+            all.push(Self {
+                at_once: 1,
+                threads: 1,
+            });
+        }
+        all
+    }
+}
+
+/// Finds the fastest split by trying.
+#[derive(Clone, Debug)]
+struct Trial {
+    splits: Vec<Split>,
+    /// The least time of a step of each, once it was timed.
+    best: Vec<Option<Duration>>,
+    steps: u32,
+}
+
+impl Trial {
+    fn new(splits: Vec<Split>) -> Self {
+        Self {
+            best: vec![None; splits.len()],
+            splits,
+            steps: 0,
+        }
+    }
+
+    /// The split of the next step, or of all that follow.
+    fn split(&self) -> Split {
+        let trying = (self.steps / TRIAL_STEPS) as usize;
+        if let Some(split) = self.splits.get(trying) {
+            return *split;
+        }
+        let timed = self.splits.iter().zip(&self.best);
+        let timed = timed.min_by_key(|(_, best)| best.unwrap_or(Duration::MAX));
+        timed.map_or(self.splits[0], |(split, _)| *split)
+    }
+
+    /// Takes the time of a step; true if it was the last of the trial.
+    fn record(&mut self, took: Duration) -> bool {
+        let trying = (self.steps / TRIAL_STEPS) as usize;
+        if self.splits.len() == 1 || trying >= self.splits.len() {
+            return false;
+        }
+        if !self.steps.is_multiple_of(TRIAL_STEPS) {
+            let best = &mut self.best[trying];
+            *best = Some(best.map_or(took, |best| best.min(took)));
+        }
+        self.steps += 1;
+        self.steps / TRIAL_STEPS == self.splits.len() as u32
+    }
+}
+
+/// The memory of one running replica.
+#[derive(Debug)]
+struct Lane {
+    plans: Plans,
+    /// What the replica adds; taken by the fold.
+    contribution: Option<Contribution>,
+    /// What a round after the first adds; unset if there is none.
+    round: Option<Contribution>,
+    result: Result<f64, TrainError>,
+}
+
+/// The hosted replicas and the memory that they run in.
+#[derive(Debug)]
+pub struct Lanes {
+    replicas: Vec<Batches>,
+    lanes: Vec<Lane>,
+    trial: Trial,
+    threads: usize,
+}
+
+/// What a step is computed from.
+#[derive(Clone, Copy)]
+pub struct StepInput<'a> {
+    /// The step.
+    pub step: Step,
+    /// The records.
+    pub dataset: &'a Dataset,
+    /// The job's seed.
+    pub seed: u64,
+    /// The weights before the step.
+    pub parameters: &'a [f32],
+    /// The model's state before the step.
+    pub state: &'a [f32],
+    /// Ends the step early.
+    pub abort: &'a AbortSignal,
+}
+
+impl Lanes {
+    /// The lanes of a rank that hosts `replicas` and computes on `threads` threads of the caller's
+    /// rayon pool. The plans of the first lane serve `evaluations` too, batch sizes of evaluation.
+    ///
+    /// # Errors
+    /// Sizes that can't be addressed.
+    pub fn new(
+        network: &Network,
+        replicas: Vec<Batches>,
+        threads: usize,
+        evaluations: &[usize],
+    ) -> Result<Self, TrainError> {
+        let splits = Split::candidates(threads, replicas.len());
+        let at_once = splits.iter().map(|split| split.at_once).max().unwrap_or(1);
+        let accumulates = replicas.iter().any(|batches| batches.rounds() > 1);
+        let (parameters, states) = (network.layout().len(), network.states().len());
+        let mut sizes: Vec<(Mode, usize, usize)> = Vec::new();
+        for split in &splits {
+            let lengths = replicas.iter().flat_map(Batches::lengths);
+            sizes.extend(lengths.map(|len| (Mode::Training, len, split.threads)));
+        }
+        let lane = |number: usize| -> Result<Lane, TrainError> {
+            let mut sizes = sizes.clone();
+            if number == 0 {
+                let evaluations = evaluations.iter();
+                sizes.extend(evaluations.map(|&len| (Mode::Evaluation, len, threads)));
+            }
+            let round = accumulates.then(|| Contribution::new(parameters, states));
+            Ok(Lane {
+                plans: network.plans_on(sizes)?,
+                contribution: Some(Contribution::new(parameters, states)?),
+                round: round.transpose()?,
+                result: Ok(0.0),
+            })
+        };
+        Ok(Self {
+            replicas,
+            lanes: (0..at_once).map(lane).collect::<Result<_, _>>()?,
+            trial: Trial::new(splits),
+            threads,
+        })
+    }
+
+    /// The split that the next step runs in.
+    #[must_use]
+    pub fn split(&self) -> Split {
+        self.trial.split()
+    }
+
+    /// The plans of the first lane, while no step runs: for evaluation.
+    pub fn plans(&mut self) -> &mut Plans {
+        &mut self.lanes[0].plans
+    }
+
+    /// Bytes of all lanes' memory: workspaces, batches, contributions.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let lanes = self.lanes.iter().map(|lane| {
+            let contributions = lane.contribution.iter().chain(&lane.round);
+            let contributions: usize = contributions.map(|part| part.len() * 4).sum();
+            lane.plans.bytes() + contributions as u64
+        });
+        lanes.sum()
+    }
+
+    /// Computes what all hosted replicas add to a step, and folds it into `fold`, which was cleared.
+    /// Returns the sum of the losses of their samples.
+    ///
+    /// # Errors
+    /// The first that a replica has; an abort.
+    pub fn run(
+        &mut self,
+        input: &StepInput<'_>,
+        fold: &mut ReplicaBuffers<f32, Contribution>,
+        clock: &dyn Clock,
+    ) -> Result<f64, TrainError> {
+        let split = self.split();
+        let began = clock.monotonic();
+        let mut loss = 0.0;
+        for wave in self.replicas.chunks_mut(split.at_once) {
+            let lanes = &mut self.lanes[..wave.len()];
+            match lanes {
+                [lane] => lane.run(&mut wave[0], input, split.threads),
+                lanes => rayon::scope(|scope| {
+                    for (lane, batches) in lanes.iter_mut().zip(wave.iter_mut()) {
+                        scope.spawn(move |_| lane.run(batches, input, split.threads));
+                    }
+                }),
+            }
+            for lane in &mut self.lanes[..wave.len()] {
+                loss += std::mem::replace(&mut lane.result, Ok(0.0))?;
+                if let Some(contribution) = lane.contribution.take() {
+                    push(fold, contribution, self.threads)?;
+                }
+                lane.contribution = fold.reuse();
+            }
+        }
+        if self.trial.record(clock.monotonic().saturating_sub(began)) {
+            let split = self.trial.split();
+            for (tried, best) in self.trial.splits.iter().zip(&self.trial.best) {
+                tracing::info!(
+                    step_seconds = best.unwrap_or_default().as_secs_f64(),
+                    "{tried}"
+                );
+            }
+            tracing::info!("computing with {split}");
+            self.lanes.truncate(split.at_once);
+        }
+        Ok(loss)
+    }
+}
+
+/// Hands a contribution to the fold, which adds on all threads.
+fn push(
+    fold: &mut ReplicaBuffers<f32, Contribution>,
+    contribution: Contribution,
+    threads: usize,
+) -> Result<(), CollectiveError> {
+    fold.push_with(contribution, |sums, terms| {
+        let add = |(sums, terms): (&mut [f32], &[f32])| {
+            for (sum, term) in sums.iter_mut().zip(terms) {
+                *sum += term;
+            }
+        };
+        if threads == 1 || sums.len() <= ADD_ELEMENTS {
+            return add((sums, terms));
+        }
+        let sums = sums.par_chunks_mut(ADD_ELEMENTS);
+        sums.zip(terms.par_chunks(ADD_ELEMENTS)).for_each(add);
+    })
+}
+
+impl Lane {
+    /// Computes what one replica adds; the result is the sum of the losses of its samples.
+    fn run(&mut self, batches: &mut Batches, input: &StepInput<'_>, threads: usize) {
+        self.result = self.contribute(batches, input, threads);
+    }
+
+    fn contribute(
+        &mut self,
+        batches: &mut Batches,
+        input: &StepInput<'_>,
+        threads: usize,
+    ) -> Result<f64, TrainError> {
+        let mut contribution = match self.contribution.take() {
+            Some(contribution) => contribution,
+            None => Contribution::new(input.parameters.len(), input.state.len())?,
+        };
+        let micro_batch = batches.micro_batch(input.step);
+        let (mut loss, mut first) = (0.0, true);
+        for round in 0..batches.rounds() {
+            let part = micro_batch.round(round, batches.rounds());
+            if part.is_empty() {
+                continue;
+            }
+            check_abort(input.abort)?;
+            let target = match (&mut self.round, first) {
+                (Some(round), false) => round,
+                _ => &mut contribution,
+            };
+            let mean = run_round(
+                &mut self.plans,
+                target,
+                batches,
+                &part,
+                round,
+                input,
+                threads,
+            )?;
+            loss += mean * part.len() as f64;
+            if let (Some(round), false) = (&self.round, first) {
+                contribution.add(round);
+            }
+            first = false;
+        }
+        if first {
+            contribution.clear();
+        }
+        self.contribution = Some(contribution);
+        Ok(loss)
+    }
+}
+
+/// Writes what one round of a replica's samples adds, and returns their mean loss. Every round
+/// starts from the state before the step.
+fn run_round(
+    plans: &mut Plans,
+    contribution: &mut Contribution,
+    batches: &mut Batches,
+    part: &MicroBatch,
+    round: u32,
+    input: &StepInput<'_>,
+    threads: usize,
+) -> Result<f64, TrainError> {
+    let len = part.len();
+    let (plan, workspace, buffer) = plans.get_on(Mode::Training, len, threads);
+    let (features, labels) = buffer.fill(len);
+    let dataset = input.dataset;
+    dataset
+        .train()
+        .gather(batches.records(part), dataset.scaler(), features, labels);
+    let (gradients, state) = contribution.start(input.state);
+    let memory = TrainMemory {
+        workspace: &mut *workspace,
+        parameters: input.parameters,
+        gradients,
+    };
+    let args = RunArgs {
+        seed: input.seed,
+        step: input.step.0,
+        // Every round draws dropout masks of its own.
+        replica: batches.draws_as(round),
+        loss_scale: part.weight(),
+    };
+    let inputs = buffer.inputs(len);
+    plan.train_with_state(memory, state, &inputs, &args, &mut |_: usize, _: &[f32]| {})?;
+    contribution.weigh_state(part.weight());
+    Ok(plan
+        .scalar(workspace, DATA_LOSS)
+        .map_or(f64::NAN, f64::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(at_once: usize, threads: usize) -> Split {
+        Split { at_once, threads }
+    }
+
+    #[test]
+    fn candidates_use_the_threads_and_no_more() {
+        assert_eq!(Split::candidates(1, 8), [split(1, 1)]);
+        assert_eq!(Split::candidates(2, 1), [split(1, 2), split(1, 1)]);
+        assert_eq!(Split::candidates(2, 4), [split(2, 1), split(1, 2)]);
+        assert_eq!(Split::candidates(8, 3), [split(3, 2), split(1, 8)]);
+        for threads in 1..20 {
+            for replicas in 1..20 {
+                for split in Split::candidates(threads, replicas) {
+                    assert!(split.at_once * split.threads <= threads);
+                    assert!((1..=replicas).contains(&split.at_once) && split.threads >= 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_trial_ends_with_the_fastest() {
+        let mut trial = Trial::new(vec![split(2, 1), split(1, 2)]);
+        let mut seen = Vec::new();
+        for step in 0..20_u64 {
+            let now = trial.split();
+            seen.push(now);
+            // The first step of a split is slow and doesn't count.
+            let slow = step.is_multiple_of(TRIAL_STEPS.into());
+            let millis = if slow {
+                900
+            } else {
+                10 + 10 * now.threads as u64
+            };
+            let ended = trial.record(Duration::from_millis(millis));
+            assert_eq!(ended, step + 1 == 2 * u64::from(TRIAL_STEPS));
+        }
+        assert_eq!(seen[..4], [split(2, 1); 4]);
+        assert_eq!(seen[4..8], [split(1, 2); 4]);
+        assert_eq!(seen[8..], [split(2, 1); 12]);
+    }
+
+    #[test]
+    fn one_split_is_not_tried() {
+        let mut trial = Trial::new(Split::candidates(1, 5));
+        assert!(!trial.record(Duration::from_secs(1)));
+        assert_eq!(
+            trial.split().to_string(),
+            "1 replica at once, 1 thread each"
+        );
+    }
+}
