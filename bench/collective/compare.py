@@ -4,7 +4,7 @@
 Usage: compare.py --bench PATH [--python PATH] [--ranks N] [--bytes LIST] [--rounds N]
                   [--seconds S]
 
-  --bench PATH   the built example: target/release/examples/bench_allreduce
+  --bench PATH   the built command: target/release/ringfold
   --python PATH  an interpreter with PyTorch; without it Gloo is left out
   --rounds N     each contender runs so often, in turn; the median of its medians counts
 
@@ -35,7 +35,7 @@ def contenders(options, folder):
         ("ringfold mem", ["--transport", "mem"]),
         ("ringfold tcp", ["--transport", "tcp"]),
     ]:
-        command = [options.bench, "--json", "--ranks", ranks, "--seconds", seconds]
+        command = [options.bench, "bench", "allreduce", "--json", "--ranks", ranks, "--seconds", seconds]
         yield name, command + ["--bytes", ",".join(lengths)] + flags, {}
     for name, flavour in [("open mpi", "openmpi"), ("mpich", "mpich")]:
         compiler, runner = shutil.which(f"mpicc.{flavour}"), shutil.which(f"mpirun.{flavour}")

@@ -1,4 +1,4 @@
-"""Times Gloo's all-reduce of floats through PyTorch as `bench_allreduce` does.
+"""Times Gloo's all-reduce of floats through PyTorch as `ringfold bench allreduce` does.
 
 Usage: gloo_allreduce.py RANKS SECONDS BYTES...   One line of JSON a length.
 """

@@ -1,4 +1,4 @@
-/* Times MPI_Allreduce of floats by sum, in place, as `bench_allreduce` does: a sample is a batch of
+/* Times MPI_Allreduce of floats by sum, in place, as `ringfold bench allreduce` does: a sample is a batch of
  * at least 200 us, divided by its operations; of the slowest rank. One line of JSON a length. */
 #include <mpi.h>
 #include <stdio.h>

@@ -96,6 +96,82 @@ pub enum Command {
   ringfold evaluate --model out --input labelled.csv
   ringfold evaluate --model out --images i.gz --labels l.gz --json")]
     Evaluate(EvaluateArgs),
+    /// Measure how fast this machine is at what jobs do
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Measure the all-reduce of 32-bit floats between processes of this host
+    #[command(after_help = "Examples:
+  ringfold bench allreduce
+  ringfold bench allreduce --ranks 4 --transport tcp --bytes 4096,1048576 --json
+  ringfold bench allreduce --mode reproducible --replicas 8 --explain
+
+A line a length: median_us and p90_us of the slowest rank; algbw_gbps, bytes of the vector a second;
+busbw_gbps, what each rank of a ring would have to send to be as fast; copy_gbps, what all ranks
+together copy from memory to memory in the same run.")]
+    Allreduce(BenchAllreduceArgs),
+}
+
+/// What bytes move over in a measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchTransport {
+    /// Memory that processes share
+    Shm,
+    /// Sockets of the loopback
+    Tcp,
+    /// Memory of one process, between threads
+    Mem,
+}
+
+/// In which order numbers are added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchMode {
+    /// The order that is fastest
+    Fast,
+    /// One order for every number of ranks
+    Reproducible,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchAllreduceArgs {
+    /// Processes, or threads with `mem`
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub ranks: u32,
+    /// What bytes move over
+    #[arg(long, value_enum, default_value_t = BenchTransport::Shm)]
+    pub transport: BenchTransport,
+    /// Lengths of the vector, by commas
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "4096,65536,1048576,67108864"
+    )]
+    pub bytes: Vec<usize>,
+    /// In which order numbers are added
+    #[arg(long, value_enum, default_value_t = BenchMode::Fast)]
+    pub mode: BenchMode,
+    /// Replicas of a reproducible sum; as many as ranks unless given
+    #[arg(long, value_name = "R")]
+    pub replicas: Option<u32>,
+    /// Bytes of payload a frame, or of half a slot of shared memory
+    #[arg(long, value_name = "BYTES", default_value_t = 262_144)]
+    pub segment: usize,
+    /// How long each length is measured
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    pub seconds: f64,
+    /// Say on standard error which way each length goes, why, and the time predicted
+    #[arg(long)]
+    pub explain: bool,
+    /// Print one line of JSON a length
+    #[arg(long)]
+    pub json: bool,
+    /// Set in the processes that the command starts
+    #[arg(long, hide = true)]
+    pub rank: Option<u32>,
 }
 
 /// How a job is read, and shown while it runs.

@@ -1,5 +1,6 @@
 //! One module a command.
 
+pub mod bench;
 pub mod coordinator;
 pub mod evaluate;
 pub mod jobs;

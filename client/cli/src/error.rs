@@ -15,6 +15,8 @@ use ringfold_storage::StorageError;
 use ringfold_train::TrainError;
 use ringfold_worker::{AgentError, SlotError};
 
+use crate::commands::bench::BenchError;
+
 /// The exit code of a command that a signal interrupted.
 pub const EXIT_INTERRUPTED: u8 = 130;
 
@@ -75,6 +77,9 @@ pub enum CliError {
     /// A slot process stopped.
     #[error(transparent)]
     Slot(#[from] SlotError),
+    /// A measurement failed.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
     /// A call to the coordinator failed.
     #[error(transparent)]
     Client(#[from] ClientError),

@@ -10,7 +10,7 @@
 //! | shared memory, one shot | `alpha + nw (beta + gamma)` |
 //! | shared memory, slices | `b (2 alpha) + 2n beta + n(w-1)/w gamma`, in `b` blocks of a half slot |
 //!
-//! The constants in [`LinkCost`] are of the order measured by `bench_allreduce` on one host, and
+//! The constants in [`LinkCost`] are of the order measured by `ringfold bench allreduce` on one host, and
 //! are meant to be replaced by what is measured where a job runs. Where ranks share cores, no model
 //! of this kind holds: the scheduler decides.
 

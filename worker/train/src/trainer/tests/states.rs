@@ -59,6 +59,9 @@ fn batch_norm_graph() -> Graph {
 fn train_batch_norm(fixture: &Fixture, world: u32) -> (Summary, Vec<Tensor>, Log) {
     let dataset = fixture.dataset();
     let info = dataset.info();
+    let mut spec = fixture.spec.clone();
+    spec.cluster.workers = world;
+    spec.cluster.replicas = world;
     let (log, clock, abort) = (
         Log::default(),
         SystemClock::new(),
@@ -67,16 +70,11 @@ fn train_batch_norm(fixture: &Fixture, world: u32) -> (Summary, Vec<Tensor>, Log
     let results = run_ring(world, |mut ring| {
         let rank = ring.rank();
         let job = RankJob {
-            spec: &fixture.spec,
+            spec: &spec,
             dataset: &dataset,
             rank,
             world,
-            part: &RankPart::of(
-                rank,
-                world,
-                fixture.spec.train.global_batch,
-                info.test_records,
-            ),
+            part: &RankPart::of(rank, world, world, info.test_records),
             threads: 1,
         };
         let network =
