@@ -12,12 +12,14 @@
 //! | [`restart`] | a coordinator that comes back |
 //! | [`errors`] | wrong input: one clear line and the right exit code |
 //! | [`api`] | the gRPC API, with a client that isn't ours |
+//! | [`bench`] | `ringfold bench` |
 //! | [`models`] | `predict`, `evaluate`, and the weights in Python |
 //! | [`fashion_mnist`] | a data set of 70,000 images |
 //!
 //! What a machine lacks is said in a line `skipped: reason`.
 
 mod api;
+mod bench;
 mod cluster;
 mod errors;
 mod fashion_mnist;

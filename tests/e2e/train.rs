@@ -66,6 +66,28 @@ fn losses_do_not_depend_on_the_number_of_workers() {
 }
 
 #[test]
+fn the_weights_depend_on_the_replicas_and_not_on_workers_or_threads() {
+    let weights = |flags: &[&str]| -> String {
+        let job = [
+            "--steps",
+            "40",
+            "--set",
+            "cluster.replicas=6",
+            "--set",
+            "cluster.mode=\"reproducible\"",
+        ];
+        let lines = train(&[&job[..], flags].concat());
+        let hash = last(&lines)["weights_blake3"].as_str().expect("a hash");
+        hash.to_owned()
+    };
+    let expected = weights(&["--workers", "1", "--threads", "1"]);
+    for (workers, threads) in [("1", "2"), ("2", "1"), ("3", "2"), ("4", "1"), ("6", "1")] {
+        let got = weights(&["--workers", workers, "--threads", threads]);
+        assert_eq!(got, expected, "{workers} workers of {threads} threads");
+    }
+}
+
+#[test]
 fn the_last_line_sums_the_job_up() {
     let lines = train(&["--epochs", "2", "--workers", "2"]);
     let last = last(&lines);

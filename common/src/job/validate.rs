@@ -150,15 +150,6 @@ impl JobSpec {
             1,
             limits::REPLICAS_MAX.into(),
         )?;
-        check(
-            self.cluster.replicas >= self.cluster.workers,
-            "cluster.replicas",
-            self.cluster.replicas,
-            format!(
-                "at least cluster.workers ({}), so that every rank has one",
-                self.cluster.workers
-            ),
-        )?;
         check_count(
             "cluster.threads",
             self.cluster.threads.into(),
@@ -172,6 +163,15 @@ impl JobSpec {
             format!(
                 "at most train.global_batch ({}), so that every rank has a sample",
                 self.train.global_batch
+            ),
+        )?;
+        check(
+            self.cluster.replicas >= self.cluster.workers,
+            "cluster.replicas",
+            self.cluster.replicas,
+            format!(
+                "at least cluster.workers ({}), so that every rank has one",
+                self.cluster.workers
             ),
         )?;
         check(

@@ -63,8 +63,8 @@ impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{{\"bytes\":{},\"median_us\":{:.2},\"p90_us\":{:.2},\"algbw_gbps\":{:.3},\
-             \"busbw_gbps\":{:.3},\"copy_gbps\":{:.3}}}",
+            "{{\"bytes\":{},\"median_us\":{:.2},\"p90_us\":{:.2},\"algbw_gbps\":{:.6},\
+             \"busbw_gbps\":{:.6},\"copy_gbps\":{:.3}}}",
             self.bytes,
             self.median.as_secs_f64() * 1e6,
             self.p90.as_secs_f64() * 1e6,
@@ -195,8 +195,8 @@ mod tests {
         };
         assert_eq!(
             measured.to_string(),
-            "{\"bytes\":1048576,\"median_us\":500.00,\"p90_us\":625.00,\"algbw_gbps\":2.097,\
-             \"busbw_gbps\":3.146,\"copy_gbps\":8.000}"
+            "{\"bytes\":1048576,\"median_us\":500.00,\"p90_us\":625.00,\"algbw_gbps\":2.097152,\
+             \"busbw_gbps\":3.145728,\"copy_gbps\":8.000}"
         );
     }
 }

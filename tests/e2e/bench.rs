@@ -1,0 +1,65 @@
+//! `ringfold bench`.
+
+use crate::support::{args, ringfold};
+
+#[test]
+fn the_all_reduce_is_measured_over_every_transport() {
+    for (transport, mode) in [
+        ("shm", "fast"),
+        ("shm", "reproducible"),
+        ("tcp", "reproducible"),
+        ("tcp", "fast"),
+        ("mem", "fast"),
+    ] {
+        let output = ringfold(&args(&[
+            &["bench", "allreduce", "--json", "--bytes", "64,4096"],
+            &[
+                "--seconds",
+                "0.01",
+                "--transport",
+                transport,
+                "--mode",
+                mode,
+            ],
+            &["--ranks", "3", "--explain"],
+        ]))
+        .succeeded();
+        let lines = output.json_lines();
+        let bytes: Vec<_> = lines.iter().map(|line| line["bytes"].as_u64()).collect();
+        assert_eq!(bytes, [Some(64), Some(4096)], "{output}");
+        for key in [
+            "median_us",
+            "p90_us",
+            "algbw_gbps",
+            "busbw_gbps",
+            "copy_gbps",
+        ] {
+            let values = lines.iter().map(|line| line[key].as_f64());
+            assert!(
+                values.flatten().filter(|&value| value > 0.0).count() == 2,
+                "{key}: {output}"
+            );
+        }
+        assert!(
+            output
+                .stderr
+                .contains("all-reduce of 4096 bytes over 3 ranks"),
+            "{output}"
+        );
+    }
+}
+
+#[test]
+fn what_can_not_be_measured_is_refused() {
+    for (flags, expected) in [
+        (["--bytes", "6"], "--bytes: expected multiples of 4"),
+        (["--seconds", "0"], "--seconds: expected a number above 0"),
+        (
+            ["--replicas", "1"],
+            "--replicas: expected at least as many as ranks",
+        ),
+    ] {
+        let error = ringfold(&args(&[&["bench", "allreduce"], &flags])).error(2);
+        assert!(error.contains(expected), "{error}");
+    }
+}
