@@ -5,6 +5,7 @@
 //! yes; everything below the edge takes validated specs.
 
 mod any_float;
+mod model;
 mod optimizer;
 mod report;
 mod schedule;
@@ -12,6 +13,10 @@ mod spec;
 mod state;
 mod validate;
 
+pub use model::{
+    CnnBlock, CnnSpec, ConvLayer, DenseLayer, Layer, LayerSpec, LossOptions, PoolLayer,
+    Resnet18Spec, SequentialSpec, Stem,
+};
 pub use optimizer::{
     AdaGradOptions, AdamOptions, BarzilaiBorweinFormula, BarzilaiBorweinOptions, GroupSpec,
     LambOptions, LionOptions, OptimizerSpec, RmsPropOptions, SgdOptions,
@@ -20,8 +25,8 @@ pub use report::{Evaluation, JobEvent, JobEventKind, Progress, RankReport, Summa
 pub use schedule::{Anneal, Decay, Milestones, OneCycle, Period, ScheduleSpec};
 pub use spec::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
-    EmaSpec, EvaluateEvery, FoldMode, IdxSource, Initialiser, JobSpec, LastBatch, Loss, MlpSpec,
-    ModelSpec, OutputSpec, Scale, TestData, TrainDuration, TrainSpec,
+    EmaSpec, EvaluateEvery, FoldMode, IdxSource, Initialiser, JobSpec, LastBatch, LinearSpec, Loss,
+    MlpSpec, ModelSpec, OutputSpec, Scale, TestData, TrainDuration, TrainSpec,
 };
 pub use state::{Cause, Failure, JobState, Phase, Reason};
 pub use validate::{SpecError, limits};

@@ -174,6 +174,8 @@ fn bad_value(error: SpecError) -> JobFileErrorKind {
 }
 
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod train_tests;

@@ -1,9 +1,8 @@
 //! `JobSpec` both ways. Receiving validates the whole spec.
 
 use ringfold_common::job::{
-    Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
-    FoldMode, IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale,
-    TestData,
+    ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device, FoldMode, IdxSource, JobSpec,
+    OutputSpec, Scale, TestData,
 };
 
 use crate::error::{FieldError, required};
@@ -35,15 +34,11 @@ macro_rules! wire_enum {
     };
 }
 
+mod model;
 mod optimizer;
 mod schedule;
 mod train;
 
-wire_enum!(Activation, Activation, "spec.model.mlp.activation", { Relu, Gelu, Tanh, Sigmoid });
-wire_enum!(Initialiser, Initialiser, "spec.model.mlp.initialiser", {
-    HeNormal, HeUniform, GlorotNormal, GlorotUniform, FanInUniform,
-});
-wire_enum!(Loss, Loss, "spec.model.loss", { CrossEntropy, MeanSquaredError });
 wire_enum!(Device, Device, "spec.cluster.device", { Auto, Cpu });
 wire_enum!(FoldMode, FoldMode, "spec.cluster.mode", { Auto, Fast, Reproducible });
 
@@ -125,40 +120,6 @@ fn require_absolute_paths(spec: &JobSpec) -> Result<(), FieldError> {
         source("spec.data.test", files)?;
     }
     absolute("spec.output.dir", &spec.output.dir)
-}
-
-impl From<&ModelSpec> for v1::ModelSpec {
-    fn from(model: &ModelSpec) -> Self {
-        let Architecture::Mlp(mlp) = &model.architecture;
-        Self {
-            architecture: Some(v1::model_spec::Architecture::Mlp(v1::MlpSpec {
-                hidden: mlp.hidden.clone(),
-                activation: v1::Activation::from(mlp.activation).into(),
-                dropout: mlp.dropout,
-                initialiser: v1::Initialiser::from(mlp.initialiser).into(),
-            })),
-            loss: v1::Loss::from(model.loss).into(),
-        }
-    }
-}
-
-impl TryFrom<v1::ModelSpec> for ModelSpec {
-    type Error = FieldError;
-
-    fn try_from(model: v1::ModelSpec) -> Result<Self, FieldError> {
-        let loss = model.loss().try_into()?;
-        let v1::model_spec::Architecture::Mlp(mlp) =
-            required(model.architecture, "spec.model.architecture")?;
-        Ok(Self {
-            architecture: Architecture::Mlp(MlpSpec {
-                activation: mlp.activation().try_into()?,
-                initialiser: mlp.initialiser().try_into()?,
-                dropout: mlp.dropout,
-                hidden: mlp.hidden,
-            }),
-            loss,
-        })
-    }
 }
 
 impl From<&DataSpec> for v1::DataSpec {

@@ -57,15 +57,12 @@ fn assert_first_batch(name: &str) {
     let batch = &file["batches"][0];
     let x = support::floats::<f32>(&batch["x"]);
     let (classes, targets);
-    let (y, output) = match loss {
-        Loss::CrossEntropy => {
-            classes = support::ints(&batch["y"]);
-            (TensorRef::Int(&classes), "logits")
-        }
-        Loss::MeanSquaredError => {
-            targets = support::floats::<f32>(&batch["y"]);
-            (TensorRef::Float(&targets), "prediction")
-        }
+    let (y, output) = if loss.takes_classes() {
+        classes = support::ints(&batch["y"]);
+        (TensorRef::Int(&classes), "logits")
+    } else {
+        targets = support::floats::<f32>(&batch["y"]);
+        (TensorRef::Float(&targets), "prediction")
     };
     let mut gradients = layout.zeros::<f32>().unwrap();
     let mut workspace = plan.workspace().unwrap();

@@ -71,9 +71,20 @@ fn network(file: &Value) -> Option<Network> {
             initialiser: Initialiser::FanInUniform,
         }),
         loss,
+        loss_options: ringfold_common::job::LossOptions::default(),
+        input: Vec::new(),
     };
     let features = u32::try_from(model["inputs"].as_u64().unwrap()).unwrap();
-    Some(Network::new(&spec, features, &target, model["l2"].as_f64().unwrap(), 1).unwrap())
+    Some(
+        Network::new(
+            &spec,
+            (features, &[]),
+            &target,
+            model["l2"].as_f64().unwrap(),
+            1,
+        )
+        .unwrap(),
+    )
 }
 
 fn optimizer(spec: &Value) -> OptimizerSpec {

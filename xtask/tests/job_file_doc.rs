@@ -9,7 +9,139 @@ use ringfold_common::job_file::{JobFileError, Override, parse};
 const DOC: &str = include_str!("../../docs/job-file.md");
 
 /// Files that together have a place for every key.
-const BASES: [&str; 14] = [
+const BASES: [&str; 21] = [
+    r#"
+[model]
+kind = "linear"
+loss = "huber"
+delta = 2.0
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+"#,
+    r#"
+[model]
+kind = "linear"
+loss = "gamma"
+[model.initialiser]
+kind = "uniform"
+bound = 1
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+"#,
+    r#"
+[model]
+kind = "softmax"
+[model.initialiser]
+kind = "constant"
+value = 1
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+"#,
+    r#"
+[model]
+kind = "softmax"
+[model.initialiser]
+kind = "normal"
+std = 1
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+"#,
+    r#"
+[model]
+kind = "cnn"
+[[model.blocks]]
+filters = 4
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+"#,
+    r#"
+[model]
+kind = "resnet18"
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+"#,
+    r#"
+[model]
+kind = "sequential"
+[[model.layers]]
+kind = "conv2d"
+filters = 4
+kernel = 3
+[[model.layers]]
+kind = "max_pool2d"
+size = 2
+[[model.layers]]
+kind = "group_norm"
+groups = 2
+[[model.layers]]
+kind = "reshape"
+shape = [4]
+[[model.layers]]
+kind = "embedding"
+vocabulary = 4
+width = 3
+[[model.layers]]
+kind = "dense"
+units = 4
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+"#,
     r#"
 [model]
 kind = "mlp"

@@ -272,6 +272,33 @@ pub enum GraphError {
         /// What is wrong.
         problem: GradientProblem,
     },
+    /// A layer of a list, or a block, doesn't fit.
+    #[error("{layer}: {problem}")]
+    Layer {
+        /// Its place in the job file, kind and line.
+        layer: String,
+        /// What is wrong.
+        problem: Box<GraphError>,
+    },
+    /// What comes before a layer has another shape than it takes.
+    #[error("its input is {got}, expected {expected}")]
+    LayerInput {
+        /// What the layer takes.
+        expected: &'static str,
+        /// The shape of a sample.
+        got: String,
+    },
+    /// The last layer doesn't give the model's outputs.
+    #[error(
+        "the last layer gives {got} a sample: expected [{expected}], one number for each class or \
+         target"
+    )]
+    ModelOutput {
+        /// Classes or targets.
+        expected: usize,
+        /// The shape of a sample.
+        got: String,
+    },
     /// An option of a built-in model is out of range.
     #[error("model option {option}: expected {expected}, got {got}")]
     ModelOption {

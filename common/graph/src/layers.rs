@@ -21,11 +21,24 @@ pub fn batch_norm(
     eps: f64,
     momentum: f64,
 ) -> Result<ValueId, GraphError> {
+    scaled_batch_norm(graph, name, x, [eps, momentum], Initialiser::Constant(1.0))
+}
+
+/// The same with weights that start as `scale` says.
+///
+/// # Errors
+/// As [`batch_norm`].
+pub fn scaled_batch_norm(
+    graph: &mut Graph,
+    name: &str,
+    x: ValueId,
+    [eps, momentum]: [f64; 2],
+    scale: Initialiser,
+) -> Result<ValueId, GraphError> {
     let dims = graph.value(x).ty.shape.dims();
     let channels = Shape::new(dims.get(1).copied().into_iter().collect());
     let named = |part: &str| format!("{name}.{part}");
-    let ones = Initialiser::Constant(1.0);
-    let weight = graph.add_parameter(&named("weight"), channels.clone(), ones)?;
+    let weight = graph.add_parameter(&named("weight"), channels.clone(), scale)?;
     let bias = graph.add_parameter(&named("bias"), channels.clone(), Initialiser::Zeros)?;
     let (mean_id, mean) = graph.add_state(&named("running_mean"), channels.clone(), 0.0)?;
     let (var_id, var) = graph.add_state(&named("running_var"), channels, 1.0)?;

@@ -34,7 +34,8 @@
 //! | [`autodiff`] | [`differentiate`] |
 //! | [`init`] | [`Initialiser`]: initial values as a pure function of seed, name, element |
 //! | [`layers`] | pieces of models that are more than one operator |
-//! | [`models`] | built-in models: [`models::mlp`] |
+//! | `orthogonal` | random orthogonal matrices |
+//! | [`models`] | built-in models: [`models::build`] |
 //! | [`error`] | [`GraphError`] |
 
 pub mod autodiff;
@@ -46,6 +47,7 @@ pub mod init;
 pub mod layers;
 pub mod models;
 pub mod op;
+mod orthogonal;
 pub mod shape;
 mod verify;
 

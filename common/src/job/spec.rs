@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::model::{CnnSpec, LossOptions, Resnet18Spec, SequentialSpec};
 use super::optimizer::{GroupSpec, OptimizerSpec};
 use super::schedule::{Period, ScheduleSpec};
 use crate::dataset::DatasetInfo;
@@ -41,6 +42,26 @@ pub struct ModelSpec {
     pub architecture: Architecture,
     /// What is minimised.
     pub loss: Loss,
+    /// Its numbers.
+    #[serde(default)]
+    pub loss_options: LossOptions,
+    /// Channels, height and width of a record, or channels and length, if it is an image and the
+    /// files don't say so; empty otherwise.
+    #[serde(default)]
+    pub input: Vec<u32>,
+}
+
+impl ModelSpec {
+    /// With the loss's default numbers, and records as the files say.
+    #[must_use]
+    pub fn new(architecture: Architecture, loss: Loss) -> Self {
+        Self {
+            architecture,
+            loss,
+            loss_options: LossOptions::default(),
+            input: Vec::new(),
+        }
+    }
 }
 
 /// `model.kind`: a built-in network.
@@ -49,6 +70,16 @@ pub struct ModelSpec {
 pub enum Architecture {
     /// `"mlp"`: a multi-layer perceptron.
     Mlp(MlpSpec),
+    /// `"linear"`: linear regression, an affine map.
+    Linear(LinearSpec),
+    /// `"softmax"`: softmax regression, an affine map to the scores of classes.
+    Softmax(LinearSpec),
+    /// `"cnn"`: a convolutional network.
+    Cnn(CnnSpec),
+    /// `"resnet18"`: a residual network.
+    Resnet18(Resnet18Spec),
+    /// `"sequential"`: a list of layers.
+    Sequential(SequentialSpec),
 }
 
 /// A multi-layer perceptron: affine layers with an activation, and dropout, between them. Inputs
@@ -65,6 +96,13 @@ pub struct MlpSpec {
     pub initialiser: Initialiser,
 }
 
+/// A single affine layer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinearSpec {
+    /// Initial weights. Biases start at zero, except under [`Initialiser::FanInUniform`].
+    pub initialiser: Initialiser,
+}
+
 /// `model.activation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,10 +115,46 @@ pub enum Activation {
     Tanh,
     /// 1 / (1 + exp(-x)).
     Sigmoid,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+    /// x times the sigmoid of x.
+    Silu,
+    /// x where positive, else exp(x) - 1.
+    Elu,
+    /// x where positive, else x / 100.
+    LeakyRelu,
+    /// log(1 + exp(x)).
+    Softplus,
+    /// x min(max(x + 3, 0), 6) / 6.
+    HardSwish,
 }
 
-/// `model.initialiser`, with n_in inputs and n_out outputs of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+impl Activation {
+    /// All of them, with their names.
+    pub const NAMES: [(&str, Self); 10] = [
+        ("relu", Self::Relu),
+        ("gelu", Self::Gelu),
+        ("tanh", Self::Tanh),
+        ("sigmoid", Self::Sigmoid),
+        ("gelu_tanh", Self::GeluTanh),
+        ("silu", Self::Silu),
+        ("elu", Self::Elu),
+        ("leaky_relu", Self::LeakyRelu),
+        ("softplus", Self::Softplus),
+        ("hard_swish", Self::HardSwish),
+    ];
+
+    /// The name in job files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let found = Self::NAMES.iter().find(|(_, other)| *other == self);
+        found.map_or("", |(name, _)| name)
+    }
+}
+
+/// `model.initialiser`, with n_in inputs and n_out outputs of a layer; a kernel's elements count as
+/// factors of both.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Initialiser {
     /// Normal with variance 2 / n_in (He et al., 2015, equation 10).
@@ -93,6 +167,24 @@ pub enum Initialiser {
     GlorotUniform,
     /// Uniform within 1 / sqrt(n_in), biases too: PyTorch's default for linear layers.
     FanInUniform,
+    /// Normal with variance 2 / n_out (He et al., 2015, equation 14).
+    HeNormalFanOut,
+    /// Uniform with variance 2 / n_out.
+    HeUniformFanOut,
+    /// 0.
+    Zeros,
+    /// 1.
+    Ones,
+    /// This number.
+    Constant(f64),
+    /// Uniform within this bound.
+    Uniform(f64),
+    /// Normal with this standard deviation.
+    Normal(f64),
+    /// Normal with this standard deviation, within two of it.
+    TruncatedNormal(f64),
+    /// This number times a matrix with orthonormal rows or columns.
+    Orthogonal(f64),
 }
 
 /// `model.loss`.
@@ -103,6 +195,64 @@ pub enum Loss {
     CrossEntropy,
     /// Mean squared error, the mean over samples and outputs. Labels are numbers.
     MeanSquaredError,
+    /// Mean absolute error, likewise.
+    MeanAbsoluteError,
+    /// Half the square of an error up to `delta`, linear beyond it, likewise.
+    Huber,
+    /// Binary cross-entropy of a logit; labels are probabilities from 0 to 1.
+    BinaryCrossEntropy,
+    /// Poisson's negative log-likelihood of the logarithm of the rate; labels are 0 or more.
+    Poisson,
+    /// Gamma's negative log-likelihood of the logarithm of the mean; labels are above 0.
+    Gamma,
+}
+
+impl Loss {
+    /// All of them, with their names in job files.
+    pub const NAMES: [(&str, Self); 7] = [
+        ("cross_entropy", Self::CrossEntropy),
+        ("mean_squared_error", Self::MeanSquaredError),
+        ("mean_absolute_error", Self::MeanAbsoluteError),
+        ("huber", Self::Huber),
+        ("binary_cross_entropy", Self::BinaryCrossEntropy),
+        ("poisson", Self::Poisson),
+        ("gamma", Self::Gamma),
+    ];
+
+    /// The name in job files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let found = Self::NAMES.iter().find(|(_, other)| *other == self);
+        found.map_or("", |(name, _)| name)
+    }
+
+    /// Which numbers labels may be, if not any.
+    #[must_use]
+    pub fn labels_expected(self) -> Option<&'static str> {
+        match self {
+            Self::BinaryCrossEntropy => Some("a number from 0 to 1"),
+            Self::Poisson => Some("a number of 0 or more"),
+            Self::Gamma => Some("a number above 0"),
+            _ => None,
+        }
+    }
+
+    /// Whether a number is one of them.
+    #[must_use]
+    pub fn takes_label(self, label: f32) -> bool {
+        match self {
+            Self::BinaryCrossEntropy => (0.0..=1.0).contains(&label),
+            Self::Poisson => label >= 0.0,
+            Self::Gamma => label > 0.0,
+            _ => true,
+        }
+    }
+
+    /// Whether labels are classes.
+    #[must_use]
+    pub fn takes_classes(self) -> bool {
+        self == Self::CrossEntropy
+    }
 }
 
 /// `[data]`.

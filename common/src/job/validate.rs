@@ -1,15 +1,13 @@
 //! Values that can't be right, whatever the cluster.
 
+mod model;
 mod optimizer;
 mod schedule;
 mod train;
 
 use std::borrow::Cow;
 
-use super::spec::{
-    Architecture, ColumnRef, CsvSource, DataSource, DataSpec, JobSpec, Loss, MlpSpec, Scale,
-    TestData,
-};
+use super::spec::{ColumnRef, CsvSource, DataSource, DataSpec, JobSpec, Scale, TestData};
 
 /// Caps on what a job may ask for. Each is far above what this version is tested at.
 pub mod limits {
@@ -21,6 +19,20 @@ pub mod limits {
     pub const HIDDEN_LAYERS_MAX: usize = 64;
     /// Width of one hidden layer.
     pub const WIDTH_MAX: u32 = 1 << 16;
+    /// Height or width of a kernel or window, their steps and margins.
+    pub const WINDOW_MAX: u32 = 1 << 10;
+    /// Blocks of a convolutional network.
+    pub const BLOCKS_MAX: usize = 32;
+    /// Layers of a list, those inside others included.
+    pub const LAYERS_MAX: usize = 512;
+    /// Lists of layers inside each other.
+    pub const LAYERS_DEPTH_MAX: usize = 8;
+    /// Tokens of an embedding.
+    pub const VOCABULARY_MAX: u32 = 1 << 24;
+    /// Weights of classes.
+    pub const CLASS_WEIGHTS_MAX: usize = 1 << 16;
+    /// Numbers in one record.
+    pub const FEATURES_MAX: u64 = 1 << 24;
     /// Samples of a global batch.
     pub const GLOBAL_BATCH_MAX: u32 = 1 << 20;
     /// Epochs of a job.
@@ -72,7 +84,12 @@ fn check(
     })
 }
 
-fn check_count(field: &'static str, got: u64, min: u64, max: u64) -> Result<(), SpecError> {
+fn check_count(
+    field: impl Into<Cow<'static, str>>,
+    got: u64,
+    min: u64,
+    max: u64,
+) -> Result<(), SpecError> {
     check(
         (min..=max).contains(&got),
         field,
@@ -81,7 +98,7 @@ fn check_count(field: &'static str, got: u64, min: u64, max: u64) -> Result<(), 
     )
 }
 
-fn check_positive(field: &'static str, got: f64) -> Result<(), SpecError> {
+fn check_positive(field: impl Into<Cow<'static, str>>, got: f64) -> Result<(), SpecError> {
     check(
         got.is_finite() && got > 0.0,
         field,
@@ -99,7 +116,7 @@ fn check_non_negative(field: impl Into<Cow<'static, str>>, got: f64) -> Result<(
     )
 }
 
-fn check_share(field: &'static str, got: f64) -> Result<(), SpecError> {
+fn check_share(field: impl Into<Cow<'static, str>>, got: f64) -> Result<(), SpecError> {
     check(
         (0.0..1.0).contains(&got),
         field,
@@ -134,8 +151,7 @@ impl JobSpec {
                 limits::NAME_BYTES_MAX
             ),
         )?;
-        let Architecture::Mlp(mlp) = &self.model.architecture;
-        validate_mlp(mlp)?;
+        model::validate(&self.model)?;
         validate_data(&self.data)?;
         train::validate(&self.train)?;
         check_count(
@@ -195,26 +211,13 @@ impl JobSpec {
             ),
         )?;
         check(
-            self.model.loss == Loss::CrossEntropy || matches!(self.data.source, DataSource::Csv(_)),
+            self.model.loss.takes_classes() || matches!(self.data.source, DataSource::Csv(_)),
             "model.loss",
-            "\"mean_squared_error\"",
+            format!("{:?}", self.model.loss.name()),
             "\"cross_entropy\" for data.format \"idx\", whose labels are classes",
         )?;
         check_path("output.dir", &self.output.dir)
     }
-}
-
-fn validate_mlp(mlp: &MlpSpec) -> Result<(), SpecError> {
-    check(
-        mlp.hidden.len() <= limits::HIDDEN_LAYERS_MAX,
-        "model.hidden",
-        format!("a list of {}", mlp.hidden.len()),
-        format!("at most {} layers", limits::HIDDEN_LAYERS_MAX),
-    )?;
-    for &width in &mlp.hidden {
-        check_count("model.hidden", width.into(), 1, limits::WIDTH_MAX.into())?;
-    }
-    check_share("model.dropout", mlp.dropout)
 }
 
 fn validate_data(data: &DataSpec) -> Result<(), SpecError> {

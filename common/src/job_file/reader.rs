@@ -129,6 +129,54 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
+    /// A list of whole numbers below 2^32 that may be missing.
+    pub fn optional_u32_list(
+        &self,
+        key: &'static str,
+        expected: &str,
+    ) -> Result<Option<Vec<u32>>, Located> {
+        let found = self.get(key);
+        found
+            .map(|_| self.whole_u32_list(key, expected))
+            .transpose()
+    }
+
+    /// A list of numbers that may be missing.
+    pub fn optional_number_list(
+        &self,
+        key: &'static str,
+        expected: &str,
+    ) -> Result<Option<Vec<f64>>, Located> {
+        let Some(item) = self.get(key) else {
+            return Ok(None);
+        };
+        let Value::Array(items) = &item.value else {
+            return Err(self.bad(item, key, expected, item.value.describe()));
+        };
+        let numbers = items.iter().map(|item| self.as_number(item, key));
+        numbers.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// A list of tables that may be missing, each with its item.
+    pub fn optional_tables(
+        &self,
+        key: &'static str,
+        expected: &str,
+    ) -> Result<Option<Vec<(&'a Item, Reader<'a>)>>, Located> {
+        let Some(item) = self.get(key) else {
+            return Ok(None);
+        };
+        let Value::Array(items) = &item.value else {
+            return Err(self.bad(item, key, expected, item.value.describe()));
+        };
+        let path = dotted(&self.path, key);
+        let tables = items.iter().enumerate().map(|(i, item)| {
+            let table = Reader::new(item, &format!("{path}[{i}]"))?;
+            Ok((item, table))
+        });
+        tables.collect::<Result<_, _>>().map(Some)
+    }
+
     /// A list of whole numbers that may be missing.
     pub fn optional_whole_list(
         &self,

@@ -1,34 +1,14 @@
 //! The tables of a job file, one function each.
 
+mod model;
 mod train;
 
 use super::document::{Item, Located, Value};
 use super::reader::Reader;
 use crate::job::{
-    Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
-    FoldMode, IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale,
-    TestData,
+    ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device, FoldMode, IdxSource, JobSpec,
+    OutputSpec, Scale, TestData,
 };
-
-const ACTIVATIONS: [(&str, Activation); 4] = [
-    ("relu", Activation::Relu),
-    ("gelu", Activation::Gelu),
-    ("tanh", Activation::Tanh),
-    ("sigmoid", Activation::Sigmoid),
-];
-
-const INITIALISERS: [(&str, Initialiser); 5] = [
-    ("he_normal", Initialiser::HeNormal),
-    ("he_uniform", Initialiser::HeUniform),
-    ("glorot_normal", Initialiser::GlorotNormal),
-    ("glorot_uniform", Initialiser::GlorotUniform),
-    ("fan_in_uniform", Initialiser::FanInUniform),
-];
-
-const LOSSES: [(&str, Loss); 2] = [
-    ("cross_entropy", Loss::CrossEntropy),
-    ("mean_squared_error", Loss::MeanSquaredError),
-];
 
 #[derive(Clone, Copy, PartialEq)]
 enum Format {
@@ -45,7 +25,7 @@ pub(super) fn job(root: &Item, default_name: &str) -> Result<JobSpec, Located> {
         .unwrap_or_else(|| default_name.to_owned());
     let spec = JobSpec {
         name,
-        model: model(root.table("model")?)?,
+        model: model::model(root.table("model")?)?,
         data: data(root.table("data")?)?,
         train: train::train(root.table("train")?)?,
         cluster: cluster(root.optional_table("cluster")?)?,
@@ -53,22 +33,6 @@ pub(super) fn job(root: &Item, default_name: &str) -> Result<JobSpec, Located> {
     };
     root.finish()?;
     Ok(spec)
-}
-
-fn model(table: Reader<'_>) -> Result<ModelSpec, Located> {
-    table.choice("kind", &[("mlp", ())])?;
-    let mlp = MlpSpec {
-        hidden: table.whole_u32_list("hidden", "a list of widths such as [128, 64]")?,
-        activation: table.choice_or("activation", &ACTIVATIONS, Activation::Relu)?,
-        dropout: table.number_or("dropout", 0.0)?,
-        initialiser: table.choice_or("initialiser", &INITIALISERS, Initialiser::HeUniform)?,
-    };
-    let loss = table.choice_or("loss", &LOSSES, Loss::CrossEntropy)?;
-    table.finish()?;
-    Ok(ModelSpec {
-        architecture: Architecture::Mlp(mlp),
-        loss,
-    })
 }
 
 fn data(table: Reader<'_>) -> Result<DataSpec, Located> {

@@ -109,7 +109,9 @@ dir = "./o"
 "#,
     )
     .unwrap();
-    let Architecture::Mlp(mlp) = &spec.model.architecture;
+    let Architecture::Mlp(mlp) = &spec.model.architecture else {
+        panic!("mlp")
+    };
     assert_eq!(
         (mlp.hidden.as_slice(), mlp.dropout),
         ([128, 64].as_slice(), 0.1)
@@ -223,8 +225,8 @@ fn errors_name_file_line_key_and_what_was_expected() {
         ),
         (
             "kind = \"mlp\"",
-            "kind = \"cnn\"",
-            "dir/job.toml:3:1: `model.kind` is the string \"cnn\": expected \"mlp\"",
+            "kind = \"mpl\"",
+            "dir/job.toml:3:1: `model.kind` is the string \"mpl\": expected \"mlp\" or",
         ),
         (
             "kind = \"sgd\"",

@@ -1,7 +1,9 @@
 use ringfold_common::job::{
-    AdaGradOptions, AdamOptions, Anneal, BarzilaiBorweinFormula, BarzilaiBorweinOptions, Decay,
-    EmaSpec, EvaluateEvery, GroupSpec, LambOptions, LastBatch, LionOptions, Milestones, OneCycle,
-    OptimizerSpec, Period, RmsPropOptions, ScheduleSpec, SgdOptions, TrainDuration, TrainSpec,
+    Activation, AdaGradOptions, AdamOptions, Anneal, Architecture, BarzilaiBorweinFormula,
+    BarzilaiBorweinOptions, CnnSpec, Decay, EmaSpec, EvaluateEvery, GroupSpec, Initialiser,
+    LambOptions, LastBatch, LinearSpec, LionOptions, Loss, Milestones, MlpSpec, ModelSpec,
+    OneCycle, OptimizerSpec, Period, Resnet18Spec, RmsPropOptions, ScheduleSpec, SgdOptions, Stem,
+    TrainDuration, TrainSpec,
 };
 
 use super::*;
@@ -18,6 +20,8 @@ fn full() -> JobSpec {
                 initialiser: Initialiser::GlorotNormal,
             }),
             loss: Loss::CrossEntropy,
+            loss_options: ringfold_common::job::LossOptions::default(),
+            input: Vec::new(),
         },
         data: DataSpec {
             source: DataSource::Csv(CsvSource {
@@ -222,9 +226,140 @@ fn what_a_client_leaves_out_has_a_meaning() {
     assert_eq!(train.groups[0].learning_rate_factor, 1.0);
 }
 
+/// Every architecture, layer, activation, initialiser and loss.
+fn models() -> Vec<JobSpec> {
+    let text = r#"
+[model]
+kind = "sequential"
+input = [2, 8, 8]
+layers = [
+    { kind = "conv2d", filters = 4, kernel = [3, 5], stride = [1, 2], dilation = 2, groups = 2 },
+    { kind = "conv_transpose2d", filters = 4, kernel = 3, stride = 2, output_padding = 1 },
+    { kind = "max_pool2d", size = 2, stride = 1, padding = 1 },
+    { kind = "avg_pool2d", size = [2, 1] },
+    { kind = "conv1d", filters = 4, kernel = 3, bias = false },
+    { kind = "max_pool1d", size = 2 },
+    { kind = "avg_pool1d", size = 2 },
+    { kind = "global_max_pool" },
+    { kind = "global_avg_pool" },
+    { kind = "batch_norm", eps = 1e-3, momentum = 0.5 },
+    { kind = "layer_norm" },
+    { kind = "group_norm", groups = 2 },
+    { kind = "rms_norm", eps = 1e-6 },
+    { kind = "dropout", rate = 0.25 },
+    { kind = "flatten" },
+    { kind = "reshape", shape = [2, 3] },
+    { kind = "embedding", vocabulary = 9, width = 4 },
+    { kind = "residual", layers = [{ kind = "dense", units = 4 }, { kind = "hard_swish" }] },
+    { kind = "dense", units = 3, bias = false },
+]
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[train]
+epochs = 2
+global_batch = 4
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+"#;
+    let base = ringfold_common::job_file::parse(text, "job.toml", "/base", &[]).unwrap();
+    let with = |change: &dyn Fn(&mut ModelSpec)| {
+        let mut spec = base.clone();
+        change(&mut spec.model);
+        spec
+    };
+    let cnn = |activation| {
+        Architecture::Cnn(CnnSpec {
+            blocks: CnnSpec::default_blocks(),
+            hidden: vec![7],
+            activation,
+            dropout: 0.5,
+            initialiser: Initialiser::Orthogonal(2.0),
+        })
+    };
+    let activations = Activation::NAMES.iter();
+    let activations = activations.map(|&(_, f)| with(&|model| model.architecture = cnn(f)));
+    let resnet = |stem| {
+        with(&|model| {
+            model.architecture = Architecture::Resnet18(Resnet18Spec {
+                stem,
+                width: 8,
+                zero_init_residual: stem == Stem::Cifar,
+                initialiser: Initialiser::HeNormalFanOut,
+            });
+        })
+    };
+    let losses = Loss::NAMES.iter().map(|&(_, loss)| {
+        with(&|model| {
+            model.loss = loss;
+            match loss {
+                Loss::CrossEntropy => {
+                    model.loss_options.label_smoothing = 0.25;
+                    model.loss_options.class_weights = vec![1.0, 2.0];
+                }
+                Loss::Huber => model.loss_options.delta = 2.0,
+                Loss::Gamma => model.loss_options.shape = 3.0,
+                _ => {}
+            }
+        })
+    });
+    let initialisers = [
+        Initialiser::HeNormal,
+        Initialiser::HeUniform,
+        Initialiser::GlorotNormal,
+        Initialiser::GlorotUniform,
+        Initialiser::FanInUniform,
+        Initialiser::HeNormalFanOut,
+        Initialiser::HeUniformFanOut,
+        Initialiser::Zeros,
+        Initialiser::Ones,
+        Initialiser::Constant(-1.5),
+        Initialiser::Uniform(0.5),
+        Initialiser::Normal(0.25),
+        Initialiser::TruncatedNormal(0.02),
+        Initialiser::Orthogonal(1.5),
+    ];
+    let initialisers = initialisers.into_iter().map(|initialiser| {
+        with(&|model| model.architecture = Architecture::Softmax(LinearSpec { initialiser }))
+    });
+    let linear = with(&|model| {
+        model.loss = Loss::MeanSquaredError;
+        model.architecture = Architecture::Linear(LinearSpec {
+            initialiser: Initialiser::Zeros,
+        });
+    });
+    let mut specs = vec![
+        base.clone(),
+        linear,
+        resnet(Stem::Cifar),
+        resnet(Stem::Imagenet),
+    ];
+    specs.extend(activations.chain(losses).chain(initialisers));
+    specs
+}
+
+#[test]
+fn what_is_missing_in_a_layer_is_named() {
+    let mut wire = v1::JobSpec::from(&models()[0]);
+    let model = wire.model.as_mut().unwrap();
+    let Some(v1::model_spec::Architecture::Sequential(sequential)) = &mut model.architecture else {
+        panic!("sequential")
+    };
+    let Some(v1::layer::Kind::Conv2d(conv)) = &mut sequential.layers[0].kind else {
+        panic!("conv2d")
+    };
+    conv.stride = None;
+    assert_eq!(
+        JobSpec::try_from(wire).unwrap_err().field,
+        "spec.model.sequential.layers[0].stride"
+    );
+}
+
 #[test]
 fn specs_round_trip() {
-    for spec in variants().into_iter().chain(rules()) {
+    for spec in variants().into_iter().chain(rules()).chain(models()) {
         assert_eq!(JobSpec::try_from(v1::JobSpec::from(&spec)), Ok(spec));
     }
 }

@@ -26,6 +26,9 @@ pub struct Columns {
     pub label_name: Option<String>,
     /// What the files look like, for readers of more such files.
     pub format: SourceFormat,
+    /// The dimensions of a record, where the files give them: height and width of IDX images.
+    #[serde(default)]
+    pub dims: Vec<u32>,
 }
 
 /// How records of a dataset lie in files.
@@ -192,6 +195,7 @@ impl Contents {
                     feature_names: None,
                     label_name: None,
                     format: SourceFormat::Idx,
+                    dims: train.dims.clone(),
                 };
                 (columns, train, test)
             }
@@ -216,7 +220,7 @@ impl Contents {
                 }
                 Target::Classes(names)
             }
-            LabelKind::Known(_) | LabelKind::Values => Target::Values(1),
+            LabelKind::Known(_) | LabelKind::Values | LabelKind::Bounded(_) => Target::Values(1),
         };
         Ok(Self {
             info: DatasetInfo {

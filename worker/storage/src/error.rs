@@ -231,6 +231,18 @@ pub enum StorageError {
         /// The field.
         text: String,
     },
+    /// A number that the loss can't take as a label.
+    #[error("{place}: the label {label} is not {expected}, as model.loss \"{loss}\" needs it")]
+    LabelOutOfRange {
+        /// Where.
+        place: Box<FieldPlace>,
+        /// The number.
+        label: f32,
+        /// The loss, as the job file names it.
+        loss: &'static str,
+        /// Which numbers it takes.
+        expected: &'static str,
+    },
     /// A label with a line break in it: most often a quote that was never closed.
     #[error("{place}: the label {} holds a line break", quoted(text))]
     LabelHasLineBreak {

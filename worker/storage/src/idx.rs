@@ -27,6 +27,8 @@ pub(crate) struct IdxFile<'p> {
     pub records: u64,
     /// Bytes of one of them.
     pub width: usize,
+    /// The sizes of its dimensions.
+    pub dims: Vec<u32>,
     /// What the header asks for, itself included.
     bytes_expected: u64,
 }
@@ -85,6 +87,7 @@ impl<'p> IdxFile<'p> {
         Ok(Self {
             records,
             width,
+            dims: sizes[1..].to_vec(),
             bytes_expected,
             stream,
         })

@@ -18,14 +18,19 @@ pub(crate) enum LabelKind<'a> {
     Known(KnownClasses<'a>),
     /// Each is a number.
     Values,
+    /// Each is a number that the loss takes.
+    Bounded(Loss),
 }
 
 impl<'a> LabelKind<'a> {
     /// For training under `loss`.
     pub fn of_loss(loss: Loss) -> Self {
-        match loss {
-            Loss::CrossEntropy => Self::Find(FoundClasses::default()),
-            Loss::MeanSquaredError => Self::Values,
+        if loss.takes_classes() {
+            Self::Find(FoundClasses::default())
+        } else if loss.labels_expected().is_some() {
+            Self::Bounded(loss)
+        } else {
+            Self::Values
         }
     }
 
@@ -41,7 +46,7 @@ impl<'a> LabelKind<'a> {
     pub fn no_labels(&self) -> Labels {
         match self {
             Self::Find(_) | Self::Known(_) => Labels::Classes(Vec::new()),
-            Self::Values => Labels::Values(Vec::new()),
+            Self::Values | Self::Bounded(_) => Labels::Values(Vec::new()),
         }
     }
 }

@@ -61,6 +61,7 @@ impl Layout {
                 delimiter,
                 label_column: self.label as u32,
             },
+            dims: Vec::new(),
         }
     }
 

@@ -26,6 +26,8 @@ pub(crate) enum Keep {
 pub(crate) struct Part {
     pub records: u64,
     pub width: usize,
+    /// The dimensions of a record, where the files give them.
+    pub dims: Vec<u32>,
     /// Empty under [`Keep::Nothing`].
     pub features: Features,
     /// Empty under [`Keep::Nothing`]. Class numbers are those of the label kind: not yet sorted if
@@ -53,11 +55,24 @@ pub(crate) fn read_csv(
                 numbers.push(match kind {
                     LabelKind::Find(classes) => classes.number(label, &pass.limits, place)?,
                     LabelKind::Known(classes) => classes.number(label, place)?,
-                    LabelKind::Values => unreachable!("labels are of the kind"),
+                    LabelKind::Values | LabelKind::Bounded(_) => {
+                        unreachable!("labels are of the kind")
+                    }
                 });
             }
             Labels::Values(numbers) => {
-                numbers.push(file.number_at(column, FieldRole::ValueLabel)?);
+                let number = file.number_at(column, FieldRole::ValueLabel)?;
+                if let LabelKind::Bounded(loss) = kind
+                    && !loss.takes_label(number)
+                {
+                    return Err(StorageError::LabelOutOfRange {
+                        place: file.place(column, FieldRole::ValueLabel),
+                        label: number,
+                        loss: loss.name(),
+                        expected: loss.labels_expected().unwrap_or_default(),
+                    });
+                }
+                numbers.push(number);
             }
         }
         if keep == Keep::Nothing {
@@ -69,6 +84,7 @@ pub(crate) fn read_csv(
     Ok(Part {
         records,
         width: layout.width(),
+        dims: Vec::new(),
         features: Features::new(layout.width(), Values::F32(values)),
         labels,
     })
@@ -96,6 +112,7 @@ pub(crate) fn read_idx(
 ) -> Result<Part, StorageError> {
     let images = IdxFile::open_images(pass, images_path)?;
     let (image_count, width) = (images.records, images.width);
+    let dims = images.dims.clone();
     check_like(images.path(), width, like)?;
     let mut values = Vec::new();
     images.read(|chunk| {
@@ -122,6 +139,7 @@ pub(crate) fn read_idx(
     Ok(Part {
         records: image_count,
         width,
+        dims,
         features: Features::new(width, Values::U8(values)),
         labels: Labels::Classes(numbers),
     })
@@ -176,7 +194,7 @@ fn class_numbers(
                 classes.number(&name, &pass.limits, place)?
             }
             LabelKind::Known(classes) => classes.number(&name, place)?,
-            LabelKind::Values => {
+            LabelKind::Values | LabelKind::Bounded(_) => {
                 return Err(StorageError::LabelsAreClasses {
                     path: path.to_owned(),
                 });

@@ -5,13 +5,13 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use ringfold_common::dataset::Target;
-use ringfold_common::job::{Activation, Architecture, Initialiser, Loss, ModelSpec};
+use ringfold_common::job::ModelSpec;
 use ringfold_compute::{
     Arena, Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, StateLayout, TensorRef,
     Workspace,
 };
-use ringfold_graph::models::{self, LOSS, MlpOptions};
-use ringfold_graph::{DType, Graph, InitialiserScheme, differentiate};
+use ringfold_graph::models::{self, Frame, LOSS};
+use ringfold_graph::{Graph, differentiate};
 use ringfold_storage::{LabelsOut, NamedTensor, Tensor};
 
 use crate::error::TrainError;
@@ -28,44 +28,23 @@ pub struct Network {
 }
 
 impl Network {
-    /// The network of `model` for records of `features` numbers and labels of `target`, with an
-    /// L2 penalty of `l2`, on `threads` threads of the caller's rayon pool.
+    /// The network of `model` for records of `features` numbers, whose dimensions are `dims` if the
+    /// files give them, and labels of `target`, with an L2 penalty of `l2`, on `threads` threads of
+    /// the caller's rayon pool.
     ///
     /// # Errors
-    /// An option that is out of range, or sizes that can't be addressed.
+    /// An option or a layer that doesn't fit the data, or sizes that can't be addressed.
     pub fn new(
         model: &ModelSpec,
-        features: u32,
+        (features, dims): (u32, &[u32]),
         target: &Target,
         l2: f64,
         threads: usize,
     ) -> Result<Self, TrainError> {
-        let Architecture::Mlp(mlp) = &model.architecture;
-        let forward = models::mlp(&MlpOptions {
-            inputs: features as usize,
-            hidden: mlp.hidden.iter().map(|&width| width as usize).collect(),
-            outputs: target.outputs() as usize,
-            activation: match mlp.activation {
-                Activation::Relu => ringfold_graph::Activation::Relu,
-                Activation::Gelu => ringfold_graph::Activation::Gelu,
-                Activation::Tanh => ringfold_graph::Activation::Tanh,
-                Activation::Sigmoid => ringfold_graph::Activation::Sigmoid,
-            },
-            dropout: mlp.dropout,
-            loss: match model.loss {
-                Loss::CrossEntropy => models::Loss::CrossEntropy,
-                Loss::MeanSquaredError => models::Loss::MeanSquaredError,
-            },
-            l2,
-            initialiser: match mlp.initialiser {
-                Initialiser::HeNormal => InitialiserScheme::HeNormal,
-                Initialiser::HeUniform => InitialiserScheme::HeUniform,
-                Initialiser::GlorotNormal => InitialiserScheme::GlorotNormal,
-                Initialiser::GlorotUniform => InitialiserScheme::GlorotUniform,
-                Initialiser::FanInUniform => InitialiserScheme::LinearDefault,
-            },
-            dtype: DType::F32,
-        })?;
+        let dims: Vec<usize> = dims.iter().map(|&size| size as usize).collect();
+        let outputs = target.outputs() as usize;
+        let frame = Frame::of_model(model, features as usize, &dims, outputs, l2)?;
+        let forward = models::build(model, &frame)?;
         Self::from_graph(&forward, features, target, threads)
     }
 

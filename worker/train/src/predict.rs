@@ -43,7 +43,7 @@ impl Predictor {
         let description = model.description;
         let network = Network::new(
             &description.model,
-            description.features,
+            (description.features, &description.columns.dims),
             &description.target,
             0.0,
             1,

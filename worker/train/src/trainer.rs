@@ -150,7 +150,7 @@ impl<'a> Run<'a> {
         let (spec, info) = (job.spec, job.dataset.info());
         let network = Network::new(
             &spec.model,
-            info.features,
+            (info.features, &job.dataset.columns().dims),
             &info.target,
             spec.train.l2,
             job.threads.max(1) as usize,

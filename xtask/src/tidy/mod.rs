@@ -27,8 +27,9 @@ use std::path::{Path, PathBuf};
 use source::Source;
 use workspace::Workspace;
 
-const TABLES: [&str; 2] = [
+const TABLES: [&str; 3] = [
     "common/src/job_file/tables.rs",
+    "common/src/job_file/tables/model.rs",
     "common/src/job_file/tables/train.rs",
 ];
 const JOB_FILE_DOC: &str = "docs/job-file.md";

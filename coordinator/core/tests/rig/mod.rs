@@ -338,6 +338,8 @@ pub fn spec(workers: u32) -> JobSpec {
                 initialiser: Initialiser::HeNormal,
             }),
             loss: Loss::CrossEntropy,
+            loss_options: ringfold_common::job::LossOptions::default(),
+            input: Vec::new(),
         },
         data: DataSpec {
             source: DataSource::Csv(train),

@@ -30,6 +30,8 @@ fn description() -> ModelDescription {
                 initialiser: Initialiser::HeUniform,
             }),
             loss: Loss::CrossEntropy,
+            loss_options: ringfold_common::job::LossOptions::default(),
+            input: Vec::new(),
         },
         features: 2,
         target: Target::Classes(vec!["no".to_owned(), "yes".to_owned()]),
@@ -45,6 +47,7 @@ fn description() -> ModelDescription {
                 delimiter: b',',
                 label_column: 1,
             },
+            dims: Vec::new(),
         },
     }
 }

@@ -21,6 +21,8 @@ fn describe(spec: &DataSpec, loss: Loss) -> ModelDescription {
             initialiser: Initialiser::HeUniform,
         }),
         loss,
+        loss_options: ringfold_common::job::LossOptions::default(),
+        input: Vec::new(),
     };
     ModelDescription::new("job".to_owned(), model, &load(spec, loss))
 }

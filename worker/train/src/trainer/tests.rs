@@ -33,7 +33,7 @@ impl Fixture {
                 .collect();
             let label = match loss {
                 Loss::CrossEntropy => ["red", "green", "blue"][class as usize].to_owned(),
-                Loss::MeanSquaredError => format!("{}", x[0] - 2.0 * x[1] + 0.5),
+                _ => format!("{}", x[0] - 2.0 * x[1] + 0.5),
             };
             writeln!(csv, "{},{},{},{},{label}", x[0], x[1], x[2], x[3]).unwrap();
         }
@@ -50,6 +50,8 @@ impl Fixture {
                     initialiser: Initialiser::GlorotUniform,
                 }),
                 loss,
+                loss_options: ringfold_common::job::LossOptions::default(),
+                input: Vec::new(),
             },
             data: DataSpec {
                 source: DataSource::Csv(CsvSource {

@@ -1,0 +1,169 @@
+//! Losses, and what is predicted under each.
+
+use super::{DATA_LOSS, FEATURES, Frame, LABELS, LOGITS, LOSS, PREDICTION, PROBABILITIES};
+use crate::error::GraphError;
+use crate::graph::{ConstantData, Graph, OutputRole, ValueId};
+use crate::op::{
+    Binary, CrossEntropy, Distance, L2Penalty, LossReduction, MeanSquaredError, PairLoss, Reduce,
+    Reduction, Softmax, SoftmaxCrossEntropy, Unary,
+};
+use crate::shape::{DType, Shape, TensorType};
+
+/// The loss at the end of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Loss {
+    /// Softmax cross-entropy over classes, mean over the batch.
+    CrossEntropy,
+    /// The same with smoothed labels and a factor for each class, which multiplies the loss of a
+    /// sample as in PyTorch; the mean is over samples, not over their factors, so that parts of a
+    /// batch add up.
+    WeightedCrossEntropy {
+        /// The share of a label that goes to all classes, in `[0, 1]`.
+        smoothing: f64,
+        /// One a class, finite and not negative; empty for none.
+        weights: Vec<f64>,
+    },
+    /// Mean squared error over all elements.
+    MeanSquaredError,
+    /// Mean absolute error over all elements.
+    MeanAbsoluteError,
+    /// The mean of [`Distance::Huber`].
+    Huber {
+        /// The end of the square, positive.
+        delta: f64,
+    },
+    /// The mean of [`Distance::Logistic`]; predictions are probabilities.
+    BinaryCrossEntropy,
+    /// The mean of [`Distance::PoissonLog`]; predictions are rates.
+    Poisson,
+    /// The mean of [`Distance::GammaLog`]; predictions are means.
+    Gamma {
+        /// The distribution's shape, positive.
+        shape: f64,
+    },
+}
+
+impl Loss {
+    /// Whether labels are classes.
+    #[must_use]
+    pub fn takes_classes(&self) -> bool {
+        matches!(self, Self::CrossEntropy | Self::WeightedCrossEntropy { .. })
+    }
+
+    pub(super) fn check(&self, outputs: usize) -> Result<(), GraphError> {
+        match self {
+            Self::WeightedCrossEntropy { weights, .. }
+                if !weights.is_empty() && weights.len() != outputs =>
+            {
+                Err(GraphError::ModelOption {
+                    option: "class_weights",
+                    expected: "as many weights as the data has classes",
+                    got: format!("{} weights for {outputs} classes", weights.len()),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The distance of a loss of numbers.
+    fn distance(&self) -> Option<Distance> {
+        Some(match *self {
+            Self::MeanAbsoluteError => Distance::Absolute,
+            Self::Huber { delta } => Distance::Huber { delta },
+            Self::BinaryCrossEntropy => Distance::Logistic,
+            Self::Poisson => Distance::PoissonLog,
+            Self::Gamma { shape } => Distance::GammaLog { shape },
+            _ => return None,
+        })
+    }
+
+    fn apply(
+        &self,
+        graph: &mut Graph,
+        out: ValueId,
+        labels: ValueId,
+    ) -> Result<ValueId, GraphError> {
+        match self {
+            Self::CrossEntropy => graph.apply(SoftmaxCrossEntropy::Loss, &[out, labels]),
+            Self::WeightedCrossEntropy { smoothing, weights } => {
+                let mut operands = vec![out, labels];
+                if !weights.is_empty() {
+                    let ty = TensorType::new(graph.dtype(), Shape::fixed(&[weights.len()]));
+                    let data = ConstantData::Float(weights.clone());
+                    operands.push(graph.add_constant(ty, data)?);
+                }
+                let each = CrossEntropy {
+                    log_probabilities: false,
+                    ignore: None,
+                    smoothing: *smoothing,
+                    reduction: LossReduction::None,
+                };
+                let losses = graph.apply(each, &operands)?;
+                let mean = Reduce {
+                    reduction: Reduction::Mean,
+                    axes: vec![0],
+                    keep: false,
+                };
+                graph.apply(mean, &[losses])
+            }
+            _ => match self.distance() {
+                None => graph.apply(MeanSquaredError::Loss, &[out, labels]),
+                Some(distance) => {
+                    let loss = PairLoss {
+                        distance,
+                        reduction: LossReduction::Mean,
+                    };
+                    graph.apply(loss, &[out, labels])
+                }
+            },
+        }
+    }
+}
+
+/// Declares features and labels.
+pub(super) fn add_inputs(
+    graph: &mut Graph,
+    frame: &Frame,
+) -> Result<(ValueId, ValueId), GraphError> {
+    let row = |len| TensorType::new(frame.dtype, Shape::batched(&[len]));
+    let features = graph.add_input(FEATURES, row(frame.inputs))?;
+    let labels = if frame.loss.takes_classes() {
+        TensorType::new(DType::I32, Shape::batched(&[]))
+    } else {
+        row(frame.outputs)
+    };
+    Ok((features, graph.add_input(LABELS, labels)?))
+}
+
+/// Ends a model: loss, penalty and outputs of `out [batch, outputs]`.
+pub(super) fn finish(
+    graph: &mut Graph,
+    frame: &Frame,
+    out: ValueId,
+    labels: ValueId,
+    weights: &[ValueId],
+) -> Result<(), GraphError> {
+    let data_loss = frame.loss.apply(graph, out, labels)?;
+    let mut loss = data_loss;
+    if frame.l2 > 0.0 {
+        for &weight in weights {
+            let penalty = graph.apply(L2Penalty { lambda: frame.l2 }, &[weight])?;
+            loss = graph.apply(Binary::Add, &[loss, penalty])?;
+        }
+    }
+    graph.add_output(LOSS, OutputRole::Loss, loss)?;
+    graph.add_output(DATA_LOSS, OutputRole::Loss, data_loss)?;
+    let prediction = match frame.loss {
+        Loss::CrossEntropy | Loss::WeightedCrossEntropy { .. } => {
+            graph.add_output(LOGITS, OutputRole::Prediction, out)?;
+            let probabilities = graph.apply(Softmax::Plain { axis: 1 }, &[out])?;
+            return graph.add_output(PROBABILITIES, OutputRole::Derived, probabilities);
+        }
+        Loss::MeanSquaredError | Loss::MeanAbsoluteError | Loss::Huber { .. } => {
+            return graph.add_output(PREDICTION, OutputRole::Prediction, out);
+        }
+        Loss::BinaryCrossEntropy => graph.apply(Unary::Sigmoid, &[out])?,
+        Loss::Poisson | Loss::Gamma { .. } => graph.apply(Unary::Exp, &[out])?,
+    };
+    graph.add_output(PREDICTION, OutputRole::Derived, prediction)
+}
