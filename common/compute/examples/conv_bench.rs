@@ -99,6 +99,7 @@ fn main() {
             kernel_w: kernel,
             stride: [stride; 2],
             padding: [padding; 2],
+            padding_after: [padding; 2],
             dilation: [1, 1],
             groups,
         };

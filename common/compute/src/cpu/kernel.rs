@@ -69,12 +69,17 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
 }
 
 /// The floats that the kernel of an operator needs for itself.
-pub(crate) fn scratch_len(op: &Op, operands: &[Vec<usize>], results: &[Vec<usize>]) -> usize {
+pub(crate) fn scratch_len<T: Element>(
+    op: &Op,
+    operands: &[Vec<usize>],
+    results: &[Vec<usize>],
+    threads: usize,
+) -> usize {
     let len = |shape: &[usize]| shape.iter().product();
     match op {
         Op::Reduce(op) => reduce::scratch_len(op.reduction, len(&results[0])),
         Op::ReduceGrad(op) => reduce::grad_scratch_len(op.reduction, len(&operands[1])),
-        Op::Conv(op) => conv::scratch_len(op, operands, results),
+        Op::Conv(op) => conv::scratch_len::<T>(op, operands, results, threads),
         _ => 0,
     }
 }

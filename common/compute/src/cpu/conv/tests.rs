@@ -174,6 +174,7 @@ pub(super) fn square(channels: [usize; 2], size: usize, kernel: usize) -> Conv2d
         kernel_w: kernel,
         stride: [1, 1],
         padding: [kernel / 2, kernel / 2],
+        padding_after: [kernel / 2, kernel / 2],
         dilation: [1, 1],
         groups: 1,
     }
@@ -221,6 +222,7 @@ fn one_dimension() {
         in_h: 1,
         kernel_h: 1,
         padding: [0, 2],
+        padding_after: [0, 2],
         ..square([5, 7], 33, 5)
     };
     Case::new(conv).check_all();
@@ -303,6 +305,7 @@ proptest! {
             kernel_w: 3,
             stride: [1, 1],
             padding: conv.padding.map(|p| p.min(2)),
+            padding_after: conv.padding_after.map(|p| p.min(2)),
             dilation: [1, 1],
             ..conv
         };
@@ -313,9 +316,11 @@ proptest! {
 fn any_conv() -> impl Strategy<Value = Conv2d> {
     let pair = |range: std::ops::Range<usize>| [range.clone(), range];
     let channels = (1usize..4, 1usize..20, 1usize..20, 1usize..4);
-    let sizes = (pair(1..12), pair(1..5), pair(1..5), pair(0..4), pair(1..4));
+    let paddings = [pair(0..4), pair(0..4)];
+    let sizes = (pair(1..12), pair(1..5), pair(1..5), paddings, pair(1..4));
     let all = (channels, sizes).prop_map(|((groups, ins, outs, batch), sizes)| {
-        let ([in_h, in_w], [kernel_h, kernel_w], stride, padding, dilation) = sizes;
+        let ([in_h, in_w], [kernel_h, kernel_w], stride, paddings, dilation) = sizes;
+        let [padding, padding_after] = paddings;
         Conv2d {
             batch,
             in_channels: groups * ins,
@@ -326,6 +331,7 @@ fn any_conv() -> impl Strategy<Value = Conv2d> {
             kernel_w,
             stride,
             padding,
+            padding_after,
             dilation,
             groups,
         }
@@ -383,6 +389,7 @@ fn refusals_name_the_field() {
     assert_eq!(groups.check(), Err(refused));
     let kernel = Conv2d {
         padding: [0, 0],
+        padding_after: [0, 0],
         kernel_h: 6,
         ..good
     };

@@ -262,7 +262,8 @@ impl Winograd {
     pub fn fits(conv: &Conv2d) -> bool {
         let kernel = [conv.kernel_h, conv.kernel_w] == [3, 3];
         let plain = conv.stride == [1, 1] && conv.dilation == [1, 1];
-        kernel && plain && conv.padding[0] <= 2 && conv.padding[1] <= 2
+        let paddings = conv.padding.into_iter().chain(conv.padding_after);
+        kernel && plain && paddings.max() <= Some(2)
     }
 
     /// True if this is also faster than the direct sum.
