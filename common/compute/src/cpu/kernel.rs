@@ -57,8 +57,8 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::CrossEntropy(op) => pair_loss::cross_entropy(*op, call),
         Op::CrossEntropyGrad(op) => pair_loss::cross_entropy_grad(op.0, call),
         Op::Conv(op) => conv::lower(*op, call, threads),
-        Op::Pool(op) => pool::pool(*op, call),
-        Op::PoolGrad(op) => pool::pool_grad(*op, call),
+        Op::Pool(op) => pool::pool(*op, call, threads),
+        Op::PoolGrad(op) => pool::pool_grad(*op, call, threads),
         Op::Dropout(op) => dropout::lower(*op),
         Op::Softmax(op) => rows::lower(*op, call),
         Op::SoftmaxCrossEntropy(op) => loss::cross_entropy(*op, call),
@@ -79,6 +79,10 @@ pub(crate) fn scratch_len<T: Element>(
     match op {
         Op::Reduce(op) => reduce::scratch_len(op.reduction, len(&results[0])),
         Op::ReduceGrad(op) => reduce::grad_scratch_len(op.reduction, len(&operands[1])),
+        Op::PoolGrad(op) => {
+            let dy = &operands[operands.len() - 1];
+            pool::grad_scratch_len(op, dy, threads)
+        }
         Op::Conv(op) => conv::scratch_len::<T>(op, operands, results, threads),
         _ => 0,
     }

@@ -11,7 +11,7 @@
 //! | `view` | integers and truth values in memories of floats |
 //! | [`kernels`] | a file a group of operators: their kernels, and the loops over slices |
 //! | [`gemm`] | matrix products |
-//! | [`conv`] | convolution and pooling on slices |
+//! | [`conv`] | convolution on slices |
 //! | [`math`] | elementary functions |
 //! | `simd` | the same loop for wider vectors |
 

@@ -1,4 +1,4 @@
-//! Convolution and pooling: functions over slices of `f32`, on the calling thread, without
+//! Convolution: functions over slices of `f32`, on the calling thread, without
 //! allocation.
 //!
 //! # Layout
@@ -19,18 +19,20 @@
 //! | `correlate` | the forward pass and the input gradient |
 //! | `depthwise` | all three where every channel is a group of its own |
 //! | `weights` | the weight gradient |
-//! | [`pool`] | pooling |
 //! | `pack` | planes to blocks and back |
-//! | `winograd`, `winograd_weights` | 3 × 3 with a quarter of the multiplications |
+//! | `winograd`, `winograd_weights` | 3 × 3 with a quarter of the multiplications, 5 × 5 with a third |
+//! | `points` | their transforms |
 //! | `tile` | the innermost loops |
 //! | `lanes` | [`Simd`]: the levels of vector instructions |
+//! | [`peak`] | the limit that benchmarks compare with |
 //! | [`mod@reference`] | the same, as the definition says |
 
 mod correlate;
 mod depthwise;
 mod lanes;
 mod pack;
-pub mod pool;
+pub mod peak;
+mod points;
 pub mod reference;
 mod shape;
 #[cfg(test)]
@@ -77,14 +79,6 @@ pub enum ConvError {
         /// Rows and columns, without the padding.
         input: [usize; 2],
     },
-    /// More padding of a pooling window than half of it.
-    #[error("padding of {padding:?} is more than half a window of {kernel:?}")]
-    Padding {
-        /// Rows and columns.
-        padding: [usize; 2],
-        /// Rows and columns of the window.
-        kernel: [usize; 2],
-    },
     /// Tensors beyond [`ELEMENTS_MAX`].
     #[error("a convolution takes more than {ELEMENTS_MAX} elements")]
     TooLarge,
@@ -102,7 +96,8 @@ pub struct Epilogue<'a> {
 /// Which sums a convolution takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Algorithm {
-    /// Winograd's, where it is faster: for 3 × 3 kernels of stride 1 with whole blocks of channels.
+    /// Winograd's, where it is faster: for 3 × 3 and 5 × 5 kernels of stride 1 with whole blocks of
+    /// channels.
     /// Its error is about ten times that of the direct sum.
     #[default]
     Fastest,

@@ -284,6 +284,9 @@ fn winograd_shapes() {
         square([128, 32], 16, 3),
         square([32, 256], 8, 3),
         square([20, 7], 9, 3),
+        square([32, 64], 14, 5),
+        square([48, 32], 9, 5),
+        square([20, 7], 7, 5),
     ] {
         Case::by_winograd(conv).check_all();
     }
@@ -297,15 +300,16 @@ fn winograd_shapes() {
 
 proptest! {
     #[test]
-    fn any_winograd(conv in any_conv()) {
+    fn any_winograd(conv in any_conv(), large: bool) {
+        let kernel = if large { 5 } else { 3 };
         let conv = Conv2d {
-            in_h: conv.in_h + 2,
-            in_w: conv.in_w + 2,
-            kernel_h: 3,
-            kernel_w: 3,
+            in_h: conv.in_h + kernel - 1,
+            in_w: conv.in_w + kernel - 1,
+            kernel_h: kernel,
+            kernel_w: kernel,
             stride: [1, 1],
-            padding: conv.padding.map(|p| p.min(2)),
-            padding_after: conv.padding_after.map(|p| p.min(2)),
+            padding: conv.padding.map(|p| p.min(kernel - 1)),
+            padding_after: conv.padding_after.map(|p| p.min(kernel - 1)),
             dilation: [1, 1],
             ..conv
         };
