@@ -41,6 +41,8 @@ struct Case {
     weights: Vec<f32>,
     bias: Vec<f32>,
     winograd: bool,
+    /// With all images' transformed inputs at once.
+    pairs: bool,
 }
 
 impl Case {
@@ -52,6 +54,7 @@ impl Case {
             weights: noise(conv.weights(), 3),
             bias: noise(conv.out_channels, 4),
             winograd: false,
+            pairs: false,
         }
     }
 
@@ -60,7 +63,11 @@ impl Case {
         if self.winograd {
             kernels.forward = Pass::Winograd(Winograd::forward(&self.conv, simd));
             kernels.input_gradient = Pass::Winograd(Winograd::input_gradient(&self.conv, simd));
-            kernels.weight_gradient = Weights::Winograd(WinogradWeights::new(&self.conv, simd));
+            kernels.weight_gradient = if self.pairs {
+                Weights::Pairs(WinogradPairs::new(&self.conv, simd))
+            } else {
+                Weights::Winograd(WinogradWeights::new(&self.conv, simd))
+            };
         }
         kernels
     }
@@ -115,10 +122,12 @@ impl Case {
         // In an order that depends on the pieces.
         let mut units: Vec<usize> = (0..kernels.weight_units()).collect();
         units.rotate_left(images % kernels.weight_units());
-        for unit in units {
-            let mut scratch = nan(kernels.weight_scratch());
-            let partial = &mut partials[kernels.weight_unit_range(unit)];
-            kernels.weight_unit(unit, partial, &self.x, &self.dy, &mut scratch);
+        let mut scratch = nan(kernels.weight_scratch());
+        for run in units.chunk_by(|a, b| a + 1 == *b && b % (images + 1) != 0) {
+            let run = run[0]..run[run.len() - 1] + 1;
+            let range = [run.start, run.end - 1].map(|unit| kernels.weight_unit_range(unit));
+            let partial = &mut partials[range[0].start..range[1].end];
+            kernels.weight_run(run, partial, &self.x, &self.dy, &mut scratch);
         }
         kernels.fold_weights(&mut dw, &partials);
         kernels.bias_gradient(0..conv.out_channels, &mut db, &self.dy);
@@ -238,10 +247,8 @@ fn an_empty_batch_has_no_weight_gradient() {
     let kernels = case.kernels(Simd::widest());
     let mut partials = vec![f32::NAN; kernels.weight_partials()];
     let mut scratch = vec![0.0; kernels.weight_scratch()];
-    for unit in 0..kernels.weight_units() {
-        let partial = &mut partials[kernels.weight_unit_range(unit)];
-        kernels.weight_unit(unit, partial, &[], &[], &mut scratch);
-    }
+    let units = 0..kernels.weight_units();
+    kernels.weight_run(units, &mut partials, &[], &[], &mut scratch);
     let mut dw = case.weights.clone();
     kernels.fold_weights(&mut dw, &partials);
     assert!(dw.iter().all(|&dw| dw == 0.0));
@@ -289,6 +296,12 @@ fn winograd_shapes() {
         square([20, 7], 7, 5),
     ] {
         Case::by_winograd(conv).check_all();
+        let case = Case::by_winograd(conv);
+        Case {
+            pairs: true,
+            ..case
+        }
+        .check_all();
     }
     let many = Conv2d {
         batch: 37,
@@ -313,7 +326,9 @@ proptest! {
             dilation: [1, 1],
             ..conv
         };
-        Case::by_winograd(conv).check_all();
+        let case = Case::by_winograd(conv);
+        case.check_all();
+        Case { pairs: true, ..case }.check_all();
     }
 }
 

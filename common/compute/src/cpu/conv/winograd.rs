@@ -62,14 +62,20 @@ impl Winograd {
     /// True if this is also faster than the direct sum.
     pub fn pays(conv: &Conv2d) -> bool {
         let full = |channels: usize| channels >= 32 && channels.is_multiple_of(BLOCK);
+        if !Self::fits(conv) {
+            return false;
+        }
+        let out = IN + 1 - conv.kernel_h;
+        let filled = conv.out_h() >= out && conv.out_w() >= out;
         // The weights are transformed anew each step, for no more tiles than these.
-        let tiles =
-            |out: usize| conv.batch * conv.out_h().div_ceil(out) * conv.out_w().div_ceil(out);
-        let filled = |out: usize| conv.out_h() >= out && conv.out_w() >= out && tiles(out) >= 32;
-        Self::fits(conv)
-            && full(conv.group_in())
-            && full(conv.group_out())
-            && filled(IN + 1 - conv.kernel_h)
+        let tiles = Self::batch_tiles(conv);
+        full(conv.group_in()) && full(conv.group_out()) && filled && tiles >= 32
+    }
+
+    /// Tiles of the batch.
+    pub fn batch_tiles(conv: &Conv2d) -> usize {
+        let tiles = |size: usize| size.div_ceil(IN + 1 - conv.kernel_h);
+        conv.batch * tiles(conv.out_h()) * tiles(conv.out_w())
     }
 
     pub fn forward(conv: &Conv2d, simd: Simd) -> Self {

@@ -156,12 +156,7 @@ impl BlockedKernel {
         let start = kernels.weight_unit_range(units.start).start;
         let threads = scratch.len() / self.own();
         if threads <= 1 || units.len() <= 1 {
-            for unit in units {
-                let range = kernels.weight_unit_range(unit);
-                let partials = &mut partials[range.start - start..range.end - start];
-                kernels.weight_unit(unit, partials, operands[0], operands[1], scratch);
-            }
-            return;
+            return kernels.weight_run(units, partials, operands[0], operands[1], scratch);
         }
         let half = threads / 2;
         let middle = units.start + (units.len() * half).div_ceil(threads);
