@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ringfold_graph::op::{Pool, PoolGrad, Pooling};
 
+use super::halve::{self, larger};
 use super::runs::{each_run, each_run_with};
 use crate::backend::RunArgs;
 use crate::cpu::kernel::Kernel;
@@ -166,12 +167,6 @@ impl Sizes {
     }
 }
 
-/// The larger; NaN if either is.
-#[inline(always)]
-fn larger<T: Element>(a: T, b: T) -> T {
-    T::select((b > a) | b.is_nan(), b, a)
-}
-
 /// Calls `f(i, &x[i · stride])` for `i` below `len`.
 #[inline(always)]
 fn strided<T: Copy>(x: &[T], stride: usize, len: usize, mut f: impl FnMut(usize, T)) {
@@ -224,51 +219,6 @@ impl PoolKernel {
     }
 }
 
-/// The largest of squares of 2 by 2.
-#[inline(always)]
-fn halve<T: Element>(y: &mut [T], x: &[T], out_w: usize) {
-    let rows = y.chunks_exact_mut(out_w).zip(x.chunks_exact(4 * out_w));
-    for (y, x) in rows {
-        let (above, below) = x.split_at(2 * out_w);
-        let pairs = above
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .zip(below.as_chunks::<2>().0);
-        for (y, (a, b)) in y.iter_mut().zip(pairs) {
-            *y = larger(larger(a[0], a[1]), larger(b[0], b[1]));
-        }
-    }
-}
-
-/// The gradient of [`halve`]: that of the first element that is as large as the window's largest.
-#[inline(always)]
-fn halve_grad<T: Element>(dx: &mut [T], x: &[T], dy: &[T], out_w: usize) {
-    let rows = x.chunks_exact(4 * out_w).zip(dy.chunks_exact(out_w));
-    for (dx, (x, dy)) in dx.chunks_exact_mut(4 * out_w).zip(rows) {
-        let (above, below) = x.split_at(2 * out_w);
-        let pairs = above
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .zip(below.as_chunks::<2>().0);
-        let (above, below) = dx.split_at_mut(2 * out_w);
-        let above = above.as_chunks_mut::<2>().0.iter_mut();
-        let to = above.zip(below.as_chunks_mut::<2>().0);
-        for ((&dy, (a, b)), (above, below)) in dy.iter().zip(pairs).zip(to) {
-            let largest = larger(larger(a[0], a[1]), larger(b[0], b[1]));
-            let hit = |x: T| (x == largest) | x.is_nan();
-            let first = hit(a[0]);
-            let second = hit(a[1]) & !first;
-            let third = hit(b[0]) & !(first | second);
-            let fourth = !(first | second | third);
-            let of = |hit: bool| T::select(hit, dy, T::ZERO);
-            *above = [of(first), of(second)];
-            *below = [of(third), of(fourth)];
-        }
-    }
-}
-
 impl<T: Element> Kernel<T> for PoolKernel {
     fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
         let (sizes, x, y) = (&self.sizes, operands.slice(0), results.take(0));
@@ -280,7 +230,7 @@ impl<T: Element> Kernel<T> for PoolKernel {
                 || {
                     for (y, x) in y.chunks_exact_mut(output).zip(x.chunks_exact(image)) {
                         if sizes.pooling == Pooling::Max && sizes.is_halving() {
-                            halve(y, x, sizes.columns.output);
+                            halve::forward(y, x, sizes.columns.output);
                         } else {
                             self.channel(y, x);
                         }
@@ -371,6 +321,11 @@ impl<T: Element> Kernel<T> for PoolGradKernel {
             scratch,
             row,
             |first, dx, scratch| {
+                if is_max && sizes.is_halving() {
+                    let x = &x[first * image..][..dx.len()];
+                    let dy = &dy[first * output..][..dx.len() / 4];
+                    return halve::grad(dx, x, dy, sizes.columns.output);
+                }
                 let dy = dy[first * output..].chunks_exact(output);
                 widest(
                     #[inline(always)]
@@ -381,39 +336,11 @@ impl<T: Element> Kernel<T> for PoolGradKernel {
                                 continue;
                             }
                             let x = &x[(first + i) * image..][..image];
-                            if sizes.is_halving() {
-                                halve_grad(dx, x, dy, sizes.columns.output);
-                            } else {
-                                self.max(dx, x, dy, scratch);
-                            }
+                            self.max(dx, x, dy, scratch);
                         }
                     },
                 );
             },
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_largest_of_a_square_has_the_gradient() {
-        let nan = f32::NAN;
-        let low = f32::NEG_INFINITY;
-        // Squares: one largest, all equal, NaN, minus infinity.
-        let x = [1.0, 2.0, 5.0, 5.0, 3.0, nan, low, low];
-        let below = [0.0, 4.0, 5.0, 5.0, 9.0, nan, low, low];
-        let x: Vec<f32> = x.into_iter().chain(below).collect();
-        let mut y = [0.0; 4];
-        halve(&mut y, &x, 4);
-        assert_eq!((y[0], y[1], y[3]), (4.0, 5.0, low));
-        assert!(y[2].is_nan());
-        let mut dx = [nan; 16];
-        halve_grad(&mut dx, &x, &[1.0, 2.0, 3.0, 4.0], 4);
-        let above = [0.0, 0.0, 2.0, 0.0, 0.0, 3.0, 4.0, 0.0];
-        assert_eq!(dx[..8], above);
-        assert_eq!(dx[8..], [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
     }
 }

@@ -2,6 +2,12 @@
 //!
 //! The pieces are independent, so that the bits don't depend on the cut. One thread never enters the
 //! pool; nothing is allocated.
+//!
+//! Invariant of the unsafe code: a [`Shared`] slice is borrowed mutably for as long as it is there, and
+//! no element of it is reached by two threads at once: its callers promise that.
+
+use std::marker::PhantomData;
+use std::ops::{AddAssign, Range};
 
 use rayon::prelude::*;
 
@@ -41,6 +47,77 @@ pub(crate) fn each_run_with<T: Send>(
     runs.for_each(|((i, to), scratch)| f(i * run, to, scratch));
 }
 
+/// Calls `f` for runs of `count` pieces of `piece` elements.
+pub(crate) fn each_index(
+    threads: usize,
+    count: usize,
+    piece: usize,
+    f: impl Fn(Range<usize>) + Sync,
+) {
+    let threads = threads.min(count * piece / RUN_MIN).min(count);
+    if threads <= 1 {
+        return f(0..count);
+    }
+    let runs = (0..threads).into_par_iter().with_max_len(1);
+    runs.for_each(|i| f(count * i / threads..count * (i + 1) / threads));
+}
+
+/// A slice whose parts several threads write: for pieces that don't lie side by side.
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    of: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: threads reach different elements, as the callers of its methods promise.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+            of: PhantomData,
+        }
+    }
+
+    /// A part, to write.
+    ///
+    /// # Safety
+    /// Nobody reaches an element of it while it is borrowed.
+    // The borrow is of the slice, not of `self`.
+    #[allow(clippy::mut_from_ref)]
+    #[inline(always)]
+    pub(crate) unsafe fn range(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: the range lies in the slice, and nobody else reaches it.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+
+    /// Writes an element.
+    ///
+    /// # Safety
+    /// Nobody else reaches it meanwhile.
+    #[inline(always)]
+    pub(crate) unsafe fn set(&self, i: usize, value: T) {
+        // SAFETY: as for this function.
+        unsafe { self.range(i..i + 1)[0] = value };
+    }
+
+    /// Adds to an element.
+    ///
+    /// # Safety
+    /// Nobody else reaches it meanwhile.
+    #[inline(always)]
+    pub(crate) unsafe fn add(&self, i: usize, value: T)
+    where
+        T: AddAssign,
+    {
+        // SAFETY: as for this function.
+        unsafe { self.range(i..i + 1)[0] += value };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +141,15 @@ mod tests {
                         }
                     },
                 );
+                assert!(to.iter().copied().eq(0..len));
+                to.fill(0);
+                let shared = Shared::new(&mut to);
+                each_index(threads, len / piece, piece, |pieces| {
+                    for i in pieces.start * piece..pieces.end * piece {
+                        // SAFETY: the runs have no piece in common.
+                        unsafe { shared.add(i, i) };
+                    }
+                });
                 assert!(to.iter().copied().eq(0..len));
             }
         }
