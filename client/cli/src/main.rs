@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, ModelCommand};
 use error::CliError;
 
 fn main() -> ExitCode {
@@ -55,5 +55,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Nodes(args) => commands::nodes::run(args).await,
         Command::Predict(args) => commands::predict::run(&args),
         Command::Evaluate(args) => commands::evaluate::run(&args),
+        Command::Model(args) => match args.command {
+            ModelCommand::Inspect(args) => commands::model::inspect(&args),
+        },
     }
 }

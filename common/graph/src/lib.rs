@@ -32,13 +32,16 @@
 //! | `infer`, `verify` | what type rules are said with; the check of a whole graph |
 //! | `dump` | the stable text form: `Display` of [`Graph`] |
 //! | [`autodiff`] | [`differentiate`] |
+//! | [`pass`] | rewritings that leave a graph's meaning: [`pass::optimise`] |
+//! | [`cost`] | [`cost::flops`]: what a node costs |
 //! | [`init`] | [`Initialiser`]: initial values as a pure function of seed, name, element |
 //! | [`layers`] | pieces of models that are more than one operator |
 //! | [`models`] | built-in models: [`models::mlp`] |
 //! | [`error`] | [`GraphError`] |
 
 pub mod autodiff;
-mod dump;
+pub mod cost;
+pub mod dump;
 pub mod error;
 pub mod graph;
 mod infer;
@@ -46,6 +49,7 @@ pub mod init;
 pub mod layers;
 pub mod models;
 pub mod op;
+pub mod pass;
 pub mod shape;
 mod verify;
 
@@ -58,4 +62,5 @@ pub use graph::{
 pub use init::{Initialiser, InitialiserScheme};
 pub use models::Activation;
 pub use op::Op;
+pub use pass::Mode;
 pub use shape::{DType, Dim, Shape, TensorType};

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use ringfold_common::dataset::Target;
 use ringfold_common::job::{Activation, Architecture, Initialiser, Loss, ModelSpec};
 use ringfold_compute::{
-    Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, TensorRef, Workspace,
+    CompileOptions, Cpu, CpuOptions, CpuPlan, Inspection, Mode, ParameterLayout, PlanOptions,
+    TensorRef, Workspace, inspect,
 };
 use ringfold_graph::models::{self, LOSS, MlpOptions};
+use ringfold_graph::pass::simplify;
 use ringfold_graph::{DType, Graph, InitialiserScheme, differentiate};
 use ringfold_storage::{LabelsOut, NamedTensor};
 
@@ -62,7 +64,7 @@ impl Network {
             },
             dtype: DType::F32,
         })?;
-        let graph = differentiate(&forward, LOSS)?;
+        let graph = differentiate(&simplify(&forward)?.graph, LOSS)?;
         let layout = ParameterLayout::new::<f32>(&graph)?;
         let cpu = Cpu::new(CpuOptions { threads })?;
         Ok(Self {
@@ -90,6 +92,24 @@ impl Network {
     #[must_use]
     pub fn features(&self) -> usize {
         self.features
+    }
+
+    /// The differentiated graph.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// What the network holds, costs and takes in a mode.
+    ///
+    /// # Errors
+    /// Sizes that can't be addressed, or a limit of memory that can't be kept.
+    pub fn inspect(
+        &self,
+        options: PlanOptions,
+        how: &CompileOptions,
+    ) -> Result<Inspection, TrainError> {
+        Ok(inspect::<f32>(&self.graph, &self.layout, options, how)?)
     }
 
     /// Plans for each mode and batch size.

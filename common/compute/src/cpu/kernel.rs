@@ -7,7 +7,8 @@ use ringfold_graph::Op;
 use ringfold_graph::op::Unary;
 
 use super::kernels::{
-    conv, dense, dropout, elementwise, layout, loss, matmul, norm, pair_loss, pool, reduce, rows,
+    conv, dense, dropout, elementwise, fused, layout, loss, matmul, norm, pair_loss, pool, reduce,
+    rows,
 };
 use super::memory::{Memory, Operands, Results, WRITES_MAX};
 use crate::backend::RunArgs;
@@ -65,6 +66,7 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::MeanSquaredError(op) => loss::squared_error(*op),
         Op::L2Penalty(op) => loss::penalty(op.lambda),
         Op::L2PenaltyGrad(op) => loss::penalty_grad(op.lambda),
+        Op::Fused(op) => fused::lower(op, call),
     }
 }
 

@@ -1,5 +1,8 @@
 //! Where buffers stand in one workspace: disjoint ranges for buffers that are alive together.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use crate::buffer::{ARENA_ELEMENTS_MAX, padded};
 use crate::element::Element;
 use crate::error::ComputeError;
@@ -31,45 +34,108 @@ pub struct Placement {
     pub offsets: Vec<usize>,
     /// The length of the workspace in elements.
     pub len: usize,
+    /// The elements, with padding, that are alive during one call at most: `len` can't be less.
+    pub alive_max: usize,
 }
 
-/// Places the largest buffers first, each in the lowest gap that is free during its whole life.
+/// Places buffers one after another, each in the lowest gap that is free during its whole life. The
+/// order decides how well they pack, and none is always best: the largest first, those that take most
+/// room for most calls first, and the earliest first are tried, until one takes no more than what is
+/// alive at once.
 ///
 /// # Errors
 /// [`ComputeError::TooLarge`].
 pub fn place<T: Element>(buffers: &[Buffer]) -> Result<Placement, ComputeError> {
-    let too_large = || ComputeError::TooLarge {
+    let sizes = buffers.iter().map(|buffer| padded::<T>(buffer.len));
+    let sizes: Option<Vec<usize>> = sizes.collect();
+    let sizes = sizes.ok_or_else(too_large)?;
+    let alive_max = alive_max(buffers, &sizes).ok_or_else(too_large)?;
+    let life = |i: usize| buffers[i].last - buffers[i].first + 1;
+    let orders: [&dyn Fn(usize) -> (Reverse<usize>, usize); 3] = [
+        &|i| (Reverse(sizes[i]), buffers[i].first),
+        &|i| (Reverse(sizes[i].saturating_mul(life(i))), buffers[i].first),
+        &|i| {
+            (
+                Reverse(usize::MAX - buffers[i].first),
+                usize::MAX - sizes[i],
+            )
+        },
+    ];
+    let mut best: Option<Placement> = None;
+    for key in orders {
+        let mut order: Vec<usize> = (0..buffers.len()).collect();
+        order.sort_by_key(|&i| (key(i), i));
+        let (offsets, len) = place_in_order(buffers, &sizes, &order)?;
+        if best.as_ref().is_none_or(|best| len < best.len) {
+            best = Some(Placement {
+                offsets,
+                len,
+                alive_max,
+            });
+        }
+        if len == alive_max {
+            break;
+        }
+    }
+    best.filter(|best| best.len <= ARENA_ELEMENTS_MAX)
+        .ok_or_else(too_large)
+}
+
+fn too_large() -> ComputeError {
+    ComputeError::TooLarge {
         what: "the workspace",
         elements_max: ARENA_ELEMENTS_MAX,
-    };
-    let mut order: Vec<usize> = (0..buffers.len()).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(buffers[i].len), buffers[i].first, i));
+    }
+}
+
+/// The most that is alive during one call; `None` if it overflows.
+fn alive_max(buffers: &[Buffer], sizes: &[usize]) -> Option<usize> {
+    // By call: what comes alive and what has died.
+    let mut changes: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
+    for (buffer, &size) in buffers.iter().zip(sizes) {
+        let born = &mut changes.entry(buffer.first).or_default().0;
+        *born = born.checked_add(size)?;
+        let died = &mut changes.entry(buffer.last + 1).or_default().1;
+        *died = died.checked_add(size)?;
+    }
+    let mut alive = 0usize;
+    let mut max = 0;
+    for (born, died) in changes.into_values() {
+        alive = (alive - died).checked_add(born)?;
+        max = max.max(alive);
+    }
+    Some(max)
+}
+
+/// The offsets and the length of the workspace.
+fn place_in_order(
+    buffers: &[Buffer],
+    sizes: &[usize],
+    order: &[usize],
+) -> Result<(Vec<usize>, usize), ComputeError> {
     let mut offsets = vec![0; buffers.len()];
     let mut len = 0;
     // Placed buffers as (offset, end, buffer), sorted by offset.
     let mut placed: Vec<(usize, usize, usize)> = Vec::new();
-    for i in order {
-        let size = padded::<T>(buffers[i].len).ok_or_else(too_large)?;
+    for &i in order {
+        let size = sizes[i];
         let mut offset = 0usize;
         for &(other_offset, other_end, other) in &placed {
             if !buffers[i].is_alive_with(&buffers[other]) {
                 continue;
             }
-            if offset + size <= other_offset {
+            if offset.checked_add(size).ok_or_else(too_large)? <= other_offset {
                 break;
             }
             offset = offset.max(other_end);
         }
-        let end = offset
-            .checked_add(size)
-            .filter(|&end| end <= ARENA_ELEMENTS_MAX)
-            .ok_or_else(too_large)?;
+        let end = offset.checked_add(size).ok_or_else(too_large)?;
         offsets[i] = offset;
         len = len.max(end);
         let at = placed.partition_point(|&(start, ..)| start <= offset);
         placed.insert(at, (offset, end, i));
     }
-    Ok(Placement { offsets, len })
+    Ok((offsets, len))
 }
 
 #[cfg(test)]
@@ -91,6 +157,12 @@ mod tests {
         #[test]
         fn buffers_alive_together_are_disjoint(buffers in buffers()) {
             let placement = place::<f32>(&buffers).unwrap();
+            let alive = |call: usize| -> usize {
+                let alive = buffers.iter().filter(|b| (b.first..=b.last).contains(&call));
+                alive.map(|b| padded::<f32>(b.len).unwrap()).sum()
+            };
+            prop_assert_eq!(placement.alive_max, (0..50).map(alive).max().unwrap());
+            prop_assert!(placement.len >= placement.alive_max);
             for (i, a) in buffers.iter().enumerate() {
                 let start = placement.offsets[i];
                 prop_assert_eq!(start % 16, 0);

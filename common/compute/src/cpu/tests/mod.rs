@@ -1,3 +1,4 @@
 mod gradients;
 mod networks;
+mod passes;
 mod runs;
