@@ -72,22 +72,23 @@ pub struct Inspection {
     pub constants_bytes: usize,
 }
 
-/// Compiles a graph and says what comes of it.
+/// Compiles a graph for a CPU and says what comes of it.
 ///
 /// # Errors
 /// As [`Cpu::plan_with`].
 pub fn inspect<T: Element>(
+    cpu: &Cpu,
     graph: &Graph,
     layout: &ParameterLayout,
     options: PlanOptions,
     how: &CompileOptions,
 ) -> Result<Inspection, ComputeError> {
-    let compiled = Cpu::compiled::<T>(graph, layout, options, how)?;
+    let compiled = cpu.compiled::<T>(graph, layout, options, how)?;
     let plain = CompileOptions {
         optimise: false,
         workspace_bytes_max: None,
     };
-    let nodes_before = Cpu::compiled::<T>(graph, layout, options, &plain)?;
+    let nodes_before = cpu.compiled::<T>(graph, layout, options, &plain)?;
     let (run, program) = (&compiled.graph, &compiled.program);
     let is_backward = cost::is_backward(run);
     let nodes = program.calls.iter().map(|call| {
@@ -141,6 +142,7 @@ mod tests {
     use ringfold_graph::models::{LOSS, MlpOptions, mlp};
 
     use super::*;
+    use crate::cpu::CpuOptions;
 
     #[test]
     fn an_mlp_is_what_its_options_say() {
@@ -149,7 +151,8 @@ mod tests {
         let layout = ParameterLayout::new::<f32>(&graph).unwrap();
         let look = |mode| {
             let options = PlanOptions { mode, batch: 128 };
-            inspect::<f32>(&graph, &layout, options, &CompileOptions::default()).unwrap()
+            let cpu = Cpu::new(CpuOptions::default()).unwrap();
+            inspect::<f32>(&cpu, &graph, &layout, options, &CompileOptions::default()).unwrap()
         };
         let training = look(Mode::Training);
         let count: usize = training.parameters.iter().map(|row| row.count).sum();

@@ -109,7 +109,13 @@ impl Network {
         options: PlanOptions,
         how: &CompileOptions,
     ) -> Result<Inspection, TrainError> {
-        Ok(inspect::<f32>(&self.graph, &self.layout, options, how)?)
+        Ok(inspect::<f32>(
+            &self.cpu,
+            &self.graph,
+            &self.layout,
+            options,
+            how,
+        )?)
     }
 
     /// Plans for each mode and batch size.

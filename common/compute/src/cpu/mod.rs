@@ -102,7 +102,7 @@ impl Cpu {
         options: PlanOptions,
         how: &CompileOptions,
     ) -> Result<CpuPlan<T>, ComputeError> {
-        let Compiled { graph, program, .. } = Self::compiled::<T>(graph, layout, options, how)?;
+        let Compiled { graph, program, .. } = self.compiled::<T>(graph, layout, options, how)?;
         let slots = layout.slots();
         let ends = (1..=slots.len()).map(|next| {
             let next = slots.get(next);
@@ -124,6 +124,7 @@ impl Cpu {
     /// # Errors
     /// As [`Cpu::plan_with`].
     pub fn compiled<T: Element>(
+        &self,
         graph: &Graph,
         layout: &ParameterLayout,
         options: PlanOptions,

@@ -255,7 +255,8 @@ fn workspaces_are_near_what_is_alive_at_once() {
                 continue;
             }
             let how = CompileOptions::default();
-            let compiled = Cpu::compiled::<f32>(&graph, &layout, options, &how).unwrap();
+            let cpu = Cpu::new(CpuOptions::default()).unwrap();
+            let compiled = cpu.compiled::<f32>(&graph, &layout, options, &how).unwrap();
             let program = &compiled.program;
             let bound = program.workspace_len_min;
             assert!(
