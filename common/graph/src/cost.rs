@@ -35,6 +35,7 @@ pub fn flops(op: &Op, operands: &[Vec<usize>], results: &[Vec<usize>]) -> u64 {
             let k = dims.len().checked_sub(back).map_or(1, |i| dims[i]);
             product(y, k as u64)
         }
+        Op::ConvRelu(op) => flops(&Op::Conv(op.0), operands, results).saturating_add(y),
         Op::Conv(Conv { part, .. }) => match part {
             // Each element of y is a sum over one filter.
             ConvPart::Forward => product(y, filter(&operands[1])),

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use ringfold_graph::Op;
-use ringfold_graph::op::Unary;
+use ringfold_graph::op::{ConvRelu, Unary};
 
 use super::kernels::{
     conv, dense, dropout, elementwise, fused, layout, loss, matmul, norm, pair_loss, pool, reduce,
@@ -57,9 +57,10 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::PairLossGrad(op) => pair_loss::pair_grad(op.0, call),
         Op::CrossEntropy(op) => pair_loss::cross_entropy(*op, call),
         Op::CrossEntropyGrad(op) => pair_loss::cross_entropy_grad(op.0, call),
-        Op::Conv(op) => conv::lower(*op, call, threads),
-        Op::Pool(op) => pool::pool(*op, call),
-        Op::PoolGrad(op) => pool::pool_grad(*op, call),
+        Op::Conv(op) => conv::lower(*op, false, call, threads),
+        Op::ConvRelu(op) => conv::lower(op.0, true, call, threads),
+        Op::Pool(op) => pool::pool(*op, call, threads),
+        Op::PoolGrad(op) => pool::pool_grad(*op, call, threads),
         Op::Dropout(op) => dropout::lower(*op),
         Op::Softmax(op) => rows::lower(*op, call),
         Op::SoftmaxCrossEntropy(op) => loss::cross_entropy(*op, call),
@@ -71,12 +72,23 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
 }
 
 /// The floats that the kernel of an operator needs for itself.
-pub(crate) fn scratch_len(op: &Op, operands: &[Vec<usize>], results: &[Vec<usize>]) -> usize {
+pub(crate) fn scratch_len<T: Element>(
+    op: &Op,
+    operands: &[Vec<usize>],
+    results: &[Vec<usize>],
+    threads: usize,
+) -> usize {
     let len = |shape: &[usize]| shape.iter().product();
     match op {
         Op::Reduce(op) => reduce::scratch_len(op.reduction, len(&results[0])),
         Op::ReduceGrad(op) => reduce::grad_scratch_len(op.reduction, len(&operands[1])),
-        Op::Conv(op) => conv::scratch_len(op, operands, results),
+        Op::PoolGrad(op) => {
+            let dy = &operands[operands.len() - 1];
+            pool::grad_scratch_len(op, dy, threads)
+        }
+        Op::Conv(op) | Op::ConvRelu(ConvRelu(op)) => {
+            conv::scratch_len::<T>(op, operands, results, threads)
+        }
         _ => 0,
     }
 }

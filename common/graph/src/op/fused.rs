@@ -1,8 +1,9 @@
-//! A chain of element-wise operators as one node.
+//! What the fusing passes make: a chain of element-wise operators as one node, and a convolution with
+//! what follows it.
 
 use std::fmt::Write;
 
-use super::{Binary, BinaryGrad, Dropout, Op, Operator, Unary, UnaryGrad};
+use super::{Binary, BinaryGrad, Conv, ConvPart, Dropout, Op, Operator, Unary, UnaryGrad};
 use crate::infer::{Inferred, Operands};
 use crate::shape::Shape;
 
@@ -170,5 +171,27 @@ impl Operator for Fused {
 
     fn is_random(&self) -> bool {
         self.dropout_keys().next().is_some()
+    }
+}
+
+/// `(x, w, b?) -> y`: a forward convolution, and [`Unary::Relu`] of its result while it is at hand.
+/// Made by a pass, after differentiation; it has no gradient of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvRelu(pub Conv);
+
+impl Operator for ConvRelu {
+    fn name(&self) -> &'static str {
+        "conv_relu"
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, String)> {
+        self.0.attributes()
+    }
+
+    fn infer(&self, o: &Operands<'_>) -> Inferred {
+        let is_forward = self.0.part == ConvPart::Forward;
+        let groups = self.0.groups as f64;
+        o.attribute("part", "a forward convolution", groups, is_forward)?;
+        self.0.infer(o)
     }
 }

@@ -25,7 +25,7 @@ use std::fmt;
 
 pub use self::binary::{Binary, BinaryGrad, Cast, Compare, Expand, Logic, Side, SumTo, Where};
 pub use self::dense::Dense;
-pub use self::fused::{Arg, FUSED_OPERANDS_MAX, FUSED_STEPS_MAX, Function, Fused, Step};
+pub use self::fused::{Arg, ConvRelu, FUSED_OPERANDS_MAX, FUSED_STEPS_MAX, Function, Fused, Step};
 pub use self::gather::{Gather, GatherGrad};
 pub use self::image::{Conv, ConvPart, Pool, PoolGrad, Pooling, Windows};
 pub use self::layout::{Concat, Margin, Pad, PadGrad, Reshape, Slice, SliceGrad, Transpose};
@@ -216,6 +216,8 @@ operators! {
     L2PenaltyGrad(L2PenaltyGrad),
     /// A chain of element-wise operators.
     Fused(Fused),
+    /// A convolution with ReLU.
+    ConvRelu(ConvRelu),
 }
 
 impl Op {

@@ -22,6 +22,7 @@
 //! | [`rewrite`] | algebra, stable forms, moves that cancel | as listed there |
 //! | [`merge`] | one node for nodes that compute the same | yes |
 //! | `dead` | drops what nobody reads | yes |
+//! | `epilogue` | ReLU becomes part of the convolution that it follows | yes |
 //! | [`fuse`] | one node for a chain of element-wise nodes | yes |
 //!
 //! [`simplify`] runs the passes up to `dead` on a graph that isn't differentiated, without cutting
@@ -29,6 +30,7 @@
 //! passes: whoever plans memory chooses its values.
 
 mod dead;
+mod epilogue;
 pub mod fold;
 pub mod fuse;
 pub mod merge;
@@ -120,7 +122,11 @@ pub const SIMPLIFYING: [Pass; 5] = [
 ];
 
 /// The passes that make larger nodes; they run after those that simplify.
-pub const FUSING: [Pass; 2] = [
+pub const FUSING: [Pass; 3] = [
+    Pass {
+        name: "epilogue",
+        run: epilogue::run,
+    },
     Pass {
         name: "fuse",
         run: fuse::run,

@@ -4,7 +4,8 @@ use super::{Mode, Optimised, PassContext, SIMPLIFYING, optimise, recompute, simp
 use crate::graph::{ConstantData, Graph, NodeId, OutputRole, ValueId};
 use crate::models::{LOSS, MlpOptions, mlp};
 use crate::op::{
-    Binary, Cast, Dense, Dropout, Expand, MeanSquaredError, Op, Reshape, Softmax, Transpose, Unary,
+    Binary, Cast, Conv, ConvPart, Dense, Dropout, Expand, MeanSquaredError, Op, Reshape, Softmax,
+    Transpose, Unary, Windows,
 };
 use crate::shape::{DType, Shape, TensorType};
 use crate::{Initialiser, differentiate};
@@ -230,6 +231,39 @@ fn chains_are_fused_where_the_last_one_stood() {
         "fused<program={ t0 = dropout<rate=0.5, key=7>(a0); t1 = add(t0, a0) }>(%2)",
     ];
     assert_eq!(ops(&nodes), expected);
+}
+
+#[test]
+fn relu_becomes_part_of_its_convolution() {
+    let mut graph = Graph::new("g", DType::F32).unwrap();
+    let ty = TensorType::new(DType::F32, Shape::batched(&[2, 6, 6]));
+    let x = graph.add_input("x", ty).unwrap();
+    let conv = Conv {
+        windows: Windows::default(),
+        groups: 1,
+        part: ConvPart::Forward,
+    };
+    let mut h = x;
+    for i in 0..2 {
+        let shape = Shape::fixed(&[2, 2, 3, 3]);
+        let name = format!("w{i}");
+        let w = graph
+            .add_parameter(&name, shape, Initialiser::Zeros)
+            .unwrap();
+        h = graph.apply(conv, &[h, w]).unwrap();
+        // The second is read before ReLU, too.
+        if i == 1 {
+            graph
+                .add_output("before", OutputRole::Prediction, h)
+                .unwrap();
+        }
+        h = graph.apply(Unary::Relu, &[h]).unwrap();
+    }
+    graph.add_output("y", OutputRole::Prediction, h).unwrap();
+    let fused = optimise(&graph, Mode::Training).unwrap().graph;
+    let names = fused.nodes().iter().map(|node| node.op.name());
+    let names: Vec<&str> = names.collect();
+    assert_eq!(names, ["conv_relu", "conv", "relu"]);
 }
 
 #[test]

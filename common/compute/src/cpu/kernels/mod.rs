@@ -19,6 +19,8 @@ pub(crate) mod pair_loss;
 pub(crate) mod pool;
 pub(crate) mod reduce;
 pub mod rows;
+pub(crate) mod runs;
+pub(crate) mod unfold;
 
 use super::simd::widest;
 use crate::element::Element;

@@ -1,7 +1,9 @@
 //! Results with and without passes, and with values computed again.
 
 use proptest::prelude::*;
-use ringfold_graph::op::{Binary, Dense, Dropout, MeanSquaredError, Reshape, Unary};
+use ringfold_graph::op::{
+    Binary, Conv, ConvPart, Dense, Dropout, MeanSquaredError, Reshape, Unary, Windows,
+};
 use ringfold_graph::{DType, Graph, OutputRole, Shape, differentiate, pass};
 
 use super::networks::{images, tokens};
@@ -133,6 +135,51 @@ fn whole_networks_are_the_same_to_the_bit() {
         let fused = optimised.records.iter().any(|record| record.pass == "fuse");
         assert!(fused, "{}", optimised.graph);
     }
+}
+
+/// Convolutions with ReLU: dense with a bias, by points, depthwise.
+fn rectified(dtype: DType) -> Graph {
+    let mut graph = Graph::new("rectified", dtype).unwrap();
+    let mut h = input(&mut graph, "x", Shape::batched(&[2, 9, 9]));
+    for (i, (shape, groups)) in [([16, 2, 5, 5], 1), ([16, 16, 3, 3], 1), ([16, 1, 3, 3], 16)]
+        .into_iter()
+        .enumerate()
+    {
+        let w = parameter(&mut graph, &format!("{i}.weight"), &shape);
+        let mut operands = vec![h, w];
+        if i != 1 {
+            operands.push(parameter(&mut graph, &format!("{i}.bias"), &shape[..1]));
+        }
+        let conv = Conv {
+            windows: Windows::padded(1, 1),
+            groups,
+            part: ConvPart::Forward,
+        };
+        h = graph.apply(conv, &operands).unwrap();
+        h = graph.apply(Unary::Relu, &[h]).unwrap();
+    }
+    let shape = graph.value(h).ty.shape.clone();
+    let y = input(&mut graph, "y", shape);
+    let loss = graph.apply(MeanSquaredError::Loss, &[h, y]).unwrap();
+    finish(graph, loss)
+}
+
+#[test]
+fn relu_in_a_convolution_is_relu_after_it() {
+    fn check<T: Element>() {
+        let graph = rectified(T::DTYPE);
+        let optimised = pass::optimise(&graph, Mode::Training).unwrap().graph;
+        let names = optimised.nodes().iter().map(|node| node.op.name());
+        assert_eq!(names.filter(|name| *name == "conv_relu").count(), 3);
+        let plain = train::<T>(&graph, 3, &PLAIN);
+        assert_same(
+            &train(&graph, 3, &CompileOptions::default()),
+            &plain,
+            &graph,
+        );
+    }
+    check::<f32>();
+    check::<f64>();
 }
 
 /// Rows, channels, columns and scalars against tensors of several tiles; masks; gradients.
