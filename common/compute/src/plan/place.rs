@@ -1,6 +1,5 @@
 //! Where buffers stand in one workspace: disjoint ranges for buffers that are alive together.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::buffer::{ARENA_ELEMENTS_MAX, padded};
@@ -70,15 +69,19 @@ pub fn place<T: Element>(buffers: &[Buffer]) -> Result<Placement, ComputeError> 
         most
     };
     let fullest: Vec<usize> = (0..buffers.len()).map(fullest).collect();
-    let orders: [&dyn Fn(usize) -> (Reverse<usize>, Reverse<usize>, usize); 3] = [
-        &|i| (Reverse(sizes[i]), Reverse(0), buffers[i].first),
-        &|i| (Reverse(fullest[i]), Reverse(sizes[i]), buffers[i].first),
-        &|i| (Reverse(0), Reverse(usize::MAX - buffers[i].first), sizes[i]),
-    ];
-    let mut best: Option<(Vec<usize>, usize)> = None;
-    for key in orders {
+    let sorted = |key: &dyn Fn(usize) -> [usize; 2]| -> Vec<usize> {
         let mut order: Vec<usize> = (0..buffers.len()).collect();
         order.sort_by_key(|&i| (key(i), i));
+        order
+    };
+    let descending = |n: usize| usize::MAX - n;
+    let orders = [
+        sorted(&|i| [descending(sizes[i]), buffers[i].first]),
+        sorted(&|i| [descending(fullest[i]), descending(sizes[i])]),
+        sorted(&|i| [buffers[i].first, descending(sizes[i])]),
+    ];
+    let mut best: Option<(Vec<usize>, usize)> = None;
+    for mut order in orders {
         for _ in 0..=PROMOTIONS_MAX {
             let (offsets, len) = place_in_order(buffers, &sizes, &order)?;
             let last = order.iter().position(|&i| offsets[i] + sizes[i] == len);
