@@ -290,3 +290,54 @@ fn python_reads_the_weights() {
         );
     }
 }
+
+/// The sizes are those of the digits' perceptron, 64-256-128-10, whose ranks take 32 samples at once.
+#[test]
+fn inspect_tells_what_a_model_holds_costs_and_takes() {
+    let job = digits();
+    let look = |flags: &[&str]| ringfold(&args(&[&["model", "inspect", &job], flags]));
+    let found = look(&["--json"]).succeeded().json();
+    let (weights, biases) = (64 * 256 + 256 * 128 + 128 * 10, 256 + 128 + 10);
+    assert_eq!(found["parameter_count"], weights + biases);
+    assert_eq!(found["batch"], 32);
+    assert_eq!(found["parameters"][0]["name"], "layers.0.weight");
+    assert_eq!(
+        found["parameters"][0]["shape"],
+        serde_json::json!([256, 64])
+    );
+    assert!(number(&found["flops_forward_per_sample"]) >= f64::from(2 * weights));
+    assert!(number(&found["workspace_bytes"]) >= number(&found["workspace_bytes_min"]));
+    // AdamW keeps two numbers a parameter.
+    let optimizer = number(&found["optimizer_bytes"]);
+    assert_eq!(optimizer, 2.0 * number(&found["parameters_bytes"]));
+    assert!(
+        found["passes"]
+            .as_array()
+            .is_some_and(|passes| !passes.is_empty())
+    );
+    let shown = look(&[]).succeeded().stdout;
+    assert!(
+        shown.contains("layers.2.bias") && shown.contains("passes: "),
+        "{shown}"
+    );
+
+    let text = look(&["--dump", "text"]).succeeded().stdout;
+    assert!(
+        text.starts_with("// training, before\ngraph mlp f32 {"),
+        "{text}"
+    );
+    assert!(text.contains("// after dead\n"), "{text}");
+    let dot = look(&["--dump", "dot", "--mode", "prediction"])
+        .succeeded()
+        .stdout;
+    assert!(
+        dot.starts_with("digraph \"mlp\" {") && !dot.contains("gradient"),
+        "{dot}"
+    );
+
+    let error = look(&["--workspace-bytes-max", "64"]).error(2);
+    assert!(error.contains("64 are allowed"), "{error}");
+    let limit = error.split(' ').find_map(|word| word.parse::<usize>().ok());
+    let limit = limit.expect("the smallest size").to_string();
+    look(&["--workspace-bytes-max", &limit]).succeeded();
+}

@@ -99,6 +99,11 @@ pub enum Command {
     /// Measure how fast this machine is at what jobs do
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Look into a model
+    #[command(after_help = "Examples:
+  ringfold model inspect job.toml
+  ringfold model inspect out --mode prediction --json")]
+    Model(ModelArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -172,6 +177,26 @@ pub struct BenchAllreduceArgs {
     /// Set in the processes that the command starts
     #[arg(long, hide = true)]
     pub rank: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    #[command(subcommand)]
+    pub command: ModelCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Print a model's parameters, layers, operations, memory, and what passes made of its graph
+    #[command(after_help = "Examples:
+  ringfold model inspect job.toml
+  ringfold model inspect job.toml --batch 256 --workspace-bytes-max 8000000
+  ringfold model inspect out --mode prediction --batch 1 --json
+  ringfold model inspect job.toml --dump text
+  ringfold model inspect job.toml --dump dot | dot -Tsvg > model.svg
+
+A number of operations is one multiplication, addition or function of an element.")]
+    Inspect(ModelInspectArgs),
 }
 
 /// How a job is read, and shown while it runs.
@@ -388,6 +413,43 @@ pub struct EvaluateArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ModelInspectArgs {
+    /// A job file, or the directory of a trained model
+    #[arg(value_name = "JOB|DIR")]
+    pub path: PathBuf,
+    /// What the model is run for
+    #[arg(long, value_enum, default_value_t = ModeArg::Training)]
+    pub mode: ModeArg,
+    /// Samples in one run [default: a rank's share of the job's batch; 1 for a trained model]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Option<u32>,
+    /// Compute cheap values again in the backward pass until the workspace is no larger
+    #[arg(long, value_name = "BYTES")]
+    pub workspace_bytes_max: Option<usize>,
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "dump")]
+    pub json: bool,
+    /// Print graphs in place of the tables: as text before and after each pass, or the last as DOT
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub dump: Option<DumpArg>,
+}
+
+/// What a model is run for, as an argument.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ModeArg {
+    Training,
+    Evaluation,
+    Prediction,
+}
+
+/// The form of a graph, as an argument.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DumpArg {
+    Text,
+    Dot,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod coordinator;
 pub mod evaluate;
 pub mod jobs;
+pub mod model;
 pub mod nodes;
 pub mod predict;
 pub mod submit;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use ringfold_client::ClientError;
 use ringfold_common::error::{ErrorCode, one_line};
 use ringfold_common::job_file::JobFileError;
+use ringfold_compute::ComputeError;
 use ringfold_coordinator::CoordinatorError;
 use ringfold_coordinator_store::StoreError;
 use ringfold_net::channel::ConnectError;
@@ -146,7 +147,11 @@ impl CliError {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::JobFile(_) | Self::Flag { .. } | Self::Exposed { .. } | Self::Mismatch(_) => {
+            Self::JobFile(_)
+            | Self::Flag { .. }
+            | Self::Exposed { .. }
+            | Self::Mismatch(_)
+            | Self::Train(TrainError::Compute(ComputeError::WorkspaceBytes { .. })) => {
                 ErrorCode::InvalidArgument.exit_code()
             }
             Self::ReadJobFile { .. } => ErrorCode::NotFound.exit_code(),

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, ModelCommand};
 use error::CliError;
 
 fn main() -> ExitCode {
@@ -56,5 +56,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Predict(args) => commands::predict::run(&args),
         Command::Evaluate(args) => commands::evaluate::run(&args),
         Command::Bench(command) => commands::bench::run(&command),
+        Command::Model(args) => match args.command {
+            ModelCommand::Inspect(args) => commands::model::inspect(&args),
+        },
     }
 }

@@ -3,34 +3,13 @@
 //! A backend compiles a graph into a plan and runs plans. The CPU implements it now; a CUDA backend
 //! implements the same calls, with arenas in device memory.
 
-use std::fmt;
-
 use ringfold_graph::{DType, Graph};
 
 use crate::element::Element;
 use crate::error::ComputeError;
 use crate::layout::ParameterLayout;
 
-/// What a plan computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// Losses, predictions and gradients; dropout is on.
-    Training,
-    /// Losses and predictions; dropout is off.
-    Evaluation,
-    /// Predictions and their derived forms; dropout is off, labels aren't read.
-    Prediction,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Training => "training",
-            Self::Evaluation => "evaluation",
-            Self::Prediction => "prediction",
-        })
-    }
-}
+pub use ringfold_graph::Mode;
 
 /// What a plan is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +18,26 @@ pub struct PlanOptions {
     pub mode: Mode,
     /// The number of samples in one run, at least 1.
     pub batch: usize,
+}
+
+/// How a graph is made into a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// Passes ([`ringfold_graph::pass`]) run over the graph first.
+    pub optimise: bool,
+    /// The most bytes of workspace. Where more is needed, cheap values are computed again in the
+    /// backward part; where that isn't enough, the plan is refused. `None`: no limit.
+    pub workspace_bytes_max: Option<usize>,
+}
+
+impl Default for CompileOptions {
+    /// Optimised, without a limit.
+    fn default() -> Self {
+        Self {
+            optimise: true,
+            workspace_bytes_max: None,
+        }
+    }
 }
 
 /// An input tensor of one run: dense, row-major, borrowed from the caller.

@@ -32,6 +32,17 @@ pub enum ComputeError {
         /// The limit, in elements.
         elements_max: usize,
     },
+    /// The workspace can't be made as small as asked.
+    #[error(
+        "the workspace needs {bytes_min} bytes even if all that is cheap is computed again, \
+             {bytes_max} are allowed"
+    )]
+    WorkspaceBytes {
+        /// The smallest size that was reached.
+        bytes_min: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
     /// A training plan or a layout needs a differentiated graph.
     #[error("graph {graph:?} has no gradients; differentiate it first")]
     NotDifferentiated {

@@ -83,6 +83,7 @@
 //! | [`layout`] | [`ParameterLayout`], [`StateLayout`]; initial values |
 //! | [`buffer`] | aligned [`Arena`]s and [`Workspace`]s |
 //! | [`element`] | [`Element`]: `f32` and `f64` |
+//! | [`inspect`] | what a model holds, costs and takes in one mode |
 //! | [`plan`] | [`plan::Program`]: order, in-place chains, placement; shared by backends |
 //! | [`cpu`] | the CPU backend: kernels and the interpreter of the plan |
 //! | [`error`] | [`ComputeError`] |
@@ -92,17 +93,19 @@ pub mod buffer;
 pub mod cpu;
 pub mod element;
 pub mod error;
+pub mod inspect;
 pub mod layout;
 pub mod plan;
 #[cfg(test)]
 mod testing;
 
 pub use backend::{
-    Backend, GradientReady, InputSpec, Mode, OutputSpec, PlanOptions, RunArgs, TensorRef,
-    TrainMemory,
+    Backend, CompileOptions, GradientReady, InputSpec, Mode, OutputSpec, PlanOptions, RunArgs,
+    TensorRef, TrainMemory,
 };
 pub use buffer::{ALIGNMENT_BYTES, Arena, Workspace};
 pub use cpu::{Cpu, CpuOptions, CpuPlan};
 pub use element::Element;
 pub use error::ComputeError;
+pub use inspect::{Inspection, inspect};
 pub use layout::{ParameterLayout, ParameterSlot, StateLayout, StateSlot};

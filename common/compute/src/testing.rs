@@ -3,17 +3,18 @@
 use proptest::prelude::*;
 use ringfold_common::random::Stream;
 use ringfold_graph::op::{
-    Binary, Dense, Dropout, L2Penalty, MeanSquaredError, Reshape, Softmax, SoftmaxCrossEntropy,
-    Unary,
+    Binary, Dense, Dropout, Expand, L2Penalty, MeanSquaredError, Reshape, Softmax,
+    SoftmaxCrossEntropy, Transpose, Unary,
 };
 use ringfold_graph::{
     DType, Dim, Graph, Initialiser, OutputRole, Shape, TensorType, ValueId, differentiate,
 };
 
-use crate::backend::{Mode, PlanOptions, RunArgs, TensorRef, TrainMemory};
+use crate::backend::{CompileOptions, Mode, PlanOptions, RunArgs, TensorRef, TrainMemory};
 use crate::buffer::{Arena, Workspace};
 use crate::cpu::{Cpu, CpuOptions, CpuPlan};
 use crate::element::Element;
+use crate::error::ComputeError;
 use crate::layout::{ParameterLayout, StateLayout};
 
 /// Every function of one element. Those from the second on are smooth up to [`SMOOTH_END`].
@@ -141,14 +142,23 @@ impl<T: Element> Rig<T> {
     }
 
     pub fn with_threads(graph: &Graph, batch: usize, threads: usize) -> Self {
+        Self::compiled(graph, batch, threads, &CompileOptions::default()).unwrap()
+    }
+
+    pub fn compiled(
+        graph: &Graph,
+        batch: usize,
+        threads: usize,
+        how: &CompileOptions,
+    ) -> Result<Self, ComputeError> {
         let layout = ParameterLayout::new::<T>(graph).unwrap();
         let options = PlanOptions {
             mode: Mode::Training,
             batch,
         };
         let cpu = Cpu::new(CpuOptions { threads }).unwrap();
-        let plan = cpu.plan::<T>(graph, &layout, options).unwrap();
-        Self {
+        let plan = cpu.plan_with::<T>(graph, &layout, options, how)?;
+        Ok(Self {
             workspace: plan.workspace().unwrap(),
             parameters: layout.initial(1).unwrap(),
             gradients: layout.zeros().unwrap(),
@@ -162,7 +172,7 @@ impl<T: Element> Rig<T> {
             },
             layout,
             plan,
-        }
+        })
     }
 
     /// Runs the plan and returns the loss.
@@ -234,7 +244,20 @@ pub enum Growth {
     Identity,
     /// To another shape and back: two views.
     Reshape,
+    /// With the order of dimensions changed and changed back.
+    Transpose,
+    /// A function of two tensors, the other a row of parameters: plain, or expanded first.
+    Row(usize, bool),
+    /// With a constant: what is neutral, what is a scale, what is neither.
+    Constant(usize),
+    /// A form that is better computed in another.
+    Unstable(usize),
+    /// The function of two tensors, of the value and itself.
+    Twice(usize),
 }
+
+/// Functions of two tensors that are smooth where random graphs take them.
+const BINARY: [Binary; 4] = [Binary::Add, Binary::Mul, Binary::Sub, Binary::Max];
 
 /// A random graph: growth from the features, the loss, and a penalty on some parameters.
 #[derive(Clone, Debug)]
@@ -266,6 +289,11 @@ fn graphs(first_activation: usize) -> impl Strategy<Value = RandomGraph> {
         1 => Just(Growth::Softmax),
         1 => Just(Growth::Identity),
         2 => Just(Growth::Reshape),
+        1 => Just(Growth::Transpose),
+        2 => (0..BINARY.len(), any::<bool>()).prop_map(|(op, expand)| Growth::Row(op, expand)),
+        2 => (0..6usize).prop_map(Growth::Constant),
+        1 => (0..3usize).prop_map(Growth::Unstable),
+        1 => (0..2usize).prop_map(Growth::Twice),
     ];
     let growth = proptest::collection::vec(growth, 0..9);
     (1usize..6, growth, any::<bool>(), 1usize..4).prop_map(
@@ -281,6 +309,14 @@ fn graphs(first_activation: usize) -> impl Strategy<Value = RandomGraph> {
 impl RandomGraph {
     /// The differentiated graph.
     pub fn build(&self, dtype: DType) -> Graph {
+        let graph = self.forward(dtype);
+        let graph = differentiate(&graph, "loss").unwrap();
+        graph.verify().unwrap();
+        graph
+    }
+
+    /// The graph before it is differentiated.
+    pub fn forward(&self, dtype: DType) -> Graph {
         let mut graph = Graph::new("random", dtype).unwrap();
         let mut value = input(&mut graph, "x", Shape::batched(&[self.features]));
         // The first operator is affine, so that there is a parameter.
@@ -297,7 +333,8 @@ impl RandomGraph {
             let penalty = graph.apply(L2Penalty { lambda: 0.1 }, &[weight]).unwrap();
             loss = graph.apply(Binary::Add, &[loss, penalty]).unwrap();
         }
-        finish(graph, loss)
+        graph.add_output("loss", OutputRole::Loss, loss).unwrap();
+        graph
     }
 
     fn loss(&self, graph: &mut Graph, value: ValueId) -> ValueId {
@@ -347,6 +384,46 @@ impl RandomGraph {
             Growth::Scale(factor) => graph.apply(Unary::Scale { factor }, &[value]).unwrap(),
             Growth::Softmax => graph.apply(Softmax::Plain { axis: 1 }, &[value]).unwrap(),
             Growth::Identity => graph.apply(Unary::Identity, &[value]).unwrap(),
+            Growth::Transpose => {
+                let order = vec![1, 0];
+                let order = || order.clone();
+                let turned = graph.apply(Transpose { order: order() }, &[value]);
+                let back = Transpose { order: order() };
+                graph.apply(back, &[turned.unwrap()]).unwrap()
+            }
+            Growth::Row(op, expand) => {
+                let mut row = parameter(graph, &name("row"), &[units]);
+                if expand {
+                    let shape = Shape::batched(&[units]);
+                    row = graph.apply(Expand { shape }, &[row]).unwrap();
+                }
+                graph.apply(BINARY[op], &[value, row]).unwrap()
+            }
+            Growth::Constant(kind) => {
+                let (op, number) = [
+                    (Binary::Mul, 1.0),
+                    (Binary::Add, 0.0),
+                    (Binary::Mul, 2.5),
+                    (Binary::Div, 4.0),
+                    (Binary::Div, 3.0),
+                    (Binary::Sub, 0.5),
+                ][kind];
+                let constant = graph.add_scalar(number).unwrap();
+                graph.apply(op, &[value, constant]).unwrap()
+            }
+            Growth::Unstable(kind) => {
+                let inner = match kind {
+                    0 => graph.apply(Softmax::Plain { axis: 1 }, &[value]),
+                    1 => graph.apply(Unary::Sigmoid, &[value]),
+                    _ => {
+                        let one = graph.add_scalar(1.0).unwrap();
+                        let power = graph.apply(Unary::Exp, &[value]).unwrap();
+                        graph.apply(Binary::Add, &[power, one])
+                    }
+                };
+                graph.apply(Unary::Log, &[inner.unwrap()]).unwrap()
+            }
+            Growth::Twice(op) => graph.apply(BINARY[op], &[value, value]).unwrap(),
             Growth::Reshape => {
                 let shape = Shape::new(vec![Dim::batches(units)]);
                 let flat = graph.apply(Reshape { shape }, &[value]).unwrap();

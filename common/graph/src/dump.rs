@@ -1,8 +1,11 @@
-//! The stable text form of a graph. Golden tests compare it; nothing parses it.
+//! The stable text forms of a graph: `Display`, and [`dot`] for Graphviz. Golden tests compare them;
+//! nothing parses them.
 
 use std::fmt;
+use std::fmt::Write;
 
 use crate::graph::{ConstantData, Graph, NodeId, Origin, OutputRole, ValueId};
+use crate::pass::uses::backward;
 
 impl fmt::Display for Graph {
     /// One line per input, parameter, node, output and gradient, each in its own order.
@@ -22,11 +25,7 @@ impl fmt::Display for Graph {
         }
         for constant in &self.constants {
             let ty = &self.value(constant.value).ty;
-            let shown: String = match &constant.data {
-                ConstantData::Float(data) => head(data),
-                ConstantData::Int(data) => head(data),
-                ConstantData::Bool(data) => head(data),
-            };
+            let shown = shown(&constant.data);
             writeln!(f, "  constant {}: {ty} = {shown}", constant.value)?;
         }
         for state in &self.states {
@@ -72,6 +71,87 @@ impl fmt::Display for Graph {
             writeln!(f, "  gradient {} {name}", gradient.value)?;
         }
         f.write_str("}\n")
+    }
+}
+
+/// The graph in the language of Graphviz: a box a node, an edge a value from its definition to each
+/// reader, labelled with its type. Parameters and states are ellipses, inputs and constants plain,
+/// outputs and gradients house-shaped. Backward nodes are shaded.
+#[must_use]
+pub fn dot(graph: &Graph) -> String {
+    let mut text = String::new();
+    // Writing to a string doesn't fail.
+    let _ = write_dot(graph, &mut text);
+    text
+}
+
+fn write_dot(graph: &Graph, to: &mut String) -> fmt::Result {
+    let backward = backward(graph);
+    writeln!(to, "digraph {} {{", quoted(&graph.name))?;
+    writeln!(to, "  rankdir=TB;")?;
+    writeln!(to, "  node [fontname=\"monospace\", fontsize=10];")?;
+    for (i, value) in graph.values.iter().enumerate() {
+        let (shape, name) = match value.origin {
+            Origin::Input(position) => ("plain", graph.inputs[position].name.clone()),
+            Origin::Parameter(id) => ("ellipse", graph.parameter(id).name.clone()),
+            Origin::State(id) => ("ellipse", graph.states[id.0 as usize].name.clone()),
+            Origin::Constant(position) => ("plain", shown(&graph.constants[position].data)),
+            Origin::LossScale => ("plain", "loss_scale".to_owned()),
+            Origin::Node { .. } => continue,
+        };
+        let label = quoted(&format!("{name}: {}", value.ty));
+        writeln!(to, "  v{i} [shape={shape}, label={label}];")?;
+    }
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let is_backward = node.results.iter().any(|v| backward[v.0 as usize]);
+        let style = if is_backward {
+            ", style=filled, fillcolor=gray90"
+        } else {
+            ""
+        };
+        let label = quoted(&format!("#{i} {}", node.op));
+        writeln!(to, "  n{i} [shape=box, label={label}{style}];")?;
+        for &operand in &node.operands {
+            let label = quoted(&format!("{operand} {}", graph.value(operand).ty));
+            writeln!(to, "  {} -> n{i} [label={label}];", source(graph, operand))?;
+        }
+    }
+    let mut end = |kind: &str, i: usize, name: &str, value: ValueId| {
+        let label = quoted(&format!("{kind} {name}"));
+        writeln!(to, "  {kind}{i} [shape=invhouse, label={label}];")?;
+        writeln!(to, "  {} -> {kind}{i};", source(graph, value))
+    };
+    for (i, output) in graph.outputs.iter().enumerate() {
+        end("output", i, &output.name, output.value)?;
+    }
+    for (i, update) in graph.updates.iter().enumerate() {
+        let name = &graph.states[update.state.0 as usize].name;
+        end("update", i, name, update.value)?;
+    }
+    for (i, gradient) in graph.gradients.iter().enumerate() {
+        let name = &graph.parameter(gradient.parameter).name;
+        end("gradient", i, name, gradient.value)?;
+    }
+    writeln!(to, "}}")
+}
+
+/// The name in Graphviz of what defines a value.
+fn source(graph: &Graph, value: ValueId) -> String {
+    match graph.value(value).origin {
+        Origin::Node { node, .. } => format!("n{}", node.0),
+        _ => format!("v{}", value.0),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn shown(data: &ConstantData) -> String {
+    match data {
+        ConstantData::Float(data) => head(data),
+        ConstantData::Int(data) => head(data),
+        ConstantData::Bool(data) => head(data),
     }
 }
 

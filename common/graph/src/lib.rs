@@ -32,6 +32,8 @@
 //! | `infer`, `verify` | what type rules are said with; the check of a whole graph |
 //! | `dump` | the stable text form: `Display` of [`Graph`] |
 //! | [`autodiff`] | [`differentiate`] |
+//! | [`pass`] | rewritings that leave a graph's meaning: [`pass::optimise`] |
+//! | [`cost`] | [`cost::flops`]: what a node costs |
 //! | [`init`] | [`Initialiser`]: initial values as a pure function of seed, name, element |
 //! | [`layers`] | pieces of models that are more than one operator |
 //! | `orthogonal` | random orthogonal matrices |
@@ -39,7 +41,8 @@
 //! | [`error`] | [`GraphError`] |
 
 pub mod autodiff;
-mod dump;
+pub mod cost;
+pub mod dump;
 pub mod error;
 pub mod graph;
 mod infer;
@@ -48,6 +51,7 @@ pub mod layers;
 pub mod models;
 pub mod op;
 mod orthogonal;
+pub mod pass;
 pub mod shape;
 mod verify;
 
@@ -60,4 +64,5 @@ pub use graph::{
 pub use init::{Initialiser, InitialiserScheme};
 pub use models::Activation;
 pub use op::Op;
+pub use pass::Mode;
 pub use shape::{DType, Dim, Shape, TensorType};

@@ -4,6 +4,7 @@ use crate::error::{GradientProblem, GraphError};
 use crate::graph::{ConstantData, Graph, NAME_LEN_MAX, NodeId, Origin, ParameterId, ValueId};
 use crate::infer::infer;
 use crate::op::{Dropout, Op};
+use crate::pass::uses::backward_start;
 use crate::shape::{DType, Dim, Shape};
 
 impl Graph {
@@ -256,34 +257,27 @@ impl Graph {
         Ok(())
     }
 
-    /// No two dropout nodes of the forward part share a key. Backward nodes are those that
-    /// depend on the loss scale.
+    /// No two dropout nodes of the forward part share a key. The backward part starts with the first
+    /// node that depends on the loss scale; it repeats the forward part's masks.
     fn verify_dropout_keys(&self) -> Result<(), GraphError> {
-        let mut backward: Vec<bool> = self
-            .values
-            .iter()
-            .map(|value| value.origin == Origin::LossScale)
-            .collect();
         let mut keys: Vec<(u64, NodeId)> = Vec::new();
-        for (i, node) in self.nodes.iter().enumerate() {
+        for (i, node) in self.nodes[..backward_start(self)].iter().enumerate() {
             let id = NodeId(i as u32);
-            if node.operands.iter().any(|value| backward[value.0 as usize]) {
-                for value in &node.results {
-                    backward[value.0 as usize] = true;
-                }
-                continue;
-            }
-            let Op::Dropout(Dropout { key, .. }) = node.op else {
-                continue;
+            let here: Vec<u64> = match &node.op {
+                Op::Dropout(Dropout { key, .. }) => vec![*key],
+                Op::Fused(fused) => fused.dropout_keys().collect(),
+                _ => continue,
             };
-            if let Some(&(_, first)) = keys.iter().find(|(other, _)| *other == key) {
-                return Err(GraphError::DropoutKeyShared {
-                    node: id,
-                    key,
-                    first,
-                });
+            for key in here {
+                if let Some(&(_, first)) = keys.iter().find(|(other, _)| *other == key) {
+                    return Err(GraphError::DropoutKeyShared {
+                        node: id,
+                        key,
+                        first,
+                    });
+                }
+                keys.push((key, id));
             }
-            keys.push((key, id));
         }
         Ok(())
     }

@@ -2,16 +2,21 @@
 
 use std::path::Path;
 
+use ringfold_graph::dump::dot;
 use ringfold_graph::models::{LOSS, MlpOptions, mlp};
+use ringfold_graph::pass::{Mode, optimise_watched};
 use ringfold_graph::{Activation, Graph, differentiate};
 
 fn assert_golden(name: &str, graph: &Graph) {
+    assert_golden_text(name, &graph.to_string());
+}
+
+fn assert_golden_text(name: &str, got: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
         .join(name);
-    let got = graph.to_string();
     if std::env::var_os("RINGFOLD_BLESS").is_some() {
-        std::fs::write(&path, &got).expect("golden is writable");
+        std::fs::write(&path, got).expect("golden is writable");
     }
     let expected = std::fs::read_to_string(&path).expect("golden exists");
     assert!(
@@ -28,7 +33,29 @@ fn classifier_with_dropout_and_penalty() {
     options.activation = Activation::Gelu;
     let graph = mlp(&options).unwrap();
     assert_golden("classifier_forward.txt", &graph);
-    assert_golden("classifier.txt", &differentiate(&graph, LOSS).unwrap());
+    let graph = differentiate(&graph, LOSS).unwrap();
+    assert_golden("classifier.txt", &graph);
+    assert_golden_text("classifier.dot", &dot(&graph));
+}
+
+/// The graph after each pass that changed it.
+#[test]
+fn a_classifier_through_the_passes() {
+    let mut options = MlpOptions::classifier(8, &[16, 12], 4);
+    options.dropout = 0.25;
+    options.activation = Activation::Gelu;
+    let graph = differentiate(&mlp(&options).unwrap(), LOSS).unwrap();
+    for (name, mode) in [
+        ("classifier_training.txt", Mode::Training),
+        ("classifier_prediction.txt", Mode::Prediction),
+    ] {
+        let mut text = format!("before\n{graph}");
+        let mut watch = |pass: &'static str, graph: &Graph| {
+            text.push_str(&format!("after {pass}\n{graph}"));
+        };
+        optimise_watched(&graph, mode, &mut watch).unwrap();
+        assert_golden_text(name, &text);
+    }
 }
 
 #[test]

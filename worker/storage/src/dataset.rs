@@ -61,6 +61,19 @@ pub fn inspect(
     Contents::read(spec, loss, options, Keep::Nothing).map(|contents| contents.info)
 }
 
+/// [`inspect`] with what is known of the columns.
+///
+/// # Errors
+/// Those of [`inspect`].
+pub fn inspect_columns(
+    spec: &DataSpec,
+    loss: Loss,
+    options: &ReadOptions<'_>,
+) -> Result<(DatasetInfo, Columns), StorageError> {
+    let contents = Contents::read(spec, loss, options, Keep::Nothing)?;
+    Ok((contents.info, contents.columns))
+}
+
 /// A dataset in memory, with the scaler fitted on its training records.
 #[derive(Clone, Debug)]
 pub struct Dataset {

@@ -47,7 +47,7 @@ mod records;
 mod scaler;
 mod stream;
 
-pub use dataset::{Columns, Dataset, SourceFormat, inspect};
+pub use dataset::{Columns, Dataset, SourceFormat, inspect, inspect_columns};
 pub use error::{Column, FieldPlace, FieldRole, StorageError};
 pub use limits::{BytesRead, Limits, ProgressHook, ReadOptions};
 pub use model::{

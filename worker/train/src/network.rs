@@ -7,10 +7,11 @@ use std::ops::Range;
 use ringfold_common::dataset::Target;
 use ringfold_common::job::ModelSpec;
 use ringfold_compute::{
-    Arena, Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, StateLayout, TensorRef,
-    Workspace,
+    Arena, CompileOptions, Cpu, CpuOptions, CpuPlan, Inspection, Mode, ParameterLayout,
+    PlanOptions, StateLayout, TensorRef, Workspace, inspect,
 };
 use ringfold_graph::models::{self, Frame, LOSS};
+use ringfold_graph::pass::simplify;
 use ringfold_graph::{Graph, differentiate};
 use ringfold_storage::{LabelsOut, NamedTensor, Tensor};
 
@@ -58,7 +59,7 @@ impl Network {
         target: &Target,
         threads: usize,
     ) -> Result<Self, TrainError> {
-        let graph = differentiate(forward, LOSS)?;
+        let graph = differentiate(&simplify(forward)?.graph, LOSS)?;
         let layout = ParameterLayout::new::<f32>(&graph)?;
         let states = StateLayout::new::<f32>(&graph)?;
         Ok(Self {
@@ -93,6 +94,33 @@ impl Network {
     #[must_use]
     pub fn features(&self) -> usize {
         self.features
+    }
+
+    /// The differentiated graph.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// What the network holds, costs and takes in a mode.
+    ///
+    /// # Errors
+    /// Sizes that can't be addressed, or a limit of memory that can't be kept.
+    pub fn inspect(
+        &self,
+        options: PlanOptions,
+        how: &CompileOptions,
+    ) -> Result<Inspection, TrainError> {
+        let cpu = Cpu::new(CpuOptions {
+            threads: self.threads,
+        })?;
+        Ok(inspect::<f32>(
+            &cpu,
+            &self.graph,
+            &self.layout,
+            options,
+            how,
+        )?)
     }
 
     /// Plans for each mode and batch size, on the network's threads.

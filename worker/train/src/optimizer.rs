@@ -128,5 +128,25 @@ impl Optimizer {
     }
 }
 
+/// How many arenas of state a rule keeps, each as long as the parameters.
+#[must_use]
+pub fn state_arenas(spec: &OptimizerSpec, steps_per_epoch: u64) -> usize {
+    match spec {
+        OptimizerSpec::Sgd(options) => usize::from(options.momentum > 0.0),
+        OptimizerSpec::RmsProp(options) => {
+            1 + usize::from(options.centered) + usize::from(options.momentum > 0.0)
+        }
+        OptimizerSpec::AdaGrad(_) | OptimizerSpec::Lion(_) => 1,
+        OptimizerSpec::Adam(options) | OptimizerSpec::AdamW(options) => {
+            2 + usize::from(options.amsgrad)
+        }
+        OptimizerSpec::Lamb(_) => 2,
+        OptimizerSpec::BarzilaiBorwein(options) => {
+            let period = options.period_steps.unwrap_or(steps_per_epoch);
+            2 + usize::from(period > 1)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ringfold_client::{Submitted, api};
 use ringfold_common::job::JobState;
+use ringfold_compute::Inspection;
 use ringfold_train::evaluate::ConfusionMatrix;
 use serde_json::{Value, json};
 
@@ -252,6 +253,56 @@ pub fn evaluation(
         "metrics": metrics,
         "classes": matrix.map(|_| classes),
         "confusion_matrix": matrix.map(|matrix| matrix.rows().collect::<Vec<_>>()),
+    })
+}
+
+/// What `ringfold model inspect` found.
+pub fn inspection(inspection: &Inspection, optimizer_bytes: Option<usize>) -> Value {
+    let parameters = inspection
+        .parameters
+        .iter()
+        .map(|row| json!({ "name": row.name, "shape": row.shape, "count": row.count }));
+    let nodes = inspection.nodes.iter().map(|node| {
+        json!({
+            "op": node.op,
+            "shape": node.shape,
+            "flops": node.flops,
+            "backward": node.is_backward,
+            "view": node.is_view,
+            "in_place": node.is_in_place,
+        })
+    });
+    let passes = inspection.passes.iter().map(|record| {
+        json!({
+            "pass": record.pass,
+            "label": record.label,
+            "sites": record.sites,
+            "nodes_before": record.nodes_before,
+            "nodes_after": record.nodes_after,
+        })
+    });
+    let batch = inspection.batch.max(1) as u64;
+    let count: usize = inspection.parameters.iter().map(|row| row.count).sum();
+    json!({
+        "name": inspection.name,
+        "mode": inspection.mode.to_string(),
+        "batch": inspection.batch,
+        "parameter_count": count,
+        "parameters": parameters.collect::<Vec<_>>(),
+        "nodes_before_passes": inspection.nodes_before,
+        "nodes": nodes.collect::<Vec<_>>(),
+        "passes": passes.collect::<Vec<_>>(),
+        "flops_forward": inspection.flops_forward,
+        "flops_backward": inspection.flops_backward,
+        "flops_forward_per_sample": inspection.flops_forward / batch,
+        "flops_backward_per_sample": inspection.flops_backward / batch,
+        "workspace_bytes": inspection.workspace_bytes,
+        "workspace_bytes_min": inspection.workspace_bytes_min,
+        "parameters_bytes": inspection.parameters_bytes,
+        "gradients_bytes": inspection.gradients_bytes,
+        "state_bytes": inspection.state_bytes,
+        "constants_bytes": inspection.constants_bytes,
+        "optimizer_bytes": optimizer_bytes,
     })
 }
 

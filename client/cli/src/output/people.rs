@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use ringfold_client::api;
+use ringfold_compute::Inspection;
 use ringfold_train::evaluate::ConfusionMatrix;
 
 use super::json::state_name;
@@ -264,6 +265,109 @@ fn table<const N: usize>(out: &mut impl Write, rows: &[[String; N]]) -> io::Resu
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
+}
+
+pub fn inspection(
+    out: &mut impl Write,
+    inspection: &Inspection,
+    optimizer_bytes: Option<usize>,
+) -> io::Result<()> {
+    writeln!(
+        out,
+        "{} in {} mode, {} samples a run\n",
+        inspection.name,
+        inspection.mode,
+        grouped(inspection.batch as u64)
+    )?;
+    let mut rows = vec![["PARAMETER", "SHAPE", "COUNT"].map(str::to_owned)];
+    let mut count = 0;
+    for row in &inspection.parameters {
+        count += row.count as u64;
+        rows.push([
+            row.name.clone(),
+            dims(&row.shape),
+            grouped(row.count as u64),
+        ]);
+    }
+    rows.push(["total".to_owned(), String::new(), grouped(count)]);
+    table(out, &rows)?;
+    writeln!(out)?;
+    let header = ["SHAPE", "OPERATIONS", "PASS", "PLACE", "NODE"];
+    let mut rows = vec![header.map(str::to_owned)];
+    for node in &inspection.nodes {
+        let place = match (node.is_view, node.is_in_place) {
+            (true, _) => "view",
+            (false, true) => "in place",
+            (false, false) => "",
+        };
+        rows.push([
+            dims(&node.shape),
+            grouped(node.flops),
+            if node.is_backward {
+                "backward"
+            } else {
+                "forward"
+            }
+            .to_owned(),
+            place.to_owned(),
+            node.op.clone(),
+        ]);
+    }
+    table(out, &rows)?;
+    writeln!(out)?;
+    costs(out, inspection, optimizer_bytes)?;
+    writeln!(
+        out,
+        "\npasses: {} nodes before, {} after",
+        inspection.nodes_before,
+        inspection.nodes.len()
+    )?;
+    for record in &inspection.passes {
+        let (pass, label) = (record.pass, record.label);
+        let (sites, from, to) = (record.sites, record.nodes_before, record.nodes_after);
+        writeln!(
+            out,
+            "  {pass:<12} {label}: {sites} times, {from} -> {to} nodes"
+        )?;
+    }
+    Ok(())
+}
+
+fn costs(
+    out: &mut impl Write,
+    inspection: &Inspection,
+    optimizer_bytes: Option<usize>,
+) -> io::Result<()> {
+    let (forward, backward) = (inspection.flops_forward, inspection.flops_backward);
+    let all = forward.saturating_add(backward);
+    let a_sample = |flops: u64| grouped(flops / inspection.batch.max(1) as u64);
+    for (name, flops) in [("forward", forward), ("backward", backward), ("all", all)] {
+        writeln!(
+            out,
+            "  {:<24} {} a sample, {} a run",
+            format!("operations, {name}"),
+            a_sample(flops),
+            grouped(flops)
+        )?;
+    }
+    let mut bytes = vec![
+        ("workspace", inspection.workspace_bytes),
+        ("workspace, alive at once", inspection.workspace_bytes_min),
+        ("parameters", inspection.parameters_bytes),
+        ("gradients", inspection.gradients_bytes),
+        ("states", inspection.state_bytes),
+        ("constants", inspection.constants_bytes),
+    ];
+    bytes.extend(optimizer_bytes.map(|bytes| ("optimizer", bytes)));
+    for (name, bytes) in bytes {
+        writeln!(out, "  {name:<24} {} bytes", grouped(bytes as u64))?;
+    }
+    Ok(())
+}
+
+fn dims(shape: &[usize]) -> String {
+    let dims: Vec<String> = shape.iter().map(usize::to_string).collect();
+    format!("[{}]", dims.join(", "))
 }
 
 /// A number with commas between thousands.

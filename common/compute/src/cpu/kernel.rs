@@ -4,10 +4,11 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use ringfold_graph::Op;
-use ringfold_graph::op::Unary;
+use ringfold_graph::op::{ConvRelu, Unary};
 
 use super::kernels::{
-    conv, dense, dropout, elementwise, layout, loss, matmul, norm, pair_loss, pool, reduce, rows,
+    conv, dense, dropout, elementwise, fused, layout, loss, matmul, norm, pair_loss, pool, reduce,
+    rows,
 };
 use super::memory::{Memory, Operands, Results, WRITES_MAX};
 use crate::backend::RunArgs;
@@ -56,7 +57,8 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::PairLossGrad(op) => pair_loss::pair_grad(op.0, call),
         Op::CrossEntropy(op) => pair_loss::cross_entropy(*op, call),
         Op::CrossEntropyGrad(op) => pair_loss::cross_entropy_grad(op.0, call),
-        Op::Conv(op) => conv::lower(*op, call, threads),
+        Op::Conv(op) => conv::lower(*op, false, call, threads),
+        Op::ConvRelu(op) => conv::lower(op.0, true, call, threads),
         Op::Pool(op) => pool::pool(*op, call, threads),
         Op::PoolGrad(op) => pool::pool_grad(*op, call, threads),
         Op::Dropout(op) => dropout::lower(*op),
@@ -65,6 +67,7 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::MeanSquaredError(op) => loss::squared_error(*op),
         Op::L2Penalty(op) => loss::penalty(op.lambda),
         Op::L2PenaltyGrad(op) => loss::penalty_grad(op.lambda),
+        Op::Fused(op) => fused::lower(op, call),
     }
 }
 
@@ -83,7 +86,9 @@ pub(crate) fn scratch_len<T: Element>(
             let dy = &operands[operands.len() - 1];
             pool::grad_scratch_len(op, dy, threads)
         }
-        Op::Conv(op) => conv::scratch_len::<T>(op, operands, results, threads),
+        Op::Conv(op) | Op::ConvRelu(ConvRelu(op)) => {
+            conv::scratch_len::<T>(op, operands, results, threads)
+        }
         _ => 0,
     }
 }

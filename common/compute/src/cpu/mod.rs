@@ -36,12 +36,14 @@ use self::kernel::Instruction;
 pub use self::memory::Index;
 pub use self::plan::CpuPlan;
 use self::view::view_mut;
-use crate::backend::{Backend, GradientReady, PlanOptions, RunArgs, TensorRef, TrainMemory};
+use crate::backend::{
+    Backend, CompileOptions, GradientReady, PlanOptions, RunArgs, TensorRef, TrainMemory,
+};
 use crate::buffer::{Arena, Workspace};
 use crate::element::Element;
 use crate::error::ComputeError;
 use crate::layout::{ParameterLayout, check_len};
-use crate::plan::Program;
+use crate::plan::{Compiled, Program, compile};
 
 /// How plans use the cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,11 +88,22 @@ impl Cpu {
         layout: &ParameterLayout,
         options: PlanOptions,
     ) -> Result<CpuPlan<T>, ComputeError> {
+        self.plan_with(graph, layout, options, &CompileOptions::default())
+    }
+
+    /// Compiles a differentiated graph with or without passes, and within a limit of memory.
+    ///
+    /// # Errors
+    /// As [`Backend::compile`]; [`ComputeError::WorkspaceBytes`].
+    pub fn plan_with<T: Element>(
+        &self,
+        graph: &Graph,
+        layout: &ParameterLayout,
+        options: PlanOptions,
+        how: &CompileOptions,
+    ) -> Result<CpuPlan<T>, ComputeError> {
+        let Compiled { graph, program, .. } = self.compiled::<T>(graph, layout, options, how)?;
         let threads = self.options.threads;
-        let scratch = |op: &Op, operands: &[Vec<usize>], results: &[Vec<usize>]| {
-            kernel::scratch_len::<T>(op, operands, results, threads)
-        };
-        let program = Program::new::<T>(graph, layout, options, &scratch)?;
         let slots = layout.slots();
         let ends = (1..=slots.len()).map(|next| {
             let next = slots.get(next);
@@ -103,8 +116,26 @@ impl Cpu {
             // A void instruction that finishes a gradient is kept for the report.
             .filter(|instruction| !instruction.is_void())
             .collect();
-        let constants = constants(graph, &program)?;
+        let constants = constants(&graph, &program)?;
         Ok(CpuPlan::new(instructions, program, constants))
+    }
+
+    /// What a plan is made of: the graph that passes leave, what they did, and the program.
+    ///
+    /// # Errors
+    /// As [`Cpu::plan_with`].
+    pub fn compiled<T: Element>(
+        &self,
+        graph: &Graph,
+        layout: &ParameterLayout,
+        options: PlanOptions,
+        how: &CompileOptions,
+    ) -> Result<Compiled, ComputeError> {
+        let threads = self.options.threads;
+        let scratch = |op: &Op, operands: &[Vec<usize>], results: &[Vec<usize>]| {
+            kernel::scratch_len::<T>(op, operands, results, threads)
+        };
+        compile::<T>(graph, layout, options, how, &scratch)
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! This part knows no device. A backend turns each [`Call`] into a kernel.
 //!
+//! 0. *Compile* (`compile`): passes simplify and fuse the graph, and values that the memory can't
+//!    keep are computed again. What follows plans what they leave.
 //! 1. *Select* (`select`): the nodes that the mode's outputs and gradients need, in graph order.
 //! 2. *Chain* ([`chain`]): a reshape is a view of its operand; an element-wise node whose operand
 //!    nobody reads later takes that operand's place. A chain of such values is one buffer.
@@ -9,12 +11,14 @@
 //!    others share. A buffer that ends in a parameter's gradient stands in the gradient arena.
 
 pub mod chain;
+mod compile;
 pub mod place;
 mod select;
 
 use ringfold_graph::{DType, Graph, NodeId, Op, Origin, ParameterId, ValueId};
 
-use self::select::{Selection, computes};
+pub use self::compile::{Compiled, compile};
+use self::select::Selection;
 use crate::backend::{InputSpec, Mode, OutputSpec, PlanOptions};
 use crate::buffer::{ALIGNMENT_BYTES, ARENA_ELEMENTS_MAX};
 use crate::element::Element;
@@ -157,6 +161,8 @@ pub struct Program {
     pub state_len: usize,
     /// Elements of workspace.
     pub workspace_len: usize,
+    /// Elements of what is alive at once at most: no placement takes less.
+    pub workspace_len_min: usize,
     /// Elements of the parameter and gradient arenas.
     pub parameters_len: usize,
 }
@@ -298,6 +304,7 @@ impl Planner<'_> {
             constants_len,
             state_len: self.state.len(),
             workspace_len: placement.len,
+            workspace_len_min: placement.alive_max,
             parameters_len: self.layout.len(),
         })
     }
@@ -482,7 +489,7 @@ impl Planner<'_> {
     fn outputs(&self, places: &[Place]) -> Vec<(OutputSpec, Place)> {
         let outputs = self.graph.outputs().iter();
         outputs
-            .filter(|output| computes(self.options.mode, output.role))
+            .filter(|output| self.options.mode.computes(output.role))
             .map(|output| {
                 let located = self.located(places, output.value);
                 let spec = OutputSpec {

@@ -1,8 +1,7 @@
 //! Which nodes a mode needs.
 
-use ringfold_graph::{Graph, NodeId, OutputRole};
+use ringfold_graph::{Graph, Mode, NodeId};
 
-use crate::backend::Mode;
 use crate::error::ComputeError;
 
 /// What a mode computes of a graph.
@@ -22,7 +21,7 @@ impl Selection {
         let count = graph.values().len();
         let mut is_kept = vec![false; count];
         for output in graph.outputs() {
-            is_kept[output.value.0 as usize] |= computes(mode, output.role);
+            is_kept[output.value.0 as usize] |= mode.computes(output.role);
         }
         if !is_kept.contains(&true) {
             return Err(ComputeError::NoOutputs {
@@ -61,14 +60,5 @@ impl Selection {
             gradient_of,
             is_read,
         })
-    }
-}
-
-/// True if the mode computes outputs of this role.
-pub(crate) fn computes(mode: Mode, role: OutputRole) -> bool {
-    match role {
-        OutputRole::Loss => mode != Mode::Prediction,
-        OutputRole::Prediction => true,
-        OutputRole::Derived => mode == Mode::Prediction,
     }
 }

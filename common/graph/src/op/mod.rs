@@ -8,6 +8,7 @@
 
 mod binary;
 mod dense;
+mod fused;
 mod gather;
 mod image;
 mod layout;
@@ -24,6 +25,7 @@ use std::fmt;
 
 pub use self::binary::{Binary, BinaryGrad, Cast, Compare, Expand, Logic, Side, SumTo, Where};
 pub use self::dense::Dense;
+pub use self::fused::{Arg, ConvRelu, FUSED_OPERANDS_MAX, FUSED_STEPS_MAX, Function, Fused, Step};
 pub use self::gather::{Gather, GatherGrad};
 pub use self::image::{Conv, ConvPart, Pool, PoolGrad, Pooling, Windows};
 pub use self::layout::{Concat, Margin, Pad, PadGrad, Reshape, Slice, SliceGrad, Transpose};
@@ -73,6 +75,11 @@ pub(crate) trait Operator {
     /// The operand of integers that must name positions, and of what.
     fn index_rule(&self) -> Option<IndexRule> {
         None
+    }
+
+    /// True if the result depends on random numbers.
+    fn is_random(&self) -> bool {
+        false
     }
 
     /// True if the results don't depend smoothly on the operands: gradients end here.
@@ -207,6 +214,10 @@ operators! {
     L2Penalty(L2Penalty),
     /// The gradient of the penalty.
     L2PenaltyGrad(L2PenaltyGrad),
+    /// A chain of element-wise operators.
+    Fused(Fused),
+    /// A convolution with ReLU.
+    ConvRelu(ConvRelu),
 }
 
 impl Op {
@@ -229,6 +240,12 @@ impl Op {
     pub fn in_inference(&self) -> Self {
         let other = self.operator().in_inference();
         other.unwrap_or_else(|| self.clone())
+    }
+
+    /// True if the result depends on random numbers: equal nodes aren't one.
+    #[must_use]
+    pub fn is_random(&self) -> bool {
+        self.operator().is_random()
     }
 
     /// The operand whose integers name positions, and of what.

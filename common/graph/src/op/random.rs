@@ -44,6 +44,10 @@ impl Operator for Dropout {
         Some(Unary::Identity.into())
     }
 
+    fn is_random(&self) -> bool {
+        true
+    }
+
     fn gradient(&self, rule: &mut Rule<'_>) -> Result<(), GraphError> {
         let Some(dy) = rule.dy(0) else { return Ok(()) };
         rule.emit_to(0, *self, &[dy])

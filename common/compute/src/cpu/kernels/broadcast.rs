@@ -79,6 +79,29 @@ impl<const N: usize> Walk<N> {
     }
 }
 
+impl Walk<1> {
+    /// Copies the elements that the operand has at `start ..` of the result.
+    pub fn copy<T: Element>(&self, start: usize, to: &mut [T], src: &[T]) {
+        let mut done = 0;
+        while done < to.len() {
+            let (mut rest, within) = ((start + done) / self.run, (start + done) % self.run);
+            let mut at = 0;
+            for (dim, [stride]) in self.outer.iter().rev() {
+                at += rest % dim * stride;
+                rest /= dim;
+            }
+            let len = (self.run - within).min(to.len() - done);
+            let piece = &mut to[done..done + len];
+            if self.steps == [0] {
+                piece.fill(src[at]);
+            } else {
+                piece.copy_from_slice(&src[at + within..at + within + len]);
+            }
+            done += len;
+        }
+    }
+}
+
 /// The strides of a dense tensor, seen as one of shape `to`: 0 where it is repeated.
 #[must_use]
 pub fn strides_to(shape: &[usize], to: &[usize]) -> Vec<usize> {
@@ -206,6 +229,30 @@ mod tests {
                 }
             });
             prop_assert_eq!(seen, to.iter().product::<usize>());
+        }
+    }
+
+    #[test]
+    fn a_copy_of_a_part_is_what_broadcasting_says() {
+        let to = [2usize, 3, 4, 5];
+        for shape in [
+            &[3usize, 1, 5][..],
+            &[2, 1, 4, 1],
+            &[5],
+            &[2, 3, 4, 5],
+            &[1, 4, 1],
+        ] {
+            let src: Vec<f32> = (0..shape.iter().product())
+                .map(|i: usize| i as f32)
+                .collect();
+            let walk = Walk::new(&to, [shape]);
+            for (start, len) in [(0, 120), (7, 50), (119, 1), (41, 20)] {
+                let mut part = vec![f32::NAN; len];
+                walk.copy(start, &mut part, &src);
+                for (k, &x) in part.iter().enumerate() {
+                    assert_eq!(x, src[reference(shape, &to, start + k)]);
+                }
+            }
         }
     }
 

@@ -22,13 +22,20 @@ use crate::cpu::memory::{Operands, Results};
 use crate::element::Element;
 use crate::plan::Call;
 
-pub(crate) fn lower<T: Element>(op: Conv, call: &Call, threads: usize) -> Arc<dyn Kernel<T>> {
+/// The kernel of a convolution; `relu` is taken of the result of a forward one.
+pub(crate) fn lower<T: Element>(
+    op: Conv,
+    relu: bool,
+    call: &Call,
+    threads: usize,
+) -> Arc<dyn Kernel<T>> {
     let shape = |operand: usize| call.operands[operand].shape.as_slice();
     let sizes = Sizes::new(&op, shape(0), shape(1), &call.results[0].shape);
     match BlockedKernel::new::<T>(op.part, &sizes, threads) {
-        Some(kernel) => Arc::new(kernel),
+        Some(kernel) => Arc::new(BlockedKernel { relu, ..kernel }),
         None => Arc::new(UnfoldKernel {
             part: op.part,
+            relu,
             sizes,
             threads,
         }),
@@ -55,6 +62,8 @@ pub(crate) fn scratch_len<T: Element>(
 #[derive(Debug)]
 struct BlockedKernel {
     part: ConvPart,
+    /// Negative elements of a forward result become 0.
+    relu: bool,
     kernels: Convolution,
     /// Threads that have work, at least 1.
     threads: usize,
@@ -89,6 +98,7 @@ impl BlockedKernel {
         };
         Some(Self {
             part,
+            relu: false,
             threads: threads.min(work),
             kernels,
         })
@@ -196,7 +206,7 @@ impl<T: Element> Kernel<T> for BlockedKernel {
                 let packed = &*packed;
                 let epilogue = Epilogue {
                     bias: (operands.len() == 3).then(|| f32s(operands.slice(2))),
-                    relu: false,
+                    relu: self.relu,
                 };
                 self.each_run(dst, a, scratch, |images, y, x, scratch| {
                     kernels.forward(images, y, x, packed, epilogue, scratch);

@@ -33,6 +33,18 @@ impl<T: Element> Kernel<T> for DropoutKernel {
 /// `dst = mask · src / (1 - rate)`. The mask of element `i` depends on (seed, step, replica, node
 /// key, `i`) alone, so that the same call on `dy` is the gradient.
 pub fn dropout<T: Element>(spec: &Dropout, args: &RunArgs, dst: &mut [T], src: Source<'_, T>) {
+    dropout_from(spec, args, 0, dst, src);
+}
+
+/// [`dropout`] of the elements from `start` on, a multiple of [`DRAWN`].
+pub fn dropout_from<T: Element>(
+    spec: &Dropout,
+    args: &RunArgs,
+    start: usize,
+    dst: &mut [T],
+    src: Source<'_, T>,
+) {
+    debug_assert_eq!(start % DRAWN, 0);
     if let Source::Apart(src) = src {
         dst.copy_from_slice(src);
     }
@@ -44,8 +56,8 @@ pub fn dropout<T: Element>(spec: &Dropout, args: &RunArgs, dst: &mut [T], src: S
         #[inline(always)]
         || {
             let mut words = [[0; 4]; BLOCKS];
-            for (run, chunk) in dst.chunks_mut(4 * BLOCKS).enumerate() {
-                draw(&mut words, key, spec.key, (run * BLOCKS) as u64);
+            for (run, chunk) in dst.chunks_mut(DRAWN).enumerate() {
+                draw(&mut words, key, spec.key, (start / 4 + run * BLOCKS) as u64);
                 for (x, &word) in chunk.iter_mut().zip(words.as_flattened()) {
                     *x *= T::select(word < threshold, T::ZERO, scale);
                 }
@@ -56,6 +68,9 @@ pub fn dropout<T: Element>(spec: &Dropout, args: &RunArgs, dst: &mut [T], src: S
 
 /// Blocks of four words that are drawn together.
 const BLOCKS: usize = 16;
+
+/// Elements whose words are drawn together.
+pub const DRAWN: usize = 4 * BLOCKS;
 
 /// Writes the blocks `first .. first + BLOCKS` of the stream `substream` under `key`: Philox4x32-10,
 /// one counter a lane (constants: Salmon et al., SC 2011).
@@ -108,6 +123,16 @@ mod tests {
             mask(0.25, 0, &RunArgs { replica: 1, ..args }),
         ];
         assert!(others.iter().all(|other| *other != base));
+    }
+
+    #[test]
+    fn a_part_of_a_tensor_has_its_part_of_the_mask() {
+        let args = RunArgs::default();
+        let all = mask(0.5, 3, &args);
+        let mut part = vec![1.0f32; 100];
+        let spec = Dropout { rate: 0.5, key: 3 };
+        dropout_from(&spec, &args, 3 * DRAWN, &mut part, Source::InPlace);
+        assert_eq!(part, all[3 * DRAWN..][..100]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use ringfold_graph::DType;
 use ringfold_graph::op::{Binary, BinaryGrad, Compare, Logic, Side, Unary};
 
 use super::broadcast::{self, Walk};
-use super::{Source, functions, map};
+use super::{Source, functions, map, zip};
 use crate::backend::RunArgs;
 use crate::cpu::kernel::Kernel;
 use crate::cpu::memory::{Operands, Results};
@@ -92,6 +92,22 @@ struct BinaryKernel {
     walk: Walk<2>,
 }
 
+/// Calls a macro with the function as an expression of two numbers.
+macro_rules! binary_function {
+    ($function:expr, $call:ident) => {
+        match $function {
+            Binary::Add => $call!(|a, b| a + b),
+            Binary::Sub => $call!(|a, b| a - b),
+            Binary::Mul => $call!(|a, b| a * b),
+            Binary::Div => $call!(|a, b| a / b),
+            Binary::Pow => $call!(|a, b| a.pow(b)),
+            // A NaN on either side stays.
+            Binary::Min => $call!(|a, b| T::select((a < b) | a.is_nan(), a, b)),
+            Binary::Max => $call!(|a, b| T::select((a > b) | a.is_nan(), a, b)),
+        }
+    };
+}
+
 impl<T: Element> Kernel<T> for BinaryKernel {
     fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
         let (dst, a, b) = (results.take(0), operands.source(0), operands.source(1));
@@ -107,16 +123,36 @@ impl<T: Element> Kernel<T> for BinaryKernel {
                 )
             };
         }
-        match self.function {
-            Binary::Add => zip!(|a, b| a + b),
-            Binary::Sub => zip!(|a, b| a - b),
-            Binary::Mul => zip!(|a, b| a * b),
-            Binary::Div => zip!(|a, b| a / b),
-            Binary::Pow => zip!(|a, b| a.pow(b)),
-            // A NaN on either side stays.
-            Binary::Min => zip!(|a, b| T::select((a < b) | a.is_nan(), a, b)),
-            Binary::Max => zip!(|a, b| T::select((a > b) | a.is_nan(), a, b)),
-        }
+        binary_function!(self.function, zip);
+    }
+}
+
+/// `dst = f(a, b)`, rows of one length.
+pub(super) fn binary_row<T: Element>(function: Binary, dst: &mut [T], a: &[T], b: &[T]) {
+    macro_rules! zip_rows {
+        (|$a:ident, $b:ident| $y:expr) => {
+            zip(
+                dst,
+                Source::Apart(a),
+                Source::Apart(b),
+                #[inline(always)]
+                |$a, $b| $y,
+            )
+        };
+    }
+    binary_function!(function, zip_rows);
+}
+
+/// `dst = dy · f'`, rows of one length.
+pub(super) fn binary_grad_row<T: Element>(
+    grad: BinaryGrad,
+    dst: &mut [T],
+    a: &[T],
+    b: &[T],
+    dy: &[T],
+) {
+    for (d, ((&a, &b), &dy)) in dst.iter_mut().zip(a.iter().zip(b).zip(dy)) {
+        *d = dy * slope(grad, a, b);
     }
 }
 

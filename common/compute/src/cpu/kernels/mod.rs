@@ -10,6 +10,7 @@ pub(crate) mod dense;
 pub mod dropout;
 pub(crate) mod elementwise;
 pub mod functions;
+pub(crate) mod fused;
 mod halve;
 pub(crate) mod layout;
 pub mod loss;

@@ -1,8 +1,9 @@
 //! Convolutions by matrix products of unfolded images (im2col), one sample and group at a time, for
 //! either float type.
 
-use ringfold_graph::op::{Conv, ConvPart, Windows};
+use ringfold_graph::op::{Conv, ConvPart, Unary, Windows};
 
+use super::{Source, functions};
 use crate::backend::RunArgs;
 use crate::cpu::gemm::{MatMul, matmul};
 use crate::cpu::kernel::Kernel;
@@ -155,6 +156,8 @@ impl Sizes {
 #[derive(Debug)]
 pub(super) struct UnfoldKernel {
     pub part: ConvPart,
+    /// Negative elements of a forward result become 0.
+    pub relu: bool,
     pub sizes: Sizes,
     pub threads: usize,
 }
@@ -198,6 +201,9 @@ impl<T: Element> Kernel<T> for UnfoldKernel {
                     };
                     let columns = columns(sizes, scratch, &a[image]);
                     matmul(&spec, y, &b[weight], columns);
+                    if self.relu {
+                        functions::unary(Unary::Relu, y, Source::InPlace);
+                    }
                 }
                 ConvPart::Image { .. } => {
                     let spec = MatMul {

@@ -14,7 +14,7 @@ use crate::layout::{ParameterLayout, StateLayout};
 use crate::testing::{Rig, assert_gradients, finish, input, parameter};
 
 /// A small convolutional network with batch normalisation and a residual.
-fn images(dtype: DType) -> Graph {
+pub(super) fn images(dtype: DType) -> Graph {
     let mut graph = Graph::new("images", dtype).unwrap();
     let x = input(&mut graph, "x", Shape::batched(&[2, 6, 6]));
     let conv = Conv {
@@ -49,7 +49,7 @@ fn images(dtype: DType) -> Graph {
 }
 
 /// One block of a transformer over 5 tokens of 11.
-fn tokens(dtype: DType) -> Graph {
+pub(super) fn tokens(dtype: DType) -> Graph {
     let mut graph = Graph::new("tokens", dtype).unwrap();
     let ty = TensorType::new(DType::I64, Shape::batched(&[5]));
     let ids = graph.add_input("ids", ty).unwrap();

@@ -1,0 +1,110 @@
+//! `ringfold model`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use ringfold_compute::{CompileOptions, Inspection, Mode, PlanOptions};
+use ringfold_graph::Graph;
+use ringfold_graph::dump::dot;
+use ringfold_graph::pass::optimise_watched;
+use ringfold_storage::{ModelFiles, ReadOptions, inspect_columns};
+use ringfold_train::TrainError;
+use ringfold_train::network::Network;
+use ringfold_train::optimizer::state_arenas;
+
+use crate::args::{DumpArg, ModeArg, ModelInspectArgs};
+use crate::error::CliError;
+use crate::job_file;
+use crate::output::{json, people};
+
+/// A network, and what a job says of how it is run.
+struct Subject {
+    network: Network,
+    /// Samples of a rank in one run.
+    batch: usize,
+    /// Arenas of optimizer state; `None` for a model without a job.
+    optimizer_arenas: Option<usize>,
+}
+
+pub fn inspect(args: &ModelInspectArgs) -> Result<ExitCode, CliError> {
+    let subject = subject(args)?;
+    let options = PlanOptions {
+        mode: match args.mode {
+            ModeArg::Training => Mode::Training,
+            ModeArg::Evaluation => Mode::Evaluation,
+            ModeArg::Prediction => Mode::Prediction,
+        },
+        batch: args.batch.map_or(subject.batch, |batch| batch as usize),
+    };
+    let mut out = std::io::stdout().lock();
+    if let Some(form) = args.dump {
+        let text = dump(subject.network.graph(), options.mode, form)?;
+        out.write_all(text.as_bytes()).map_err(CliError::stdout)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let how = CompileOptions {
+        workspace_bytes_max: args.workspace_bytes_max,
+        ..CompileOptions::default()
+    };
+    let inspection = subject.network.inspect(options, &how)?;
+    let optimizer_bytes = optimizer_bytes(&subject, &inspection);
+    if args.json {
+        let object = json::inspection(&inspection, optimizer_bytes);
+        writeln!(out, "{object}").map_err(CliError::stdout)?;
+    } else {
+        people::inspection(&mut out, &inspection, optimizer_bytes).map_err(CliError::stdout)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn optimizer_bytes(subject: &Subject, inspection: &Inspection) -> Option<usize> {
+    let arenas = subject.optimizer_arenas?;
+    (inspection.mode == Mode::Training).then_some(arenas * inspection.parameters_bytes)
+}
+
+/// The network of a job file, whose data say how many numbers a record has; or of a trained model.
+fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
+    if args.path.is_dir() {
+        let description = ModelFiles::read(&args.path)?.description;
+        let network = Network::new(
+            &description.model,
+            (description.features, &description.columns.dims),
+            &description.target,
+            0.0,
+            1,
+        )?;
+        return Ok(Subject {
+            network,
+            batch: 1,
+            optimizer_arenas: None,
+        });
+    }
+    let spec = job_file::read_with(&args.path, &[])?;
+    let (info, columns) = inspect_columns(&spec.data, spec.model.loss, &ReadOptions::default())?;
+    let train = &spec.train;
+    let features = (info.features, &columns.dims[..]);
+    let network = Network::new(&spec.model, features, &info.target, train.l2, 1)?;
+    let runs = u64::from(spec.cluster.replicas.max(1)) * u64::from(train.accumulate.max(1));
+    let batch = u64::from(train.global_batch).div_ceil(runs).max(1);
+    let steps_per_epoch = info
+        .train_records
+        .div_ceil(u64::from(train.global_batch.max(1)));
+    Ok(Subject {
+        network,
+        batch: batch as usize,
+        optimizer_arenas: Some(state_arenas(&train.optimizer, steps_per_epoch)),
+    })
+}
+
+/// The graph before and after each pass as text, or after all of them as DOT.
+fn dump(graph: &Graph, mode: Mode, form: DumpArg) -> Result<String, CliError> {
+    let mut text = format!("// {mode}, before\n{graph}");
+    let mut watch = |pass: &'static str, graph: &Graph| {
+        text.push_str(&format!("// after {pass}\n{graph}"));
+    };
+    let optimised = optimise_watched(graph, mode, &mut watch).map_err(TrainError::from)?;
+    Ok(match form {
+        DumpArg::Text => text,
+        DumpArg::Dot => dot(&optimised.graph),
+    })
+}

@@ -1,0 +1,257 @@
+//! Kernels of fused chains of element-wise operators.
+//!
+//! The result is taken in tiles of [`TILE`] elements that stay in the nearest cache. For each tile
+//! every step runs over rows of one tile's length with the loops of the unfused kernels, so that its
+//! bits are theirs. A row is a piece of an operand as long as the result, or a buffer on the stack:
+//! a copy of what broadcasting repeats, or the result of an earlier step. The last step writes the
+//! result.
+
+use std::sync::Arc;
+
+use ringfold_graph::op::{Arg, FUSED_OPERANDS_MAX, FUSED_STEPS_MAX, Function, Fused, Step};
+
+use super::broadcast::Walk;
+use super::dropout::dropout_from;
+use super::elementwise::{binary_grad_row, binary_row};
+use super::{Source, functions};
+use crate::backend::RunArgs;
+use crate::cpu::kernel::Kernel;
+use crate::cpu::memory::{Operands, Results};
+use crate::element::Element;
+use crate::plan::Call;
+
+/// Elements of a tile; a multiple of what dropout draws at a time.
+const TILE: usize = 512;
+
+/// The most rows on the stack.
+const ROWS_MAX: usize = FUSED_OPERANDS_MAX + FUSED_STEPS_MAX;
+
+pub(crate) fn lower<T: Element>(op: &Fused, call: &Call) -> Arc<dyn Kernel<T>> {
+    let program = Program::new(op, call);
+    // A small program needs a small stack.
+    match program.rows {
+        0..=4 => Arc::new(FusedKernel::<4>(program)),
+        5..=8 => Arc::new(FusedKernel::<8>(program)),
+        _ => Arc::new(FusedKernel::<ROWS_MAX>(program)),
+    }
+}
+
+/// Where an operand's row comes from.
+#[derive(Clone, Debug)]
+enum Feed {
+    /// The operand is as long as the result, and stands elsewhere.
+    Whole,
+    /// It stands where the result does: it is copied before the tile is written.
+    InPlace { row: usize },
+    /// One element, which is copied once.
+    Scalar { row: usize },
+    /// Broadcasting repeats it: a walk along the result.
+    Repeated { row: usize, walk: Walk<1> },
+}
+
+/// Where a step reads.
+#[derive(Clone, Copy, Debug)]
+enum Read {
+    /// A row on the stack.
+    Row(usize),
+    /// The tile's part of an operand.
+    Operand(usize),
+}
+
+/// A step with its rows.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    function: Function,
+    args: [Read; 3],
+    /// The row that it writes; `None`: the result.
+    to: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Program {
+    feeds: Vec<Feed>,
+    steps: Vec<Placed>,
+    /// Rows on the stack.
+    rows: usize,
+}
+
+impl Program {
+    fn new(op: &Fused, call: &Call) -> Self {
+        let to = &call.results[0];
+        let len = to.place.len;
+        let mut rows = 0;
+        let mut row = || {
+            rows += 1;
+            rows - 1
+        };
+        let feeds = call.operands.iter().map(|operand| {
+            if operand.place == to.place {
+                Feed::InPlace { row: row() }
+            } else if operand.place.len == 1 {
+                Feed::Scalar { row: row() }
+            } else if operand.place.len == len {
+                Feed::Whole
+            } else {
+                let walk = Walk::new(&to.shape, [&operand.shape]);
+                Feed::Repeated { row: row(), walk }
+            }
+        });
+        let feeds: Vec<Feed> = feeds.collect();
+        let reads = feeds.iter().enumerate().map(|(operand, feed)| match feed {
+            Feed::Whole => Read::Operand(operand),
+            Feed::InPlace { row } | Feed::Scalar { row } | Feed::Repeated { row, .. } => {
+                Read::Row(*row)
+            }
+        });
+        let reads: Vec<Read> = reads.collect();
+        let (steps, rows) = place(&op.steps, &reads, rows);
+        Self { feeds, steps, rows }
+    }
+}
+
+/// Gives each step but the last a row; a row whose last reader has run is used again.
+fn place(steps: &[Step], reads: &[Read], first_free: usize) -> (Vec<Placed>, usize) {
+    let mut rows = first_free;
+    let mut free: Vec<usize> = Vec::new();
+    let mut row_of = vec![0; steps.len()];
+    let mut placed = Vec::with_capacity(steps.len());
+    for (i, step) in steps.iter().enumerate() {
+        // Arguments that a function doesn't have are the first again, and aren't read.
+        let mut args = [Read::Row(0); 3];
+        for (position, arg) in args.iter_mut().enumerate() {
+            *arg = match step.args.get(position).unwrap_or(&step.args[0]) {
+                Arg::Operand(operand) => reads[*operand],
+                Arg::Step(step) => Read::Row(row_of[*step]),
+            };
+        }
+        let to = (i + 1 < steps.len()).then(|| {
+            free.pop().unwrap_or_else(|| {
+                rows += 1;
+                rows - 1
+            })
+        });
+        row_of[i] = to.unwrap_or(0);
+        // Freed only now: a step never writes a row that it reads.
+        for (j, earlier) in row_of.iter().enumerate().take(i) {
+            let reads_it = |step: &Step| step.args.contains(&Arg::Step(j));
+            if reads_it(step) && !steps[i + 1..].iter().any(reads_it) {
+                free.push(*earlier);
+            }
+        }
+        placed.push(Placed {
+            function: step.function,
+            args,
+            to,
+        });
+    }
+    (placed, rows)
+}
+
+#[derive(Debug)]
+struct FusedKernel<const ROWS: usize>(Program);
+
+impl<T: Element, const ROWS: usize> Kernel<T> for FusedKernel<ROWS> {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, args: &RunArgs) {
+        let dst = results.take(0);
+        let mut rows = [[T::ZERO; TILE]; ROWS];
+        let mut whole: [&[T]; FUSED_OPERANDS_MAX] = [&[]; FUSED_OPERANDS_MAX];
+        for (operand, feed) in self.0.feeds.iter().enumerate() {
+            match feed {
+                Feed::InPlace { .. } => {}
+                Feed::Scalar { row } => rows[*row].fill(operands.scalar(operand)),
+                Feed::Whole | Feed::Repeated { .. } => whole[operand] = operands.slice(operand),
+            }
+        }
+        for (tile, dst) in dst.chunks_mut(TILE).enumerate() {
+            let start = tile * TILE;
+            for (operand, feed) in self.0.feeds.iter().enumerate() {
+                match feed {
+                    Feed::InPlace { row } => rows[*row][..dst.len()].copy_from_slice(dst),
+                    Feed::Repeated { row, walk } => {
+                        walk.copy(start, &mut rows[*row][..dst.len()], whole[operand]);
+                    }
+                    Feed::Whole | Feed::Scalar { .. } => {}
+                }
+            }
+            for step in &self.0.steps {
+                run_step(step, &mut rows, &whole, start, dst, args);
+            }
+        }
+    }
+}
+
+/// One step over one tile, which starts at the result's element `start`.
+fn run_step<T: Element>(
+    step: &Placed,
+    rows: &mut [[T; TILE]],
+    whole: &[&[T]; FUSED_OPERANDS_MAX],
+    start: usize,
+    dst: &mut [T],
+    args: &RunArgs,
+) {
+    let len = dst.len();
+    // The row that is written, and those before and after it.
+    let (before, to, after) = match step.to {
+        None => (&*rows, dst, &[][..]),
+        Some(to) => {
+            let (before, rest) = rows.split_at_mut(to);
+            // A row was counted for each step: there is one.
+            let Some((row, after)) = rest.split_first_mut() else {
+                return;
+            };
+            (&*before, &mut row[..len], &*after)
+        }
+    };
+    let [a, b, c] = step.args.map(|read| match read {
+        Read::Operand(operand) => &whole[operand][start..start + len],
+        Read::Row(row) => match row.checked_sub(before.len() + 1) {
+            Some(later) if step.to.is_some() => &after[later][..len],
+            _ => &before[row][..len],
+        },
+    });
+    match step.function {
+        Function::Unary(op) => functions::unary(op, to, Source::Apart(a)),
+        Function::UnaryGrad(op) => {
+            functions::unary_grad(op.0, to, Source::Apart(a), Source::Apart(b));
+        }
+        Function::Binary(op) => binary_row(op, to, a, b),
+        Function::BinaryGrad(op) => binary_grad_row(op, to, a, b, c),
+        Function::Dropout(op) => dropout_from(&op, args, start, to, Source::Apart(a)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfold_graph::op::{Binary, Unary};
+
+    use super::*;
+
+    fn step(function: impl Into<Option<Function>>, args: &[Arg]) -> Step {
+        Step {
+            function: function.into().unwrap(),
+            args: args.to_vec(),
+        }
+    }
+
+    #[test]
+    fn rows_are_used_again_and_never_read_while_written() {
+        let add = Function::Binary(Binary::Add);
+        let exp = Function::Unary(Unary::Exp);
+        let steps = [
+            step(exp, &[Arg::Operand(0)]),
+            step(exp, &[Arg::Step(0)]),
+            step(exp, &[Arg::Step(1)]),
+            step(add, &[Arg::Step(2), Arg::Operand(1)]),
+            step(add, &[Arg::Step(3), Arg::Step(2)]),
+        ];
+        let reads = [Read::Operand(0), Read::Row(0)];
+        let (placed, rows) = place(&steps, &reads, 1);
+        assert_eq!(rows, 3);
+        for step in &placed {
+            for arg in step.args {
+                assert!(!matches!((arg, step.to), (Read::Row(a), Some(b)) if a == b));
+            }
+        }
+        assert_eq!(placed[4].to, None);
+    }
+}
