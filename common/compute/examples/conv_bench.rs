@@ -56,10 +56,8 @@ fn time(clock: &SystemClock, conv: &Conv2d, algorithm: Algorithm) -> [f64; 3] {
     let mut scratch = vec![0.0; kernels.weight_scratch()];
     let mut dw = weights;
     let weight = shortest(clock, || {
-        for unit in 0..kernels.weight_units() {
-            let partial = &mut partials[kernels.weight_unit_range(unit)];
-            kernels.weight_unit(unit, partial, &x, &dy, &mut scratch);
-        }
+        let units = 0..kernels.weight_units();
+        kernels.weight_run(units, &mut partials, &x, &dy, &mut scratch);
         kernels.fold_weights(&mut dw, &partials);
     });
     [forward, input, weight]
@@ -99,6 +97,7 @@ fn main() {
             kernel_w: kernel,
             stride: [stride; 2],
             padding: [padding; 2],
+            padding_after: [padding; 2],
             dilation: [1, 1],
             groups,
         };

@@ -1,6 +1,10 @@
 //! Flat, aligned memory.
 //!
-//! Alignment comes from over-allocation and an offset, so that this module needs no unsafe code.
+//! Alignment comes from over-allocation and an offset. Large arenas ask for large pages: kernels walk
+//! planes that are pages apart, and the table of small ones doesn't reach that far.
+//!
+//! Invariant of the unsafe code: the advice covers bytes of a vector that was just made, and changes
+//! none of them.
 
 use crate::element::Element;
 use crate::error::ComputeError;
@@ -34,6 +38,7 @@ impl<T: Element> Arena<T> {
         }
         let slack = elements_per_line::<T>();
         let memory = vec![T::ZERO; len + slack];
+        advise_large_pages(&memory);
         // `align_offset` may decline (it does under Miri); then the buffer is merely unaligned.
         let start = memory.as_ptr().align_offset(ALIGNMENT_BYTES).min(slack);
         Ok(Self { memory, start, len })
@@ -108,6 +113,24 @@ impl<T: Element> Workspace<T> {
     }
 }
 
+/// Asks for large pages where whole ones fit. Whether the system grants them changes nothing else.
+#[cfg(target_os = "linux")]
+fn advise_large_pages<T>(memory: &[T]) {
+    const PAGE_BYTES: usize = 2 << 20;
+    let start = memory.as_ptr().cast::<u8>();
+    let skip = start.align_offset(PAGE_BYTES);
+    let rest = size_of_val(memory).saturating_sub(skip);
+    let len = rest - rest % PAGE_BYTES;
+    if len > 0 && !cfg!(miri) {
+        let at = start.wrapping_add(skip).cast_mut().cast();
+        // SAFETY: `len` bytes from `at` lie in `memory`; the advice leaves their contents alone.
+        let _ = unsafe { rustix::mm::madvise(at, len, rustix::mm::Advice::LinuxHugepage) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_large_pages<T>(_: &[T]) {}
+
 /// Elements in [`ALIGNMENT_BYTES`].
 pub(crate) fn elements_per_line<T: Element>() -> usize {
     ALIGNMENT_BYTES / T::DTYPE.size_bytes()
@@ -124,7 +147,7 @@ mod tests {
 
     #[test]
     fn arenas_are_aligned_and_zero() {
-        for len in [0, 1, 15, 16, 17, 1000] {
+        for len in [0, 1, 15, 16, 17, 1000, 3 << 20] {
             let mut arena = Arena::<f32>::zeros(len).unwrap();
             assert_eq!(arena.as_ptr() as usize % ALIGNMENT_BYTES, 0);
             assert_eq!(arena.len(), len);

@@ -50,15 +50,15 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::Gather(op) => layout::gather(*op, call),
         Op::GatherGrad(op) => layout::gather_grad(*op, call),
         Op::MatMul(op) => matmul::lower(*op, call, threads),
-        Op::Norm(op) => norm::norm(*op, call),
-        Op::NormGrad(op) => norm::norm_grad(op.0, call),
+        Op::Norm(op) => norm::norm(*op, call, threads),
+        Op::NormGrad(op) => norm::norm_grad(op.0, call, threads),
         Op::PairLoss(op) => pair_loss::pair(*op, call),
         Op::PairLossGrad(op) => pair_loss::pair_grad(op.0, call),
         Op::CrossEntropy(op) => pair_loss::cross_entropy(*op, call),
         Op::CrossEntropyGrad(op) => pair_loss::cross_entropy_grad(op.0, call),
         Op::Conv(op) => conv::lower(*op, call, threads),
-        Op::Pool(op) => pool::pool(*op, call),
-        Op::PoolGrad(op) => pool::pool_grad(*op, call),
+        Op::Pool(op) => pool::pool(*op, call, threads),
+        Op::PoolGrad(op) => pool::pool_grad(*op, call, threads),
         Op::Dropout(op) => dropout::lower(*op),
         Op::Softmax(op) => rows::lower(*op, call),
         Op::SoftmaxCrossEntropy(op) => loss::cross_entropy(*op, call),
@@ -69,12 +69,21 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
 }
 
 /// The floats that the kernel of an operator needs for itself.
-pub(crate) fn scratch_len(op: &Op, operands: &[Vec<usize>], results: &[Vec<usize>]) -> usize {
+pub(crate) fn scratch_len<T: Element>(
+    op: &Op,
+    operands: &[Vec<usize>],
+    results: &[Vec<usize>],
+    threads: usize,
+) -> usize {
     let len = |shape: &[usize]| shape.iter().product();
     match op {
         Op::Reduce(op) => reduce::scratch_len(op.reduction, len(&results[0])),
         Op::ReduceGrad(op) => reduce::grad_scratch_len(op.reduction, len(&operands[1])),
-        Op::Conv(op) => conv::scratch_len(op, operands, results),
+        Op::PoolGrad(op) => {
+            let dy = &operands[operands.len() - 1];
+            pool::grad_scratch_len(op, dy, threads)
+        }
+        Op::Conv(op) => conv::scratch_len::<T>(op, operands, results, threads),
         _ => 0,
     }
 }

@@ -11,7 +11,7 @@
 //! | `view` | integers and truth values in memories of floats |
 //! | [`kernels`] | a file a group of operators: their kernels, and the loops over slices |
 //! | [`gemm`] | matrix products |
-//! | [`conv`] | fast convolution and pooling on slices; not yet behind [`kernels`] |
+//! | [`conv`] | convolution on slices |
 //! | [`math`] | elementary functions |
 //! | `simd` | the same loop for wider vectors |
 
@@ -30,7 +30,7 @@ pub(crate) mod counting;
 #[cfg(test)]
 mod tests;
 
-use ringfold_graph::{ConstantData, DType, Graph};
+use ringfold_graph::{ConstantData, DType, Graph, Op};
 
 use self::kernel::Instruction;
 pub use self::memory::Index;
@@ -86,7 +86,11 @@ impl Cpu {
         layout: &ParameterLayout,
         options: PlanOptions,
     ) -> Result<CpuPlan<T>, ComputeError> {
-        let program = Program::new::<T>(graph, layout, options, &kernel::scratch_len)?;
+        let threads = self.options.threads;
+        let scratch = |op: &Op, operands: &[Vec<usize>], results: &[Vec<usize>]| {
+            kernel::scratch_len::<T>(op, operands, results, threads)
+        };
+        let program = Program::new::<T>(graph, layout, options, &scratch)?;
         let slots = layout.slots();
         let ends = (1..=slots.len()).map(|next| {
             let next = slots.get(next);
@@ -95,7 +99,7 @@ impl Cpu {
         let ends: Vec<usize> = ends.collect();
         let calls = program.calls.iter();
         let instructions = calls
-            .map(|call| Instruction::new(call, self.options.threads, &ends))
+            .map(|call| Instruction::new(call, threads, &ends))
             // A void instruction that finishes a gradient is kept for the report.
             .filter(|instruction| !instruction.is_void())
             .collect();

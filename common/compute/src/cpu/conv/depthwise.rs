@@ -342,9 +342,16 @@ impl DepthwiseWeights {
         self.placement.pixels + TAIL + self.spread.pixels + self.conv.taps() * BLOCK
     }
 
-    pub fn unit(&self, unit: usize, [dw, scratch]: [&mut [f32]; 2], x: &[f32], dy: &[f32]) {
+    pub fn run(
+        &self,
+        units: std::ops::Range<usize>,
+        [dw, scratch]: [&mut [f32]; 2],
+        x: &[f32],
+        dy: &[f32],
+    ) {
         let conv = &self.conv;
-        assert_eq!(dw.len(), self.unit_range(unit).len(), "partial sums");
+        let channels = self.channels(units.start).start..self.channels(units.end - 1).end;
+        assert_eq!(dw.len(), channels.len() * conv.taps(), "partial sums");
         assert_eq!(x.len(), conv.batch * conv.image_in(), "input");
         assert_eq!(dy.len(), conv.batch * conv.image_out(), "output gradient");
         assert!(scratch.len() >= self.scratch(), "scratch");
@@ -355,7 +362,7 @@ impl DepthwiseWeights {
         plane.fill(0.0);
         spread.fill(0.0);
         let (image_in, image_out) = (self.placement.image(), self.spread.image());
-        for (channel, dw) in self.channels(unit).zip(dw.chunks_exact_mut(conv.taps())) {
+        for (channel, dw) in channels.zip(dw.chunks_exact_mut(conv.taps())) {
             sums.fill([0.0; BLOCK]);
             for n in 0..conv.batch {
                 let at = n * conv.out_channels + channel;

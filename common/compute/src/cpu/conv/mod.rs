@@ -1,4 +1,4 @@
-//! Convolution and pooling: functions over slices of `f32`, on the calling thread, without
+//! Convolution: functions over slices of `f32`, on the calling thread, without
 //! allocation.
 //!
 //! # Layout
@@ -19,18 +19,20 @@
 //! | `correlate` | the forward pass and the input gradient |
 //! | `depthwise` | all three where every channel is a group of its own |
 //! | `weights` | the weight gradient |
-//! | [`pool`] | pooling |
 //! | `pack` | planes to blocks and back |
-//! | `winograd`, `winograd_weights` | 3 × 3 with a quarter of the multiplications |
+//! | `winograd`, `winograd_weights`, `winograd_operands`, `winograd_pairs` | 3 × 3 with a quarter of the multiplications, 5 × 5 with a third |
+//! | `points` | their transforms |
 //! | `tile` | the innermost loops |
 //! | `lanes` | [`Simd`]: the levels of vector instructions |
+//! | [`peak`] | the limit that benchmarks compare with |
 //! | [`mod@reference`] | the same, as the definition says |
 
 mod correlate;
 mod depthwise;
 mod lanes;
 mod pack;
-pub mod pool;
+pub mod peak;
+mod points;
 pub mod reference;
 mod shape;
 #[cfg(test)]
@@ -39,6 +41,8 @@ mod tile;
 mod units;
 mod weights;
 mod winograd;
+mod winograd_operands;
+mod winograd_pairs;
 mod winograd_weights;
 
 use std::ops::Range;
@@ -50,6 +54,7 @@ pub use self::shape::{Conv2d, ELEMENTS_MAX};
 pub use self::units::UNITS_MAX;
 use self::weights::WeightGradient;
 use self::winograd::Winograd;
+use self::winograd_pairs::WinogradPairs;
 use self::winograd_weights::WinogradWeights;
 
 /// Why there is no kernel for a shape.
@@ -77,14 +82,6 @@ pub enum ConvError {
         /// Rows and columns, without the padding.
         input: [usize; 2],
     },
-    /// More padding of a pooling window than half of it.
-    #[error("padding of {padding:?} is more than half a window of {kernel:?}")]
-    Padding {
-        /// Rows and columns.
-        padding: [usize; 2],
-        /// Rows and columns of the window.
-        kernel: [usize; 2],
-    },
     /// Tensors beyond [`ELEMENTS_MAX`].
     #[error("a convolution takes more than {ELEMENTS_MAX} elements")]
     TooLarge,
@@ -102,7 +99,8 @@ pub struct Epilogue<'a> {
 /// Which sums a convolution takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Algorithm {
-    /// Winograd's, where it is faster: for 3 × 3 kernels of stride 1 with whole blocks of channels.
+    /// Winograd's, where it is faster: for 3 × 3 and 5 × 5 kernels of stride 1 with whole blocks of
+    /// channels.
     /// Its error is about ten times that of the direct sum.
     #[default]
     Fastest,
@@ -136,6 +134,7 @@ enum Weights {
     Direct(WeightGradient),
     Depthwise(DepthwiseWeights),
     Winograd(WinogradWeights),
+    Pairs(WinogradPairs),
 }
 
 /// The same call on whichever variant it is.
@@ -182,27 +181,27 @@ impl Pass {
 
 impl Weights {
     fn units(&self) -> usize {
-        either!(*self, Weights: Direct | Depthwise | Winograd, pass => pass.units())
+        either!(*self, Weights: Direct | Depthwise | Winograd | Pairs, pass => pass.units())
     }
 
     fn partials(&self) -> usize {
-        either!(*self, Weights: Direct | Depthwise | Winograd, pass => pass.partials())
+        either!(*self, Weights: Direct | Depthwise | Winograd | Pairs, pass => pass.partials())
     }
 
     fn unit_range(&self, unit: usize) -> Range<usize> {
-        either!(*self, Weights: Direct | Depthwise | Winograd, pass => pass.unit_range(unit))
+        either!(*self, Weights: Direct | Depthwise | Winograd | Pairs, pass => pass.unit_range(unit))
     }
 
     fn scratch(&self) -> usize {
-        either!(*self, Weights: Direct | Depthwise | Winograd, pass => pass.scratch())
+        either!(*self, Weights: Direct | Depthwise | Winograd | Pairs, pass => pass.scratch())
     }
 
-    fn unit(&self, unit: usize, memory: [&mut [f32]; 2], x: &[f32], dy: &[f32]) {
-        either!(*self, Weights: Direct | Depthwise | Winograd, pass => pass.unit(unit, memory, x, dy));
+    fn run(&self, units: Range<usize>, memory: [&mut [f32]; 2], x: &[f32], dy: &[f32]) {
+        either!(*self, Weights: Direct | Depthwise | Winograd | Pairs, pass => pass.run(units, memory, x, dy));
     }
 
     fn fold(&self, dw: &mut [f32], partials: &[f32]) {
-        either!(*self, Weights: Direct | Depthwise | Winograd, pass => pass.fold(dw, partials));
+        either!(*self, Weights: Direct | Depthwise | Winograd | Pairs, pass => pass.fold(dw, partials));
     }
 }
 
@@ -222,7 +221,9 @@ impl Convolution {
             });
         }
         let fastest = algorithm == Algorithm::Fastest;
-        let weight_gradient = if fastest && WinogradWeights::pays(conv) {
+        let weight_gradient = if fastest && WinogradPairs::pays(conv) {
+            Weights::Pairs(WinogradPairs::new(conv, simd))
+        } else if fastest && WinogradWeights::pays(conv) {
             Weights::Winograd(WinogradWeights::new(conv, simd))
         } else {
             Weights::Direct(WeightGradient::new(conv, simd))
@@ -326,21 +327,22 @@ impl Convolution {
         self.weight_gradient.unit_range(unit)
     }
 
-    /// Elements of scratch that a unit wants.
+    /// Elements of scratch that [`Self::weight_run`] wants.
     pub fn weight_scratch(&self) -> usize {
         self.weight_gradient.scratch()
     }
 
-    /// Computes one unit's partial sums, from the whole batch's `x` and `dy`.
-    pub fn weight_unit(
+    /// Computes the partial sums of units that follow each other, at least one, from the whole
+    /// batch's `x` and `dy`. More at once share some of the work; the bits are the same.
+    pub fn weight_run(
         &self,
-        unit: usize,
+        units: Range<usize>,
         partials: &mut [f32],
         x: &[f32],
         dy: &[f32],
         scratch: &mut [f32],
     ) {
-        self.weight_gradient.unit(unit, [partials, scratch], x, dy);
+        self.weight_gradient.run(units, [partials, scratch], x, dy);
     }
 
     /// Overwrites `dw` with the sum of the units' partial sums, in a fixed order.

@@ -26,8 +26,10 @@ pub struct Conv2d {
     pub kernel_w: usize,
     /// Input rows and columns from one output to the next.
     pub stride: [usize; 2],
-    /// Zero rows above and below, zero columns left and right.
+    /// Zero rows above, zero columns at the left.
     pub padding: [usize; 2],
+    /// Zero rows below, zero columns at the right.
+    pub padding_after: [usize; 2],
     /// Input rows and columns from one kernel element to the next.
     pub dilation: [usize; 2],
     /// Independent groups of channels.
@@ -49,7 +51,7 @@ impl Conv2d {
     }
 
     fn out_size(&self, axis: usize, size: usize, kernel: usize) -> usize {
-        let padded = size + 2 * self.padding[axis];
+        let padded = size + self.padding[axis] + self.padding_after[axis];
         let extent = self.dilation[axis] * (kernel - 1) + 1;
         padded
             .checked_sub(extent)
@@ -122,8 +124,8 @@ impl Conv2d {
         for (size, kernel, axis) in per_axis {
             let parts = [size, kernel, self.stride[axis], self.dilation[axis]];
             let largest = parts.into_iter().max().unwrap_or(0);
-            if largest.max(self.padding[axis]) >= 1 << 16 || kernel * self.dilation[axis] >= 1 << 20
-            {
+            let padding = self.padding[axis].max(self.padding_after[axis]);
+            if largest.max(padding) >= 1 << 16 || kernel * self.dilation[axis] >= 1 << 20 {
                 return Err(ConvError::TooLarge);
             }
         }
@@ -134,8 +136,10 @@ impl Conv2d {
             });
         }
         // With the padding and the blocks of 16 channels that the kernels work on.
-        let rows = self.in_h + 2 * self.padding[0] + self.dilation[0] * self.kernel_h;
-        let cols = self.in_w + 2 * self.padding[1] + self.dilation[1] * self.kernel_w;
+        let rows =
+            self.in_h + self.padding[0] + self.padding_after[0] + self.dilation[0] * self.kernel_h;
+        let cols =
+            self.in_w + self.padding[1] + self.padding_after[1] + self.dilation[1] * self.kernel_w;
         let blocked = |channels: usize| channels as u128 + 16 * self.groups as u128;
         let (ins, outs) = (blocked(self.in_channels), blocked(self.out_channels));
         let pixels = rows as u128 * cols as u128 * (self.stride[0] * self.stride[1]) as u128;

@@ -41,6 +41,8 @@ struct Case {
     weights: Vec<f32>,
     bias: Vec<f32>,
     winograd: bool,
+    /// With all images' transformed inputs at once.
+    pairs: bool,
 }
 
 impl Case {
@@ -52,6 +54,7 @@ impl Case {
             weights: noise(conv.weights(), 3),
             bias: noise(conv.out_channels, 4),
             winograd: false,
+            pairs: false,
         }
     }
 
@@ -60,7 +63,11 @@ impl Case {
         if self.winograd {
             kernels.forward = Pass::Winograd(Winograd::forward(&self.conv, simd));
             kernels.input_gradient = Pass::Winograd(Winograd::input_gradient(&self.conv, simd));
-            kernels.weight_gradient = Weights::Winograd(WinogradWeights::new(&self.conv, simd));
+            kernels.weight_gradient = if self.pairs {
+                Weights::Pairs(WinogradPairs::new(&self.conv, simd))
+            } else {
+                Weights::Winograd(WinogradWeights::new(&self.conv, simd))
+            };
         }
         kernels
     }
@@ -115,10 +122,12 @@ impl Case {
         // In an order that depends on the pieces.
         let mut units: Vec<usize> = (0..kernels.weight_units()).collect();
         units.rotate_left(images % kernels.weight_units());
-        for unit in units {
-            let mut scratch = nan(kernels.weight_scratch());
-            let partial = &mut partials[kernels.weight_unit_range(unit)];
-            kernels.weight_unit(unit, partial, &self.x, &self.dy, &mut scratch);
+        let mut scratch = nan(kernels.weight_scratch());
+        for run in units.chunk_by(|a, b| a + 1 == *b && b % (images + 1) != 0) {
+            let run = run[0]..run[run.len() - 1] + 1;
+            let range = [run.start, run.end - 1].map(|unit| kernels.weight_unit_range(unit));
+            let partial = &mut partials[range[0].start..range[1].end];
+            kernels.weight_run(run, partial, &self.x, &self.dy, &mut scratch);
         }
         kernels.fold_weights(&mut dw, &partials);
         kernels.bias_gradient(0..conv.out_channels, &mut db, &self.dy);
@@ -174,6 +183,7 @@ pub(super) fn square(channels: [usize; 2], size: usize, kernel: usize) -> Conv2d
         kernel_w: kernel,
         stride: [1, 1],
         padding: [kernel / 2, kernel / 2],
+        padding_after: [kernel / 2, kernel / 2],
         dilation: [1, 1],
         groups: 1,
     }
@@ -221,6 +231,7 @@ fn one_dimension() {
         in_h: 1,
         kernel_h: 1,
         padding: [0, 2],
+        padding_after: [0, 2],
         ..square([5, 7], 33, 5)
     };
     Case::new(conv).check_all();
@@ -236,10 +247,8 @@ fn an_empty_batch_has_no_weight_gradient() {
     let kernels = case.kernels(Simd::widest());
     let mut partials = vec![f32::NAN; kernels.weight_partials()];
     let mut scratch = vec![0.0; kernels.weight_scratch()];
-    for unit in 0..kernels.weight_units() {
-        let partial = &mut partials[kernels.weight_unit_range(unit)];
-        kernels.weight_unit(unit, partial, &[], &[], &mut scratch);
-    }
+    let units = 0..kernels.weight_units();
+    kernels.weight_run(units, &mut partials, &[], &[], &mut scratch);
     let mut dw = case.weights.clone();
     kernels.fold_weights(&mut dw, &partials);
     assert!(dw.iter().all(|&dw| dw == 0.0));
@@ -282,8 +291,17 @@ fn winograd_shapes() {
         square([128, 32], 16, 3),
         square([32, 256], 8, 3),
         square([20, 7], 9, 3),
+        square([32, 64], 14, 5),
+        square([48, 32], 9, 5),
+        square([20, 7], 7, 5),
     ] {
         Case::by_winograd(conv).check_all();
+        let case = Case::by_winograd(conv);
+        Case {
+            pairs: true,
+            ..case
+        }
+        .check_all();
     }
     let many = Conv2d {
         batch: 37,
@@ -295,27 +313,33 @@ fn winograd_shapes() {
 
 proptest! {
     #[test]
-    fn any_winograd(conv in any_conv()) {
+    fn any_winograd(conv in any_conv(), large: bool) {
+        let kernel = if large { 5 } else { 3 };
         let conv = Conv2d {
-            in_h: conv.in_h + 2,
-            in_w: conv.in_w + 2,
-            kernel_h: 3,
-            kernel_w: 3,
+            in_h: conv.in_h + kernel - 1,
+            in_w: conv.in_w + kernel - 1,
+            kernel_h: kernel,
+            kernel_w: kernel,
             stride: [1, 1],
-            padding: conv.padding.map(|p| p.min(2)),
+            padding: conv.padding.map(|p| p.min(kernel - 1)),
+            padding_after: conv.padding_after.map(|p| p.min(kernel - 1)),
             dilation: [1, 1],
             ..conv
         };
-        Case::by_winograd(conv).check_all();
+        let case = Case::by_winograd(conv);
+        case.check_all();
+        Case { pairs: true, ..case }.check_all();
     }
 }
 
 fn any_conv() -> impl Strategy<Value = Conv2d> {
     let pair = |range: std::ops::Range<usize>| [range.clone(), range];
     let channels = (1usize..4, 1usize..20, 1usize..20, 1usize..4);
-    let sizes = (pair(1..12), pair(1..5), pair(1..5), pair(0..4), pair(1..4));
+    let paddings = [pair(0..4), pair(0..4)];
+    let sizes = (pair(1..12), pair(1..5), pair(1..5), paddings, pair(1..4));
     let all = (channels, sizes).prop_map(|((groups, ins, outs, batch), sizes)| {
-        let ([in_h, in_w], [kernel_h, kernel_w], stride, padding, dilation) = sizes;
+        let ([in_h, in_w], [kernel_h, kernel_w], stride, paddings, dilation) = sizes;
+        let [padding, padding_after] = paddings;
         Conv2d {
             batch,
             in_channels: groups * ins,
@@ -326,6 +350,7 @@ fn any_conv() -> impl Strategy<Value = Conv2d> {
             kernel_w,
             stride,
             padding,
+            padding_after,
             dilation,
             groups,
         }
@@ -383,6 +408,7 @@ fn refusals_name_the_field() {
     assert_eq!(groups.check(), Err(refused));
     let kernel = Conv2d {
         padding: [0, 0],
+        padding_after: [0, 0],
         kernel_h: 6,
         ..good
     };

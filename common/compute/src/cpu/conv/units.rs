@@ -69,6 +69,20 @@ impl Units {
         (image(part)..image(part + 1), first..last)
     }
 
+    /// The work of units that follow each other, those of one part of the batch together: images,
+    /// blocks, and where their sums lie among those of these units.
+    pub fn merged(self, units: Range<usize>) -> impl Iterator<Item = [Range<usize>; 3]> {
+        let ranges = self.ranges();
+        let start = self.sums(units.start).start;
+        (units.start / ranges..units.end.div_ceil(ranges)).map(move |part| {
+            let first = units.start.max(part * ranges);
+            let last = units.end.min((part + 1) * ranges) - 1;
+            let ((images, from), (_, to)) = (self.work(first), self.work(last));
+            let sums = self.sums(first).start - start..self.sums(last).end - start;
+            [images, from.start..to.end, sums]
+        })
+    }
+
     /// Where the partial sums of a unit lie among those of all units.
     pub fn sums(&self, unit: usize) -> Range<usize> {
         let (_, blocks) = self.work(unit);

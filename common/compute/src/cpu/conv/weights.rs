@@ -9,7 +9,7 @@
 //! the convolution and the level of instructions alone.
 //!
 //! Invariant of the unsafe code: as in `correlate`; [`WeightGradient::new`] checks the last address
-//! of the last pixel and tap, [`WeightGradient::unit`] the lengths of the slices.
+//! of the last pixel and tap, [`WeightGradient::run`] the lengths of the slices.
 
 use std::ops::Range;
 
@@ -112,68 +112,98 @@ impl WeightGradient {
         fill.min(fit).clamp(1, self.conv.batch.max(1))
     }
 
-    /// Elements of scratch for a unit.
-    pub fn scratch(&self) -> usize {
-        let inputs = (self.together() * self.image()).next_multiple_of(BLOCK);
-        SLACK + inputs + self.together() * self.plain.pixels * BLOCK
+    /// Blocks of output channels of a group.
+    fn group_blocks(&self) -> usize {
+        self.conv.group_out().div_ceil(BLOCK)
     }
 
-    /// Computes the partial sums of a unit from the whole batch's `x` and `dy`.
-    pub fn unit(&self, unit: usize, [sums, scratch]: [&mut [f32]; 2], x: &[f32], dy: &[f32]) {
+    /// Elements of scratch.
+    pub fn scratch(&self) -> usize {
+        let inputs = (self.together() * self.image()).next_multiple_of(BLOCK);
+        SLACK + inputs + self.together() * self.plain.pixels * BLOCK * self.group_blocks()
+    }
+
+    /// Computes the partial sums of units from the whole batch's `x` and `dy`.
+    pub fn run(
+        &self,
+        units: Range<usize>,
+        [sums, scratch]: [&mut [f32]; 2],
+        x: &[f32],
+        dy: &[f32],
+    ) {
         let conv = &self.conv;
-        let (images, blocks) = self.units.work(unit);
-        assert_eq!(
-            sums.len(),
-            blocks.len() * self.units.block_sums(),
-            "partial sums"
-        );
         assert_eq!(x.len(), conv.batch * conv.image_in(), "input");
         assert_eq!(dy.len(), conv.batch * conv.image_out(), "output gradient");
         assert!(scratch.len() >= self.scratch(), "scratch");
-        if images.is_empty() {
-            sums.fill(0.0);
-            return;
-        }
-        let (together, image) = (self.together(), self.image());
-        let pixels = self.plain.pixels;
         let scratch = aligned(scratch);
-        let (inputs, rest) = scratch.split_at_mut((together * image).next_multiple_of(BLOCK));
-        let outputs = &mut rest[..together * pixels * BLOCK];
-        inputs.fill(0.0);
-        let group_blocks = conv.group_out().div_ceil(BLOCK);
-        let group_in = conv.group_in() * self.placement.image();
-        for first in images.clone().step_by(together) {
-            let some = first..(first + together).min(images.end);
-            let mut packed_group = usize::MAX;
-            for (block, sums) in blocks
-                .clone()
-                .zip(sums.chunks_exact_mut(self.units.block_sums()))
-            {
-                let (group, block) = (block / group_blocks, block % group_blocks);
-                if group != packed_group {
-                    packed_group = group;
-                    for (n, input) in some.clone().zip(inputs.chunks_exact_mut(image)) {
-                        let x = &x[(n * conv.groups + group) * group_in..][..group_in];
-                        self.placement.pack(self.simd, self.block, input, x);
-                    }
-                }
-                let outs = (conv.group_out() - block * BLOCK).min(BLOCK);
-                for (n, output) in some.clone().zip(outputs.chunks_exact_mut(pixels * BLOCK)) {
-                    let channel = (n * conv.groups + group) * conv.group_out() + block * BLOCK;
-                    let dy = &dy[channel * pixels..][..outs * pixels];
-                    self.plain.pack(self.simd, BLOCK, output, dy);
-                }
-                self.add(sums, some.len(), inputs, outputs, first > images.start);
+        for [images, blocks, range] in self.units.merged(units) {
+            let sums = &mut sums[range];
+            assert_eq!(sums.len(), blocks.len() * self.units.block_sums());
+            if images.is_empty() {
+                sums.fill(0.0);
+                continue;
+            }
+            let mut rest = sums;
+            let mut first = blocks.start;
+            while first < blocks.end {
+                let group = first / self.group_blocks();
+                let end = blocks.end.min((group + 1) * self.group_blocks());
+                let len = (end - first) * self.units.block_sums();
+                let (sums, more) = rest.split_at_mut(len);
+                self.group(images.clone(), first..end, [sums, scratch], x, dy);
+                (rest, first) = (more, end);
             }
         }
     }
 
-    /// The sums of one block of output channels over packed images.
+    /// The sums over these images of blocks of output channels of one group.
+    fn group(
+        &self,
+        images: Range<usize>,
+        blocks: Range<usize>,
+        [sums, scratch]: [&mut [f32]; 2],
+        x: &[f32],
+        dy: &[f32],
+    ) {
+        let conv = &self.conv;
+        let (together, image, pixels) = (self.together(), self.image(), self.plain.pixels);
+        let (group, first_block) = (
+            blocks.start / self.group_blocks(),
+            blocks.start % self.group_blocks(),
+        );
+        let (inputs, rest) = scratch.split_at_mut((together * image).next_multiple_of(BLOCK));
+        let block_len = together * pixels * BLOCK;
+        let outputs = &mut rest[..blocks.len() * block_len];
+        inputs.fill(0.0);
+        let group_in = conv.group_in() * self.placement.image();
+        for first in images.clone().step_by(together) {
+            let some = first..(first + together).min(images.end);
+            for (n, input) in some.clone().zip(inputs.chunks_exact_mut(image)) {
+                let x = &x[(n * conv.groups + group) * group_in..][..group_in];
+                self.placement.pack(self.simd, self.block, input, x);
+            }
+            for (b, outputs) in outputs.chunks_exact_mut(block_len).enumerate() {
+                let first_out = (first_block + b) * BLOCK;
+                let outs = (conv.group_out() - first_out).min(BLOCK);
+                for (n, output) in some.clone().zip(outputs.chunks_exact_mut(pixels * BLOCK)) {
+                    let channel = (n * conv.groups + group) * conv.group_out() + first_out;
+                    let dy = &dy[channel * pixels..][..outs * pixels];
+                    self.plain.pack(self.simd, BLOCK, output, dy);
+                }
+            }
+            self.add(sums, some.len(), inputs, outputs, first > images.start);
+        }
+    }
+
+    /// The sums of blocks of output channels over packed images: a block's are `block_sums` long,
+    /// its packed gradient is as long as that of the images that are packed at a time. A tile of the
+    /// input meets all blocks before the next one does.
     fn add(&self, sums: &mut [f32], images: usize, x: &[f32], dy: &[f32], accumulate: bool) {
         let pixels = self.plain.pixels;
-        assert_eq!(sums.len(), self.units.block_sums());
-        assert!(x.len() >= images * self.image());
-        assert!(dy.len() >= images * pixels * BLOCK && pixels == self.rows * self.cols);
+        let (block_sums, block_len) = (self.units.block_sums(), self.together() * pixels * BLOCK);
+        assert!(sums.len().is_multiple_of(block_sums) && images <= self.together());
+        assert!(dy.len() >= sums.len() / block_sums * block_len);
+        assert!(x.len() >= images * self.image() && pixels == self.rows * self.cols);
         let shapes = weight_tiles(self.simd, self.block);
         let mut step = 0;
         while step < self.steps.len() {
@@ -184,23 +214,26 @@ impl WeightGradient {
             let fitting = shapes.iter().find(|shape| shape.taps <= even);
             let shape = fitting.unwrap_or(&shapes[shapes.len() - 1]);
             for channel in (0..self.block).step_by(shape.channels) {
-                let tile = WeightTile {
-                    x: x[channel..].as_ptr(),
-                    taps: &self.steps[step..step + shape.taps],
-                    x_image: self.image(),
-                    x_row: self.in_row * self.block,
-                    dy: dy.as_ptr(),
-                    y_image: pixels * BLOCK,
-                    images,
-                    rows: self.rows,
-                    cols: self.cols,
-                    dw: sums[(step * self.block + channel) * BLOCK..].as_mut_ptr(),
-                    accumulate,
-                };
-                // SAFETY: `x` and `dy` hold the images, whose last addresses `new` checked; the
-                // tile's taps and channels lie in `sums`, for `shape.channels` divides the block;
-                // `simd` chose the kernel.
-                unsafe { (shape.kernel)(&tile) };
+                let blocks = sums.chunks_exact_mut(block_sums);
+                for (sums, dy) in blocks.zip(dy.chunks_exact(block_len)) {
+                    let tile = WeightTile {
+                        x: x[channel..].as_ptr(),
+                        taps: &self.steps[step..step + shape.taps],
+                        x_image: self.image(),
+                        x_row: self.in_row * self.block,
+                        dy: dy.as_ptr(),
+                        y_image: pixels * BLOCK,
+                        images,
+                        rows: self.rows,
+                        cols: self.cols,
+                        dw: sums[(step * self.block + channel) * BLOCK..].as_mut_ptr(),
+                        accumulate,
+                    };
+                    // SAFETY: `x` and `dy` hold the images, whose last addresses `new` checked; the
+                    // tile's taps and channels lie in `sums`, for `shape.channels` divides the
+                    // block; `simd` chose the kernel.
+                    unsafe { (shape.kernel)(&tile) };
+                }
             }
             step += shape.taps;
         }

@@ -1,11 +1,10 @@
-//! The 3 × 3 convolution of stride 1 by Winograd's F(4 × 4, 3 × 3): Lavin and Gray, "Fast
-//! Algorithms for Convolutional Neural Networks", 2015.
+//! The convolution of stride 1 with kernels of 3 × 3 or 5 × 5 by Winograd's transforms, see `points`.
 //!
 //! Tiles of 6 × 6 inputs and the weights are transformed to [`POINTS`] points each; at every point
-//! the channels are multiplied as matrices; what comes out is transformed to tiles of 4 × 4 outputs.
-//! That takes 36 multiplications for 16 outputs instead of 144. The transforms cost some rounding:
-//! the worst of many sums of `n` products of numbers up to 1 is off by less than 3e-5 · √n, some ten
-//! times what direct sums are off by.
+//! the channels are multiplied as matrices; what comes out is transformed to tiles of outputs. For
+//! 3 × 3 that takes 36 multiplications for 4 × 4 outputs instead of 144, for 5 × 5 36 for 2 × 2 instead
+//! of 100. The transforms cost some rounding: the worst of many sums of `n` products of numbers up
+//! to 1 is off by less than 3e-5 · √n, some ten times what direct sums are off by.
 //!
 //! As in `correlate`, images are packed into blocks of 16 channels first and unpacked at the end,
 //! and the products run in pixel tiles, whose pixels are the tiles of all images at hand.
@@ -16,221 +15,13 @@
 
 use super::Conv2d;
 use super::correlate::best_shape;
-#[cfg(target_arch = "x86_64")]
-use super::lanes::x86::{TwoYmm, Zmm};
-use super::lanes::{Lanes, Level, Simd};
+use super::lanes::Simd;
 use super::pack::{Placement, SLACK, aligned, unpack};
+use super::points::{IN, OutputTile, POINTS, TAPS_MAX, Transforms};
 use super::tile::{BLOCK, PixelTile, pixel_tiles};
 
-/// Outputs of a tile along an axis.
-pub(super) const OUT: usize = 4;
-/// Inputs of a tile along an axis.
-pub(super) const IN: usize = 6;
-/// Points that a tile is transformed to.
-pub(super) const POINTS: usize = IN * IN;
 /// Tiles that are worked on together, at least, where there are as many images.
 const TOGETHER_MIN: usize = 28;
-
-/// `Bᵀ d`.
-#[inline(always)]
-unsafe fn input_axis<V: Lanes>(d: [V; IN]) -> [V; IN] {
-    // SAFETY: the level's instructions are there.
-    unsafe {
-        let (two, four) = (V::splat(2.0), V::splat(4.0));
-        let (minus_four, minus_five) = (V::splat(-4.0), V::splat(-5.0));
-        let even = d[4].fma(minus_four, d[2]);
-        let odd = d[3].fma(minus_four, d[1]);
-        let near = d[4].sub(d[2]);
-        let twice = d[3].sub(d[1]);
-        [
-            d[4].fma(four, d[0]).fma(minus_five, d[2]),
-            even.add(odd),
-            even.sub(odd),
-            near.fma(two, twice),
-            near.fma(V::splat(-2.0), twice),
-            d[5].fma(four, d[1]).fma(minus_five, d[3]),
-        ]
-    }
-}
-
-/// `Aᵀ m`.
-#[inline(always)]
-unsafe fn output_axis<V: Lanes>(m: [V; IN]) -> [V; OUT] {
-    // SAFETY: the level's instructions are there.
-    unsafe {
-        let (sum, difference) = (m[1].add(m[2]), m[1].sub(m[2]));
-        let (far_sum, far_difference) = (m[3].add(m[4]), m[3].sub(m[4]));
-        [
-            m[0].add(sum).add(far_sum),
-            difference.fma(V::splat(2.0), far_difference),
-            sum.fma(V::splat(4.0), far_sum),
-            difference.fma(V::splat(8.0), far_difference).add(m[5]),
-        ]
-    }
-}
-
-/// `G g`.
-#[inline(always)]
-unsafe fn weight_axis<V: Lanes>(g: [V; 3]) -> [V; IN] {
-    // SAFETY: the level's instructions are there.
-    unsafe {
-        let zero = V::splat(0.0);
-        let near = zero.fma(V::splat(-1.0 / 6.0), g[0].add(g[2]));
-        let far = zero
-            .fma(V::splat(1.0 / 24.0), g[0])
-            .fma(V::splat(1.0 / 6.0), g[2]);
-        [
-            zero.fma(V::splat(0.25), g[0]),
-            near.fma(V::splat(-1.0 / 6.0), g[1]),
-            near.fma(V::splat(1.0 / 6.0), g[1]),
-            far.fma(V::splat(1.0 / 12.0), g[1]),
-            far.fma(V::splat(-1.0 / 12.0), g[1]),
-            g[2],
-        ]
-    }
-}
-
-/// Transforms a tile: 6 × 6 pixels at `x`, `row` elements from one row to the next, to points
-/// `point` elements apart.
-#[inline(always)]
-unsafe fn input_tile<V: Lanes>(x: *const f32, row: usize, to: *mut f32, point: usize) {
-    // SAFETY: the caller borrows all of these addresses.
-    unsafe {
-        let mut rows = [[V::splat(0.0); IN]; IN];
-        for (i, to) in rows.iter_mut().enumerate() {
-            let mut d = [V::splat(0.0); IN];
-            for (j, d) in d.iter_mut().enumerate() {
-                *d = V::load(x.add(i * row + j * BLOCK));
-            }
-            *to = input_axis(d);
-        }
-        for j in 0..IN {
-            let column = input_axis(rows.map(|row| row[j]));
-            for (i, v) in column.into_iter().enumerate() {
-                v.store(to.add((i * IN + j) * point));
-            }
-        }
-    }
-}
-
-/// Transforms back to 4 × 4 pixels, of which the first `size` are written.
-#[inline(always)]
-unsafe fn output_tile<V: Lanes>(job: &OutputTile<'_>) {
-    // SAFETY: the maker of `job` borrows all of these addresses.
-    unsafe {
-        let mut columns = [[V::splat(0.0); IN]; OUT];
-        for j in 0..IN {
-            let mut m = [V::splat(0.0); IN];
-            for (i, m) in m.iter_mut().enumerate() {
-                *m = V::load(job.from.add((i * IN + j) * job.point));
-            }
-            for (to, y) in columns.iter_mut().zip(output_axis(m)) {
-                to[j] = y;
-            }
-        }
-        let bias = V::load(job.bias.as_ptr());
-        for (i, columns) in columns.into_iter().enumerate().take(job.size[0]) {
-            for (j, y) in output_axis(columns)
-                .into_iter()
-                .enumerate()
-                .take(job.size[1])
-            {
-                let y = y.add(bias);
-                let y = if job.relu { y.relu() } else { y };
-                y.store(job.y.add(i * job.row + j * BLOCK));
-            }
-        }
-    }
-}
-
-struct OutputTile<'a> {
-    /// Readable at each of the points, `point` elements apart.
-    from: *const f32,
-    point: usize,
-    bias: &'a [f32; BLOCK],
-    relu: bool,
-    /// Writable at `size` pixels.
-    y: *mut f32,
-    row: usize,
-    size: [usize; 2],
-}
-
-/// Transforms 3 × 3 weights of 16 output channels to points `point` elements apart.
-#[inline(always)]
-unsafe fn weight_tile<V: Lanes>(g: &[[f32; BLOCK]; 9], to: *mut f32, point: usize) {
-    // SAFETY: the caller borrows all of these addresses.
-    unsafe {
-        let mut rows = [[V::splat(0.0); IN]; 3];
-        for (to, g) in rows.iter_mut().zip(g.as_chunks::<3>().0) {
-            let [a, b, c] = g;
-            *to = weight_axis([
-                V::load(a.as_ptr()),
-                V::load(b.as_ptr()),
-                V::load(c.as_ptr()),
-            ]);
-        }
-        for j in 0..IN {
-            let column = weight_axis(rows.map(|row| row[j]));
-            for (i, u) in column.into_iter().enumerate() {
-                u.store(to.add((i * IN + j) * point));
-            }
-        }
-    }
-}
-
-/// The transforms for one level of instructions.
-#[derive(Clone, Copy)]
-struct Transforms {
-    input: unsafe fn(*const f32, usize, *mut f32, usize),
-    output: unsafe fn(&OutputTile<'_>),
-    weights: unsafe fn(&[[f32; BLOCK]; 9], *mut f32, usize),
-}
-
-macro_rules! level {
-    ($module:ident, $lanes:ty $(, $feature:meta)?) => {
-        mod $module {
-            use super::*;
-
-            $(#[$feature])?
-            unsafe fn input(x: *const f32, row: usize, to: *mut f32, point: usize) {
-                // SAFETY: as for this function.
-                unsafe { super::input_tile::<$lanes>(x, row, to, point) }
-            }
-
-            $(#[$feature])?
-            unsafe fn output(job: &OutputTile<'_>) {
-                // SAFETY: as for this function.
-                unsafe { super::output_tile::<$lanes>(job) }
-            }
-
-            $(#[$feature])?
-            unsafe fn weights(g: &[[f32; BLOCK]; 9], to: *mut f32, point: usize) {
-                // SAFETY: as for this function.
-                unsafe { super::weight_tile::<$lanes>(g, to, point) }
-            }
-
-            pub const TRANSFORMS: Transforms = Transforms { input, output, weights };
-        }
-    };
-}
-
-level!(portable, [f32; BLOCK]);
-#[cfg(target_arch = "x86_64")]
-level!(avx2, TwoYmm, target_feature(enable = "avx2,fma"));
-#[cfg(target_arch = "x86_64")]
-level!(avx512, Zmm, target_feature(enable = "avx512f"));
-
-impl Transforms {
-    fn of(simd: Simd) -> Self {
-        match simd.level() {
-            Level::Portable => portable::TRANSFORMS,
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => avx2::TRANSFORMS,
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => avx512::TRANSFORMS,
-        }
-    }
-}
 
 /// The forward pass or the input gradient, ready to run.
 #[derive(Clone, Debug)]
@@ -253,6 +44,8 @@ pub(super) struct Winograd {
     weight_group: usize,
     weight_out: usize,
     weight_in: usize,
+    /// Rows and columns of the kernel, 3 or 5.
+    pub kernel: usize,
     /// The kernel is turned by 180°.
     turned: bool,
 }
@@ -260,18 +53,29 @@ pub(super) struct Winograd {
 impl Winograd {
     /// True if the sums are of this kind.
     pub fn fits(conv: &Conv2d) -> bool {
-        let kernel = [conv.kernel_h, conv.kernel_w] == [3, 3];
+        let kernel = conv.kernel_h == conv.kernel_w && [3, 5].contains(&conv.kernel_h);
         let plain = conv.stride == [1, 1] && conv.dilation == [1, 1];
-        kernel && plain && conv.padding[0] <= 2 && conv.padding[1] <= 2
+        let paddings = conv.padding.into_iter().chain(conv.padding_after);
+        kernel && plain && paddings.max() < Some(conv.kernel_h)
     }
 
     /// True if this is also faster than the direct sum.
     pub fn pays(conv: &Conv2d) -> bool {
         let full = |channels: usize| channels >= 32 && channels.is_multiple_of(BLOCK);
+        if !Self::fits(conv) {
+            return false;
+        }
+        let out = IN + 1 - conv.kernel_h;
+        let filled = conv.out_h() >= out && conv.out_w() >= out;
         // The weights are transformed anew each step, for no more tiles than these.
-        let tiles = conv.batch * conv.out_h().div_ceil(OUT) * conv.out_w().div_ceil(OUT);
-        let filled = conv.out_h() >= OUT && conv.out_w() >= OUT;
-        Self::fits(conv) && full(conv.group_in()) && full(conv.group_out()) && filled && tiles >= 32
+        let tiles = Self::batch_tiles(conv);
+        full(conv.group_in()) && full(conv.group_out()) && filled && tiles >= 32
+    }
+
+    /// Tiles of the batch.
+    pub fn batch_tiles(conv: &Conv2d) -> usize {
+        let tiles = |size: usize| size.div_ceil(IN + 1 - conv.kernel_h);
+        conv.batch * tiles(conv.out_h()) * tiles(conv.out_w())
     }
 
     pub fn forward(conv: &Conv2d, simd: Simd) -> Self {
@@ -286,17 +90,22 @@ impl Winograd {
     pub fn new(conv: &Conv2d, simd: Simd, turned: bool, together: usize) -> Self {
         let sizes = [[conv.in_h, conv.in_w], [conv.out_h(), conv.out_w()]];
         let channels = [conv.group_in(), conv.group_out()];
-        let strides = [9, conv.group_in() * 9];
+        let taps = conv.taps();
+        let strides = [taps, conv.group_in() * taps];
+        let kernel = conv.kernel_h;
+        let size = IN + 1 - kernel;
         // The input gradient goes the other way, and sees the padding that the kernel left.
         let [from, to] = if turned { [1, 0] } else { [0, 1] };
-        let padding = conv.padding.map(|p| if turned { 2 - p } else { p });
+        let padding = conv
+            .padding
+            .map(|p| if turned { kernel - 1 - p } else { p });
         let [out_h, out_w] = sizes[to];
-        let packed = |out: usize| out.next_multiple_of(OUT) + IN - OUT;
+        let packed = |out: usize| out.next_multiple_of(size) + IN - size;
         let (packed_h, packed_w) = (packed(out_h), packed(out_w));
         let placement = Placement::new(sizes[from], packed_h * packed_w, |row, col| {
             Some((row + padding[0]) * packed_w + col + padding[1])
         });
-        let image_tiles = out_h.div_ceil(OUT) * out_w.div_ceil(OUT);
+        let image_tiles = out_h.div_ceil(size) * out_w.div_ceil(size);
         let tiles_max = together.div_ceil(image_tiles) * image_tiles;
         let blocks = 0..channels[from].div_ceil(BLOCK);
         Self {
@@ -310,9 +119,10 @@ impl Winograd {
             out_w,
             tiles_max,
             steps: blocks.map(|b| (b * tiles_max * BLOCK) as u32).collect(),
-            weight_group: conv.group_in() * conv.group_out() * 9,
+            weight_group: conv.group_in() * conv.group_out() * taps,
             weight_out: strides[to],
             weight_in: strides[from],
+            kernel,
             turned,
         }
     }
@@ -321,9 +131,14 @@ impl Winograd {
         self.ins.div_ceil(BLOCK)
     }
 
+    /// Outputs of a tile along an axis.
+    pub fn out(&self) -> usize {
+        IN + 1 - self.kernel
+    }
+
     /// Tiles of an image, down and across.
     pub fn tiles(&self) -> [usize; 2] {
-        [self.out_h, self.out_w].map(|out| out.div_ceil(OUT))
+        [self.out_h, self.out_w].map(|out| out.div_ceil(self.out()))
     }
 
     pub fn image_tiles(&self) -> usize {
@@ -355,20 +170,21 @@ impl Winograd {
     /// channel.
     pub fn pack_weights(&self, packed: &mut [f32], weights: &[f32]) {
         assert_eq!(packed.len(), self.packed_weights(), "packed weights");
-        let transforms = Transforms::of(self.simd);
+        let transforms = Transforms::of(self.simd, self.kernel);
+        let taps = self.kernel * self.kernel;
         let out_blocks = self.outs.div_ceil(BLOCK);
         let point = self.in_blocks() * BLOCK * BLOCK;
         for (b, to) in packed.chunks_exact_mut(self.block_weights()).enumerate() {
             let (group, first_out) = (b / out_blocks, b % out_blocks * BLOCK);
             let outs = (self.outs - first_out).min(BLOCK);
             for input in 0..self.in_blocks() * BLOCK {
-                let mut g = [[0.0; BLOCK]; 9];
+                let mut g = [[0.0; BLOCK]; TAPS_MAX];
                 if input < self.ins {
                     let from = group * self.weight_group
                         + first_out * self.weight_out
                         + input * self.weight_in;
-                    for (tap, g) in g.iter_mut().enumerate() {
-                        let tap = if self.turned { 8 - tap } else { tap };
+                    for (tap, g) in g[..taps].iter_mut().enumerate() {
+                        let tap = if self.turned { taps - 1 - tap } else { tap };
                         let all = weights[from + tap..].iter().step_by(self.weight_out);
                         for (g, &w) in g.iter_mut().zip(all.take(outs)) {
                             *g = w;
@@ -441,15 +257,15 @@ impl Winograd {
 
     /// Transforms an image's tiles: `points` is `[point][block of channels][tile][16]`.
     pub fn transform(&self, points: &mut [f32], input: &[f32], first: usize) {
-        let transforms = Transforms::of(self.simd);
-        let [down, across] = self.tiles();
+        let transforms = Transforms::of(self.simd, self.kernel);
+        let (out, [down, across]) = (self.out(), self.tiles());
         let point = self.in_blocks() * self.tiles_max * BLOCK;
         let row = self.packed_w * BLOCK;
         let blocks = input.chunks_exact(self.placement.pixels * BLOCK);
         for (input, &step) in blocks.zip(&self.steps) {
             for tile in 0..down * across {
                 let (i, j) = (tile / across, tile % across);
-                let from = &input[i * OUT * row + j * OUT * BLOCK..];
+                let from = &input[i * out * row + j * out * BLOCK..];
                 let from = &from[..(IN - 1) * row + IN * BLOCK];
                 let to = &mut points[step as usize + (first + tile) * BLOCK..];
                 let to = &mut to[..(POINTS - 1) * point + BLOCK];
@@ -500,12 +316,12 @@ impl Winograd {
         bias: &[f32; BLOCK],
         relu: bool,
     ) {
-        let transforms = Transforms::of(self.simd);
-        let [down, across] = self.tiles();
+        let transforms = Transforms::of(self.simd, self.kernel);
+        let (out, [down, across]) = (self.out(), self.tiles());
         let point = self.tiles_max * BLOCK;
         for tile in 0..down * across {
-            let (row, col) = (tile / across * OUT, tile % across * OUT);
-            let size = [(self.out_h - row).min(OUT), (self.out_w - col).min(OUT)];
+            let (row, col) = (tile / across * out, tile % across * out);
+            let size = [(self.out_h - row).min(out), (self.out_w - col).min(out)];
             let from = &products[(first + tile) * BLOCK..][..(POINTS - 1) * point + BLOCK];
             let y = &mut blocked[(row * self.out_w + col) * BLOCK..];
             let y = &mut y[..((size[0] - 1) * self.out_w + size[1]) * BLOCK];

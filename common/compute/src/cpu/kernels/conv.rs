@@ -1,13 +1,22 @@
-//! Convolutions by matrix products of unfolded images (im2col), one sample and group at a time.
+//! Convolutions.
 //!
-//! This file is the seam of convolutions: `lower` and `scratch_len` are all that the rest knows.
+//! This file is their seam: [`lower`] and [`scratch_len`] are all that the rest knows. Those of `f32`
+//! go to [`crate::cpu::conv`]; those of `f64`, and shapes that it refuses, are matrix products of
+//! unfolded images.
+//!
+//! With threads the images are cut into as many runs for the rayon pool, the weight gradient's
+//! units likewise. Neither the cut of images nor who computes a unit shows in the bits.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use ringfold_graph::op::{Conv, ConvPart, Windows};
+use rayon::prelude::*;
+use ringfold_graph::DType;
+use ringfold_graph::op::{Conv, ConvPart};
 
+use super::unfold::{Sizes, UnfoldKernel};
 use crate::backend::RunArgs;
-use crate::cpu::gemm::{MatMul, matmul};
+use crate::cpu::conv::{Algorithm, Conv2d, Convolution, Epilogue, Simd};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::memory::{Operands, Results};
 use crate::element::Element;
@@ -16,240 +25,196 @@ use crate::plan::Call;
 pub(crate) fn lower<T: Element>(op: Conv, call: &Call, threads: usize) -> Arc<dyn Kernel<T>> {
     let shape = |operand: usize| call.operands[operand].shape.as_slice();
     let sizes = Sizes::new(&op, shape(0), shape(1), &call.results[0].shape);
-    Arc::new(ConvKernel {
-        part: op.part,
-        sizes,
-        threads,
-    })
+    match BlockedKernel::new::<T>(op.part, &sizes, threads) {
+        Some(kernel) => Arc::new(kernel),
+        None => Arc::new(UnfoldKernel {
+            part: op.part,
+            sizes,
+            threads,
+        }),
+    }
 }
 
-/// The floats of one unfolded image of one group.
-pub(crate) fn scratch_len(op: &Conv, operands: &[Vec<usize>], results: &[Vec<usize>]) -> usize {
+/// The floats that the kernel needs for itself.
+pub(crate) fn scratch_len<T: Element>(
+    op: &Conv,
+    operands: &[Vec<usize>],
+    results: &[Vec<usize>],
+    threads: usize,
+) -> usize {
     let sizes = Sizes::new(op, &operands[0], &operands[1], &results[0]);
-    if sizes.is_plain() {
-        return 0;
-    }
-    sizes.unfolded() * sizes.outputs()
-}
-
-/// The sizes of a convolution, whatever part of it is computed.
-#[derive(Clone, Copy, Debug)]
-struct Sizes {
-    windows: Windows,
-    samples: usize,
-    groups: usize,
-    /// Channels of the image, in a group.
-    channels: usize,
-    /// Channels of the result, in a group.
-    filters: usize,
-    image: [usize; 2],
-    kernel: [usize; 2],
-    output: [usize; 2],
-}
-
-impl Sizes {
-    fn new(op: &Conv, first: &[usize], second: &[usize], result: &[usize]) -> Self {
-        let (x, w, y) = match op.part {
-            ConvPart::Forward => (first, second, result),
-            ConvPart::Image { .. } => (result, second, first),
-            ConvPart::Weight { .. } => (second, result, first),
-        };
-        Self {
-            windows: op.windows,
-            samples: x[0],
-            groups: op.groups,
-            channels: x[1] / op.groups,
-            filters: w[0] / op.groups,
-            image: [x[2], x[3]],
-            kernel: [w[2], w[3]],
-            output: [y[2], y[3]],
-        }
-    }
-
-    /// Elements of an image in one channel.
-    fn pixels(&self) -> usize {
-        self.image[0] * self.image[1]
-    }
-
-    /// Windows of an image.
-    fn outputs(&self) -> usize {
-        self.output[0] * self.output[1]
-    }
-
-    /// Elements that go into one sum.
-    fn unfolded(&self) -> usize {
-        self.channels * self.kernel[0] * self.kernel[1]
-    }
-
-    /// True if an image is its own unfolding.
-    fn is_plain(&self) -> bool {
-        self.kernel == [1; 2] && self.windows == Windows::default()
-    }
-
-    /// Calls `f` for each row of the unfolding and each row of windows: the channel's row of the
-    /// image if there is one, the first column that the first window sees, and the position in the
-    /// unfolding.
-    #[inline(always)]
-    fn rows(&self, mut f: impl FnMut(Option<usize>, isize, usize)) {
-        let [kh, kw] = self.kernel;
-        let mut position = 0;
-        for channel in 0..self.channels {
-            for ky in 0..kh {
-                for kx in 0..kw {
-                    let column =
-                        (kx * self.windows.dilation[1]) as isize - self.windows.before[1] as isize;
-                    for oy in 0..self.output[0] {
-                        let row = (oy * self.windows.stride[0] + ky * self.windows.dilation[0])
-                            .checked_sub(self.windows.before[0])
-                            .filter(|&row| row < self.image[0]);
-                        let row = row.map(|row| channel * self.pixels() + row * self.image[1]);
-                        f(row, column, position);
-                        position += self.output[1];
-                    }
-                }
-            }
-        }
-    }
-
-    /// The windows of a row whose element at `column` lies inside the image.
-    #[inline(always)]
-    fn inside(&self, column: isize) -> std::ops::Range<usize> {
-        let stride = self.windows.stride[1];
-        let width = self.image[1] as isize;
-        let first = (-column).max(0) as usize;
-        let first = first.div_ceil(stride).min(self.output[1]);
-        let end = (width - column).max(0) as usize;
-        let end = end.div_ceil(stride).min(self.output[1]);
-        first..end.max(first)
-    }
-
-    /// Unfolds one group of one image.
-    fn unfold<T: Element>(&self, to: &mut [T], image: &[T]) {
-        let stride = self.windows.stride[1];
-        self.rows(|row, column, position| {
-            let to = &mut to[position..position + self.output[1]];
-            let Some(row) = row else {
-                return to.fill(T::ZERO);
-            };
-            let range = self.inside(column);
-            to[..range.start].fill(T::ZERO);
-            to[range.end..].fill(T::ZERO);
-            if range.is_empty() {
-                return;
-            }
-            let first = (column + (range.start * stride) as isize) as usize;
-            let from = &image[row + first..row + self.image[1]];
-            let to = &mut to[range];
-            if stride == 1 {
-                to.copy_from_slice(&from[..to.len()]);
-            } else {
-                let from = from.iter().step_by(stride);
-                to.iter_mut().zip(from).for_each(|(to, &x)| *to = x);
-            }
-        });
-    }
-
-    /// Adds an unfolding to the image that it is of.
-    fn fold<T: Element>(&self, image: &mut [T], from: &[T]) {
-        let stride = self.windows.stride[1];
-        self.rows(|row, column, position| {
-            let Some(row) = row else { return };
-            let range = self.inside(column);
-            if range.is_empty() {
-                return;
-            }
-            let first = (column + (range.start * stride) as isize) as usize;
-            let to = image[row + first..row + self.image[1]].iter_mut();
-            let from = &from[position..position + self.output[1]][range];
-            to.step_by(stride).zip(from).for_each(|(to, &x)| *to += x);
-        });
+    match BlockedKernel::new::<T>(op.part, &sizes, threads) {
+        Some(kernel) => kernel.shared() + kernel.threads * kernel.own(),
+        None => sizes.scratch(),
     }
 }
 
+/// A part of a convolution of `f32`, by blocks of channels.
+///
+/// Its scratch is what all threads share, then what each has for itself.
 #[derive(Debug)]
-struct ConvKernel {
+struct BlockedKernel {
     part: ConvPart,
-    sizes: Sizes,
+    kernels: Convolution,
+    /// Threads that have work, at least 1.
     threads: usize,
 }
 
-impl<T: Element> Kernel<T> for ConvKernel {
-    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
-        let scratch = results.scratch();
-        let dst = results.take(0);
-        let (a, b) = (operands.slice(0), operands.slice(1));
-        let sizes = &self.sizes;
-        let (unfolded, outputs) = (sizes.unfolded(), sizes.outputs());
-        let image_len = sizes.channels * sizes.pixels();
-        let result_len = sizes.filters * outputs;
-        let weight_len = sizes.filters * unfolded;
-        let product = MatMul {
-            m: sizes.filters,
-            n: outputs,
-            k: unfolded,
-            lhs_transposed: false,
-            rhs_transposed: false,
-            accumulate: false,
-            threads: self.threads,
-        };
-        for i in 0..sizes.samples * sizes.groups {
-            let group = i % sizes.groups;
-            let image = i * image_len..(i + 1) * image_len;
-            let result = i * result_len..(i + 1) * result_len;
-            let weight = group * weight_len..(group + 1) * weight_len;
-            match self.part {
-                ConvPart::Forward => {
-                    let y = &mut dst[result];
-                    let has_bias = operands.len() == 3;
-                    if has_bias {
-                        let bias = &operands.slice(2)[group * sizes.filters..];
-                        let rows = y.chunks_exact_mut(outputs).zip(bias);
-                        rows.for_each(|(row, &bias)| row.fill(bias));
-                    }
-                    let spec = MatMul {
-                        accumulate: has_bias,
-                        ..product
-                    };
-                    let columns = columns(sizes, scratch, &a[image]);
-                    matmul(&spec, y, &b[weight], columns);
-                }
-                ConvPart::Image { .. } => {
-                    let spec = MatMul {
-                        m: unfolded,
-                        k: sizes.filters,
-                        lhs_transposed: true,
-                        ..product
-                    };
-                    let dx = &mut dst[image];
-                    if sizes.is_plain() {
-                        matmul(&spec, dx, &b[weight], &a[result]);
-                    } else {
-                        matmul(&spec, scratch, &b[weight], &a[result]);
-                        dx.fill(T::ZERO);
-                        sizes.fold(dx, scratch);
-                    }
-                }
-                ConvPart::Weight { .. } => {
-                    let spec = MatMul {
-                        n: unfolded,
-                        k: outputs,
-                        rhs_transposed: true,
-                        accumulate: i >= sizes.groups,
-                        ..product
-                    };
-                    let columns = columns(sizes, scratch, &b[image]);
-                    matmul(&spec, &mut dst[weight], &a[result], columns);
-                }
-            }
+impl BlockedKernel {
+    fn new<T: Element>(part: ConvPart, sizes: &Sizes, threads: usize) -> Option<Self> {
+        if T::DTYPE != DType::F32 || sizes.samples == 0 {
+            return None;
         }
+        let Sizes {
+            windows, groups, ..
+        } = *sizes;
+        let conv = Conv2d {
+            batch: sizes.samples,
+            in_channels: sizes.channels * groups,
+            out_channels: sizes.filters * groups,
+            in_h: sizes.image[0],
+            in_w: sizes.image[1],
+            kernel_h: sizes.kernel[0],
+            kernel_w: sizes.kernel[1],
+            stride: windows.stride,
+            padding: windows.before,
+            padding_after: windows.after,
+            dilation: windows.dilation,
+            groups,
+        };
+        let kernels = Convolution::new(&conv, Simd::widest(), Algorithm::Fastest).ok()?;
+        let work = match part {
+            ConvPart::Weight { .. } => kernels.weight_units(),
+            _ => conv.batch,
+        };
+        Some(Self {
+            part,
+            threads: threads.min(work),
+            kernels,
+        })
+    }
+
+    /// Images of a thread, at most.
+    fn images(&self) -> usize {
+        self.kernels.conv().batch.div_ceil(self.threads)
+    }
+
+    /// Elements of the packed weights, or of all partial sums.
+    fn shared(&self) -> usize {
+        let kernels = &self.kernels;
+        let len = match self.part {
+            ConvPart::Forward => kernels.forward_packed(),
+            ConvPart::Image { .. } => kernels.input_gradient_packed(),
+            ConvPart::Weight { .. } => kernels.weight_partials(),
+        };
+        len.next_multiple_of(LINE)
+    }
+
+    /// Elements that a thread has for itself.
+    fn own(&self) -> usize {
+        let kernels = &self.kernels;
+        let len = match self.part {
+            ConvPart::Forward => kernels.forward_scratch(self.images()),
+            ConvPart::Image { .. } => kernels.input_gradient_scratch(self.images()),
+            ConvPart::Weight { .. } => kernels.weight_scratch(),
+        };
+        len.next_multiple_of(LINE)
+    }
+
+    /// Calls `f` for runs of images: their number, `to` of them, `from` of them and scratch.
+    fn each_run(
+        &self,
+        to: &mut [f32],
+        from: &[f32],
+        scratch: &mut [f32],
+        f: impl Fn(usize, &mut [f32], &[f32], &mut [f32]) + Sync,
+    ) {
+        let batch = self.kernels.conv().batch;
+        if self.threads == 1 {
+            return f(batch, to, from, scratch);
+        }
+        let (to_image, from_image) = (to.len() / batch, from.len() / batch);
+        let images = self.images();
+        let runs = to
+            .par_chunks_mut(images * to_image)
+            .zip(from.par_chunks(images * from_image))
+            .zip(scratch.par_chunks_mut(self.own()));
+        runs.with_max_len(1)
+            .for_each(|((to, from), scratch)| f(to.len() / to_image, to, from, scratch));
+    }
+
+    /// Computes these units; `partials` and `scratch` are those of the units and of the threads that
+    /// compute them.
+    fn units(
+        &self,
+        units: Range<usize>,
+        partials: &mut [f32],
+        scratch: &mut [f32],
+        operands: [&[f32]; 2],
+    ) {
+        let kernels = &self.kernels;
+        let start = kernels.weight_unit_range(units.start).start;
+        let threads = scratch.len() / self.own();
+        if threads <= 1 || units.len() <= 1 {
+            return kernels.weight_run(units, partials, operands[0], operands[1], scratch);
+        }
+        let half = threads / 2;
+        let middle = units.start + (units.len() * half).div_ceil(threads);
+        let at = kernels.weight_unit_range(middle).start - start;
+        let (first, second) = partials.split_at_mut(at);
+        let (scratch, other) = scratch.split_at_mut(half * self.own());
+        rayon::join(
+            || self.units(units.start..middle, first, scratch, operands),
+            || self.units(middle..units.end, second, other, operands),
+        );
     }
 }
 
-/// One group of one image, unfolded.
-fn columns<'a, T: Element>(sizes: &Sizes, scratch: &'a mut [T], image: &'a [T]) -> &'a [T] {
-    if sizes.is_plain() {
-        return image;
+/// Elements of a cache line: where the threads' scratch starts.
+const LINE: usize = 16;
+
+/// A slice of the `f32` that [`BlockedKernel::new`] found.
+fn f32s<T: Element>(slice: &[T]) -> &[f32] {
+    T::as_f32(slice).unwrap_or(&[])
+}
+
+/// As [`f32s`].
+fn f32s_mut<T: Element>(slice: &mut [T]) -> &mut [f32] {
+    T::as_f32_mut(slice).unwrap_or(&mut [])
+}
+
+impl<T: Element> Kernel<T> for BlockedKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+        let kernels = &self.kernels;
+        let (shared, scratch) = f32s_mut(results.scratch()).split_at_mut(self.shared());
+        let dst = f32s_mut(results.take(0));
+        let (a, b) = (f32s(operands.slice(0)), f32s(operands.slice(1)));
+        match self.part {
+            ConvPart::Forward => {
+                let packed = &mut shared[..kernels.forward_packed()];
+                kernels.pack_forward(packed, b);
+                let packed = &*packed;
+                let epilogue = Epilogue {
+                    bias: (operands.len() == 3).then(|| f32s(operands.slice(2))),
+                    relu: false,
+                };
+                self.each_run(dst, a, scratch, |images, y, x, scratch| {
+                    kernels.forward(images, y, x, packed, epilogue, scratch);
+                });
+            }
+            ConvPart::Image { .. } => {
+                let packed = &mut shared[..kernels.input_gradient_packed()];
+                kernels.pack_input_gradient(packed, b);
+                let packed = &*packed;
+                self.each_run(dst, a, scratch, |images, dx, dy, scratch| {
+                    kernels.input_gradient(images, dx, dy, packed, scratch);
+                });
+            }
+            ConvPart::Weight { .. } => {
+                let partials = &mut shared[..kernels.weight_partials()];
+                self.units(0..kernels.weight_units(), partials, scratch, [b, a]);
+                kernels.fold_weights(dst, partials);
+            }
+        }
     }
-    sizes.unfold(scratch, image);
-    scratch
 }

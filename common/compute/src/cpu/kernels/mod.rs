@@ -10,6 +10,7 @@ pub(crate) mod dense;
 pub mod dropout;
 pub(crate) mod elementwise;
 pub mod functions;
+mod halve;
 pub(crate) mod layout;
 pub mod loss;
 pub(crate) mod matmul;
@@ -18,6 +19,8 @@ pub(crate) mod pair_loss;
 pub(crate) mod pool;
 pub(crate) mod reduce;
 pub mod rows;
+pub(crate) mod runs;
+pub(crate) mod unfold;
 
 use super::simd::widest;
 use crate::element::Element;

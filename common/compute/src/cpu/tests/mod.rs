@@ -1,3 +1,4 @@
+mod convolutions;
 mod gradients;
 mod networks;
 mod runs;
