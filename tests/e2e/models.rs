@@ -341,3 +341,66 @@ fn inspect_tells_what_a_model_holds_costs_and_takes() {
     let limit = limit.expect("the smallest size").to_string();
     look(&["--workspace-bytes-max", &limit]).succeeded();
 }
+
+/// The digits as images of 8 x 8: every kind of network that takes them trains, is saved, and
+/// evaluates to what training said, with its running statistics.
+#[test]
+fn networks_of_images_train_and_come_back() {
+    let blocks = "[{ filters = 8, pool = 2, batch_norm = true }, { filters = 16, pool = 2 }]";
+    let layers = "[{ kind = \"conv2d\", filters = 8, kernel = 3, stride = 2 }, { kind = \"relu\" }, \
+                  { kind = \"batch_norm\" }, { kind = \"flatten\" }, { kind = \"dense\", units = 10 }]";
+    let cnn = format!("{{ kind = \"cnn\", input = [1, 8, 8], hidden = [32], blocks = {blocks} }}");
+    let sequential = format!("{{ kind = \"sequential\", input = [1, 8, 8], layers = {layers} }}");
+    let resnet = "{ kind = \"resnet18\", input = [1, 8, 8], width = 4 }".to_owned();
+    for (model, accuracy_min) in [(cnn, 0.9), (sequential, 0.9), (resnet, 0.5)] {
+        let dir = temp_dir();
+        let out = text(&dir.path().join("out"));
+        let (job, set) = (digits(), format!("model={model}"));
+        let flags = ["train", &job, "--json", "--epochs", "4", "--output", &out];
+        let done = ringfold(&args(&[&flags, &["--set", &set]]))
+            .succeeded()
+            .finished();
+        let accuracy = number(&done["metrics"]["test_accuracy"]);
+        assert!(accuracy >= accuracy_min, "{model}: {accuracy}");
+        let evaluate = ["evaluate", "--model", &out, "--job", &job, "--json"];
+        let evaluated = ringfold(&evaluate).succeeded().json();
+        let again = number(&evaluated["metrics"]["test_accuracy"]);
+        assert!((again - accuracy).abs() < 1e-9, "{model}: {evaluated}");
+    }
+}
+
+/// What doesn't fit is told with the layer and its line.
+#[test]
+fn a_layer_that_does_not_fit_fails_the_job_by_name() {
+    let dir = temp_dir();
+    let job = dir.path().join("job.toml");
+    let data = text(&repository("examples/digits/digits.csv.gz"));
+    let file = format!(
+        r#"[model]
+kind = "sequential"
+layers = [
+    {{ kind = "dense", units = 12 }},
+    {{ kind = "conv2d", filters = 4, kernel = 3 }},
+]
+[data]
+format = "csv"
+path = "{data}"
+label = 64
+header = false
+[train]
+epochs = 1
+global_batch = 64
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+"#
+    );
+    fs::write(&job, file).expect("a job file");
+    let (job, out) = (text(&job), text(&dir.path().join("out")));
+    let output = ringfold(&["train", &job, "--output", &out]);
+    let said = format!("{}{}", output.stdout, output.stderr);
+    assert!(
+        said.contains("model.layers[1] (conv2d, line 5): its input is [12]"),
+        "{said}"
+    );
+}

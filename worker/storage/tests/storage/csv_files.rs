@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use ringfold_common::dataset::Target;
-use ringfold_common::job::{ColumnRef, DataSource, TestData};
+use ringfold_common::job::{ColumnRef, DataSource, Loss, TestData};
 use ringfold_storage::{Scaler, SourceFormat, StorageError};
 
 use crate::support::*;
@@ -356,4 +356,34 @@ fn a_test_file_of_another_layout() {
         *source = idx_source("i".as_ref(), "l".as_ref());
     });
     assert!(matches!(error, StorageError::MissingFile { .. }), "{error}");
+}
+
+#[test]
+fn a_label_that_the_loss_can_not_take_is_located() {
+    for (loss, good, bad, expected) in [
+        (
+            Loss::BinaryCrossEntropy,
+            "1",
+            "1.5",
+            "the label 1.5 is not a number from 0 to 1, as model.loss \"binary_cross_entropy\" needs \
+             it",
+        ),
+        (
+            Loss::Poisson,
+            "0",
+            "-1",
+            "the label -1 is not a number of 0 or more, as model.loss \"poisson\" needs it",
+        ),
+        (
+            Loss::Gamma,
+            "0.5",
+            "0",
+            "the label 0 is not a number above 0, as model.loss \"gamma\" needs it",
+        ),
+    ] {
+        let error = csv_refusal(format!("x,y\n1,{good}\n2,{bad}\n"), loss).to_string();
+        assert!(error.ends_with(expected), "{error}");
+        assert!(error.contains("data.csv:3"), "{error}");
+        csv_refusal(format!("x,y\n1,{good}\nz,{good}\n"), loss);
+    }
 }

@@ -38,6 +38,7 @@ proptest! {
         let fingerprint = blake3::hash(&[images, label_file].concat());
         prop_assert_eq!(dataset.info().fingerprint, *fingerprint.as_bytes());
         prop_assert_eq!(&dataset.columns().format, &SourceFormat::Idx);
+        prop_assert_eq!(&dataset.columns().dims, &rest);
     }
 }
 
