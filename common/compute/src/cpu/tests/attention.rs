@@ -1,11 +1,12 @@
 //! Attention against its composition of simpler operators, and its gradient against differences.
 
 use proptest::prelude::*;
+use ringfold_graph::layers::{SelfAttention, self_attention};
 use ringfold_graph::op::{
     Attention, AttentionLayout, Binary, MatMul, MeanSquaredError, Reshape, Slice, Softmax,
     Transpose, Unary,
 };
-use ringfold_graph::{ConstantData, DType, Graph, Shape, TensorType, ValueId};
+use ringfold_graph::{ConstantData, DType, Graph, Initialiser, Shape, TensorType, ValueId};
 
 use crate::element::Element;
 use crate::testing::{Rig, assert_gradients, finish, input, parameter};
@@ -294,4 +295,30 @@ fn rows_that_see_nothing_are_zero() {
     assert_eq!(gradients[1].1[..3], [0.0; 3]);
     assert!(gradients[1].1[3..].iter().all(|&x| x != 0.0));
     assert_gradients(&graph, 1);
+}
+
+/// Self-attention of a batch: the layer's parameters have gradients, and theirs are right.
+#[test]
+fn a_layer_of_self_attention_differentiates() {
+    let mut graph = Graph::new("layer", DType::F64).unwrap();
+    let x = input(&mut graph, "x", Shape::batched(&[5, 6]));
+    let weight = Initialiser::Normal { deviation: 0.7 };
+    let options = SelfAttention {
+        heads: 2,
+        causal: true,
+        bias: true,
+        input: weight,
+        output: weight,
+    };
+    let y = self_attention(&mut graph, "attention", x, &options).unwrap();
+    let target = input(&mut graph, "target", Shape::batched(&[5, 6]));
+    let loss = graph.apply(MeanSquaredError::Loss, &[y, target]).unwrap();
+    assert_gradients(&finish(graph, loss), 2);
+    let mut graph = Graph::new("layer", DType::F64).unwrap();
+    let x = input(&mut graph, "x", Shape::batched(&[5, 6]));
+    let odd = SelfAttention {
+        heads: 4,
+        ..options
+    };
+    assert!(self_attention(&mut graph, "attention", x, &odd).is_err());
 }
