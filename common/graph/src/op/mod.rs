@@ -17,6 +17,7 @@ mod matmul;
 mod norm;
 mod pair_loss;
 mod random;
+mod recurrent;
 mod reduce;
 mod softmax;
 mod unary;
@@ -36,6 +37,7 @@ pub use self::pair_loss::{
     CrossEntropy, CrossEntropyGrad, Distance, LossReduction, PairLoss, PairLossGrad,
 };
 pub use self::random::Dropout;
+pub use self::recurrent::{Cell, Recurrent, RecurrentGrad};
 pub use self::reduce::{ArgMax, Reduce, ReduceGrad, Reduction, Spread};
 pub use self::softmax::Softmax;
 pub use self::unary::{Saved, Unary, UnaryGrad};
@@ -183,6 +185,10 @@ operators! {
     Attention(Attention),
     /// The gradient of attention.
     AttentionGrad(AttentionGrad),
+    /// A recurrent layer.
+    Recurrent(Recurrent),
+    /// The gradient of a recurrent layer.
+    RecurrentGrad(RecurrentGrad),
     /// A normalisation.
     Norm(Norm),
     /// The gradient of a normalisation.

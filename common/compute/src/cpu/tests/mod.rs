@@ -1,4 +1,5 @@
 mod attention;
 mod gradients;
 mod networks;
+mod recurrent;
 mod runs;
