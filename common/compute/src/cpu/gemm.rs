@@ -60,6 +60,15 @@ impl MatMul {
         }
     }
 
+    /// The strides of matrices without gaps.
+    fn dense(&self) -> RowStrides {
+        RowStrides {
+            dst: self.n,
+            lhs: self.lhs().1,
+            rhs: self.rhs().1,
+        }
+    }
+
     /// Rows and columns of `rhs` as it is stored.
     fn rhs(&self) -> (usize, usize) {
         match self.rhs_transposed {
@@ -78,12 +87,41 @@ pub fn matmul<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T]) {
     assert_eq!(dst.len(), m * n, "destination of {spec:?}");
     assert_eq!(lhs.len(), m * k, "left operand of {spec:?}");
     assert_eq!(rhs.len(), k * n, "right operand of {spec:?}");
-    let strides = RowStrides {
-        dst: n,
-        lhs: spec.lhs().1,
-        rhs: spec.rhs().1,
+    matmul_strided(spec, &spec.dense(), T::ONE, dst, lhs, rhs);
+}
+
+/// Computes the product and adds `bias`, of n elements, to every row.
+///
+/// # Panics
+/// If a slice's length isn't that of its matrix, or `spec` says to accumulate.
+pub fn matmul_bias<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T], bias: &[T]) {
+    let &MatMul { m, n, k, .. } = spec;
+    assert_eq!(dst.len(), m * n, "destination of {spec:?}");
+    assert_eq!(lhs.len(), m * k, "left operand of {spec:?}");
+    assert_eq!(rhs.len(), k * n, "right operand of {spec:?}");
+    assert_eq!(bias.len(), n, "bias of {spec:?}");
+    assert!(!spec.accumulate, "a bias beside what {spec:?} accumulates");
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(proof), Some(lhs), Some(rhs), Some(bias), Some(dst)) = (
+        product::Avx512::detect().filter(|_| k > 0),
+        T::as_f32(lhs),
+        T::as_f32(rhs),
+        T::as_f32(bias),
+        T::as_f32_mut(&mut *dst),
+    ) {
+        #[cfg(test)]
+        let _inside = crate::cpu::counting::inside_gemm();
+        let start = product::Start::Row(bias);
+        return by_product(proof, spec, &spec.dense(), (start, 1.0), dst, lhs, rhs);
+    }
+    for row in dst.chunks_exact_mut(n.max(1)) {
+        row.copy_from_slice(bias);
+    }
+    let spec = MatMul {
+        accumulate: true,
+        ..*spec
     };
-    matmul_strided(spec, &strides, T::ONE, dst, lhs, rhs);
+    matmul(&spec, dst, lhs, rhs);
 }
 
 /// Computes `dst (+)= factor · lhs · rhs` for matrices whose rows may lie apart.
@@ -124,7 +162,11 @@ pub fn matmul_strided<T: Element>(
         T::as_f32_mut(dst),
         T::as_f32(&[factor]),
     ) {
-        return by_product(proof, spec, strides, factor[0], dst, lhs, rhs);
+        let start = match spec.accumulate {
+            true => product::Start::Result,
+            false => product::Start::Zero,
+        };
+        return by_product(proof, spec, strides, (start, factor[0]), dst, lhs, rhs);
     }
     by_crate(spec, strides, factor, dst, lhs, rhs);
 }
@@ -135,7 +177,7 @@ fn by_product(
     proof: product::Avx512,
     spec: &MatMul,
     strides: &RowStrides,
-    factor: f32,
+    (first, factor): (product::Start<'_>, f32),
     dst: &mut [f32],
     lhs: &[f32],
     rhs: &[f32],
@@ -162,7 +204,11 @@ fn by_product(
             for start in (0..k).step_by(K_RUN) {
                 let to = product::Target {
                     stride: strides.dst,
-                    accumulate: spec.accumulate || start > 0,
+                    start: if start > 0 {
+                        product::Start::Result
+                    } else {
+                        first
+                    },
                     factor,
                 };
                 let sizes = [rows.min(m - row), n, K_RUN.min(k - start)];
@@ -281,12 +327,14 @@ mod tests {
         assert_eq!(got, single(&expected), "{spec:?}");
         // What machines without our own kernel do.
         let mut got = single(&start);
-        let strides = RowStrides {
-            dst: n,
-            lhs: spec.lhs().1,
-            rhs: spec.rhs().1,
-        };
-        by_crate(spec, &strides, 1.0, &mut got, &single(&lhs), &single(&rhs));
+        by_crate(
+            spec,
+            &spec.dense(),
+            1.0,
+            &mut got,
+            &single(&lhs),
+            &single(&rhs),
+        );
         assert_eq!(got, single(&expected), "{spec:?}");
     }
 
@@ -334,6 +382,40 @@ mod tests {
             assert_exact(&MatMul {
                 m, n, k, lhs_transposed, rhs_transposed, accumulate, threads,
             });
+        }
+    }
+
+    #[test]
+    fn biases_are_added_to_every_row() {
+        for k in [7, K_RUN + 9] {
+            let spec = MatMul {
+                m: 35,
+                n: 41,
+                k,
+                lhs_transposed: false,
+                rhs_transposed: true,
+                accumulate: false,
+                threads: 2,
+            };
+            let lhs: Vec<f64> = (0..35 * k).map(element).collect();
+            let rhs: Vec<f64> = (0..k * 41).map(|i| element(i + 5)).collect();
+            let bias: Vec<f64> = (0..41).map(|i| element(i + 2)).collect();
+            let mut expected = bias.repeat(35);
+            let sum = MatMul {
+                accumulate: true,
+                ..spec
+            };
+            reference(&sum, &mut expected, &lhs, &rhs);
+            let mut got = vec![f64::NAN; 35 * 41];
+            matmul_bias(&spec, &mut got, &lhs, &rhs, &bias);
+            assert_eq!(got, expected);
+            let [lhs, rhs, bias] = [lhs, rhs, bias].map(|x| {
+                let x = x.iter().map(|&x| x as f32);
+                x.collect::<Vec<_>>()
+            });
+            let mut got = vec![f32::NAN; 35 * 41];
+            matmul_bias(&spec, &mut got, &lhs, &rhs, &bias);
+            assert!(got.iter().zip(&expected).all(|(&x, &y)| f64::from(x) == y));
         }
     }
 

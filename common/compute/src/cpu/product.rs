@@ -68,13 +68,22 @@ impl View<'_> {
     }
 }
 
+/// What sums are added to.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    Zero,
+    /// What the result holds.
+    Result,
+    /// This row, for every row of the result.
+    Row(&'a [f32]),
+}
+
 /// What is done with the sums.
 #[derive(Clone, Copy)]
-pub(crate) struct Target {
+pub(crate) struct Target<'a> {
     /// From one row of the result to the next.
     pub stride: usize,
-    /// The result is added to.
-    pub accumulate: bool,
+    pub start: Start<'a>,
     /// Factor of the sums.
     pub factor: f32,
 }
@@ -92,7 +101,7 @@ pub(crate) fn multiply(
     proof: Avx512,
     [m, n, k]: [usize; 3],
     dst: &mut [f32],
-    to: Target,
+    to: Target<'_>,
     lhs: View<'_>,
     rhs: View<'_>,
 ) {
@@ -105,6 +114,9 @@ pub(crate) fn multiply(
         n <= to.stride && (m == 0 || end <= dst.len()),
         "result of {m} × {n}"
     );
+    if let Start::Row(row) = to.start {
+        assert_eq!(row.len(), n, "a row of {n}");
+    }
     PANELS.with_borrow_mut(|[lhs_panels, rhs_panels]| {
         let pack_lhs = lhs.strides.1 != 1 && m * k >= PACK_MIN && n >= 2 * COLUMNS;
         let pack_rhs = rhs.strides.1 != 1 || (k * n >= PACK_MIN && m >= 2 * ROWS);
@@ -155,7 +167,13 @@ pub(crate) fn multiply(
                             b,
                             b_step,
                             c: dst[at..].as_mut_ptr(),
-                            to,
+                            c_row: to.stride,
+                            accumulate: matches!(to.start, Start::Result),
+                            start: match to.start {
+                                Start::Row(row) => row[first + column..].as_ptr(),
+                                _ => std::ptr::null(),
+                            },
+                            factor: to.factor,
                         };
                         run(proof, &tile, height);
                         done += height;
@@ -304,7 +322,12 @@ struct Tile {
     b: *const f32,
     b_step: usize,
     c: *mut f32,
-    to: Target,
+    c_row: usize,
+    /// The result is added to.
+    accumulate: bool,
+    /// What is added to each row, as many elements as columns; or null.
+    start: *const f32,
+    factor: f32,
 }
 
 fn run(_: Avx512, tile: &Tile, rows: usize) {
@@ -372,15 +395,18 @@ unsafe fn tile<const R: usize, const V: usize>(tile: &Tile) {
         a = a.wrapping_add(tile.a_step);
         b = b.wrapping_add(tile.b_step);
     }
-    let factor = _mm512_set1_ps(tile.to.factor);
+    let factor = _mm512_set1_ps(tile.factor);
     each_row!(R, |i| {
         for (v, mask) in [first, last].into_iter().enumerate().take(V) {
-            // SAFETY: row `i` of the result and the columns that the mask names lie within it.
+            // SAFETY: row `i` of the result and of the start has the columns that the mask names.
             unsafe {
-                let to = tile.c.add(i * tile.to.stride + v * 16);
+                let to = tile.c.add(i * tile.c_row + v * 16);
                 let mut sum = _mm512_mul_ps(sums[i][v], factor);
-                if tile.to.accumulate {
+                if tile.accumulate {
                     sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, to));
+                } else if !tile.start.is_null() {
+                    let start = _mm512_maskz_loadu_ps(mask, tile.start.add(v * 16));
+                    sum = _mm512_add_ps(sum, start);
                 }
                 _mm512_mask_storeu_ps(to, mask, sum);
             }
