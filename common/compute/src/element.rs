@@ -125,7 +125,7 @@ impl Element for f32 {
 
     #[inline(always)]
     fn ln(self) -> Self {
-        libm::logf(self)
+        math::ln_f32(self)
     }
 
     #[inline(always)]
@@ -140,7 +140,7 @@ impl Element for f32 {
 
     #[inline(always)]
     fn ln_1p(self) -> Self {
-        libm::log1pf(self)
+        math::ln_1p_f32(self)
     }
 
     #[inline(always)]

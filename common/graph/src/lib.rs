@@ -34,6 +34,7 @@
 //! | [`autodiff`] | [`differentiate`] |
 //! | [`pass`] | rewritings that leave a graph's meaning: [`pass::optimise`] |
 //! | [`cost`] | [`cost::flops`]: what a node costs |
+//! | [`compose`] | functions composed of operators |
 //! | [`init`] | [`Initialiser`]: initial values as a pure function of seed, name, element |
 //! | [`layers`] | pieces of models that are more than one operator |
 //! | `orthogonal` | random orthogonal matrices |
@@ -41,6 +42,7 @@
 //! | [`error`] | [`GraphError`] |
 
 pub mod autodiff;
+pub mod compose;
 pub mod cost;
 pub mod dump;
 pub mod error;

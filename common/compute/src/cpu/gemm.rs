@@ -1,10 +1,10 @@
-//! Matrix products by the `gemm` crate.
+//! Matrix products: those of `f32` by [`super::product`] where the processor has AVX-512, others by the
+//! `gemm` crate.
 //!
-//! Invariant of this module: [`matmul`] is the only caller of
-//! `gemm::gemm`, and before the call it has asserted that each of the three slices holds exactly
-//! the elements of its dense, row-major matrix. Every address that the callee computes is base +
-//! row · row stride + column · column stride within those dimensions; the destination is borrowed
-//! mutably, so it overlaps neither operand.
+//! Invariant of this module: [`by_crate`] is the only caller of `gemm::gemm`, and before the
+//! call [`matmul_strided`] has asserted that each of the three row-major matrices ends within its slice. Every
+//! address that the callee computes is base + row · row stride + column · column stride within those
+//! dimensions; the destination is borrowed mutably, so it overlaps neither operand.
 //!
 //! The sum over `k` is cut here into runs of [`K_RUN`]. The callee cuts longer sums at a length
 //! that it derives from the machine's cache sizes; up to 512 it doesn't cut. So the order of
@@ -12,6 +12,10 @@
 
 use gemm::Parallelism;
 
+#[cfg(target_arch = "x86_64")]
+use super::parallel::for_units;
+#[cfg(target_arch = "x86_64")]
+use super::product;
 use crate::element::Element;
 
 /// The longest sum that is handed over in one piece.
@@ -36,6 +40,44 @@ pub struct MatMul {
     pub threads: usize,
 }
 
+/// How far apart the rows of the three matrices lie, as they are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowStrides {
+    /// Of the result.
+    pub dst: usize,
+    /// Of `lhs`.
+    pub lhs: usize,
+    /// Of `rhs`.
+    pub rhs: usize,
+}
+
+impl MatMul {
+    /// Rows and columns of `lhs` as it is stored.
+    fn lhs(&self) -> (usize, usize) {
+        match self.lhs_transposed {
+            true => (self.k, self.m),
+            false => (self.m, self.k),
+        }
+    }
+
+    /// The strides of matrices without gaps.
+    fn dense(&self) -> RowStrides {
+        RowStrides {
+            dst: self.n,
+            lhs: self.lhs().1,
+            rhs: self.rhs().1,
+        }
+    }
+
+    /// Rows and columns of `rhs` as it is stored.
+    fn rhs(&self) -> (usize, usize) {
+        match self.rhs_transposed {
+            true => (self.n, self.k),
+            false => (self.k, self.n),
+        }
+    }
+}
+
 /// Computes the product.
 ///
 /// # Panics
@@ -45,9 +87,152 @@ pub fn matmul<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T]) {
     assert_eq!(dst.len(), m * n, "destination of {spec:?}");
     assert_eq!(lhs.len(), m * k, "left operand of {spec:?}");
     assert_eq!(rhs.len(), k * n, "right operand of {spec:?}");
+    matmul_strided(spec, &spec.dense(), T::ONE, dst, lhs, rhs);
+}
+
+/// Computes the product and adds `bias`, of n elements, to every row.
+///
+/// # Panics
+/// If a slice's length isn't that of its matrix, or `spec` says to accumulate.
+pub fn matmul_bias<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T], bias: &[T]) {
+    let &MatMul { m, n, k, .. } = spec;
+    assert_eq!(dst.len(), m * n, "destination of {spec:?}");
+    assert_eq!(lhs.len(), m * k, "left operand of {spec:?}");
+    assert_eq!(rhs.len(), k * n, "right operand of {spec:?}");
+    assert_eq!(bias.len(), n, "bias of {spec:?}");
+    assert!(!spec.accumulate, "a bias beside what {spec:?} accumulates");
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(proof), Some(lhs), Some(rhs), Some(bias), Some(dst)) = (
+        product::Avx512::detect().filter(|_| k > 0),
+        T::as_f32(lhs),
+        T::as_f32(rhs),
+        T::as_f32(bias),
+        T::as_f32_mut(&mut *dst),
+    ) {
+        #[cfg(test)]
+        let _inside = crate::cpu::counting::inside_gemm();
+        let start = product::Start::Row(bias);
+        return by_product(proof, spec, &spec.dense(), (start, 1.0), dst, lhs, rhs);
+    }
+    for row in dst.chunks_exact_mut(n.max(1)) {
+        row.copy_from_slice(bias);
+    }
+    let spec = MatMul {
+        accumulate: true,
+        ..*spec
+    };
+    matmul(&spec, dst, lhs, rhs);
+}
+
+/// Computes `dst (+)= factor · lhs · rhs` for matrices whose rows may lie apart.
+///
+/// # Panics
+/// If a slice ends before its matrix, or rows overlap.
+pub fn matmul_strided<T: Element>(
+    spec: &MatMul,
+    strides: &RowStrides,
+    factor: T,
+    dst: &mut [T],
+    lhs: &[T],
+    rhs: &[T],
+) {
+    let &MatMul { m, n, .. } = spec;
+    let fits = |len: usize, (rows, columns): (usize, usize), stride: usize| {
+        rows == 0 || (columns <= stride && (rows - 1) * stride + columns <= len)
+    };
+    assert!(
+        fits(dst.len(), (m, n), strides.dst),
+        "destination of {spec:?}"
+    );
+    assert!(
+        fits(lhs.len(), spec.lhs(), strides.lhs),
+        "left operand of {spec:?}"
+    );
+    assert!(
+        fits(rhs.len(), spec.rhs(), strides.rhs),
+        "right operand of {spec:?}"
+    );
+    #[cfg(test)]
+    let _inside = crate::cpu::counting::inside_gemm();
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(proof), Some(lhs), Some(rhs), Some(dst), Some(factor)) = (
+        product::Avx512::detect(),
+        T::as_f32(lhs),
+        T::as_f32(rhs),
+        T::as_f32_mut(dst),
+        T::as_f32(&[factor]),
+    ) {
+        let start = match spec.accumulate {
+            true => product::Start::Result,
+            false => product::Start::Zero,
+        };
+        return by_product(proof, spec, strides, (start, factor[0]), dst, lhs, rhs);
+    }
+    by_crate(spec, strides, factor, dst, lhs, rhs);
+}
+
+/// By the kernel of our own, rows of the result cut into a piece a thread.
+#[cfg(target_arch = "x86_64")]
+fn by_product(
+    proof: product::Avx512,
+    spec: &MatMul,
+    strides: &RowStrides,
+    (first, factor): (product::Start<'_>, f32),
+    dst: &mut [f32],
+    lhs: &[f32],
+    rhs: &[f32],
+) {
+    let &MatMul { m, n, k, .. } = spec;
+    let view = |elements, transposed, stride| product::View {
+        elements,
+        strides: if transposed { (1, stride) } else { (stride, 1) },
+    };
+    let lhs = view(lhs, spec.lhs_transposed, strides.lhs);
+    let rhs = view(rhs, spec.rhs_transposed, strides.rhs);
+    let rows = m
+        .div_ceil(spec.threads)
+        .max(1)
+        .next_multiple_of(product::ROWS);
+    let steps = [rows * strides.dst];
+    for_units(
+        0..m.div_ceil(rows),
+        [dst],
+        steps,
+        spec.threads,
+        &|unit, [dst]| {
+            let row = unit * rows;
+            for start in (0..k).step_by(K_RUN) {
+                let to = product::Target {
+                    stride: strides.dst,
+                    start: if start > 0 {
+                        product::Start::Result
+                    } else {
+                        first
+                    },
+                    factor,
+                };
+                let sizes = [rows.min(m - row), n, K_RUN.min(k - start)];
+                let (lhs, rhs) = (lhs.from(row, start), rhs.from(start, 0));
+                product::multiply(proof, sizes, dst, to, lhs, rhs);
+            }
+        },
+    );
+}
+
+/// By the `gemm` crate.
+fn by_crate<T: Element>(
+    spec: &MatMul,
+    strides: &RowStrides,
+    factor: T,
+    dst: &mut [T],
+    lhs: &[T],
+    rhs: &[T],
+) {
+    let &MatMul { m, n, k, .. } = spec;
     // (column stride, row stride)
-    let lhs_strides = if spec.lhs_transposed { (m, 1) } else { (1, k) };
-    let rhs_strides = if spec.rhs_transposed { (k, 1) } else { (1, n) };
+    let both = |transposed, stride| if transposed { (stride, 1) } else { (1, stride) };
+    let lhs_strides = both(spec.lhs_transposed, strides.lhs);
+    let rhs_strides = both(spec.rhs_transposed, strides.rhs);
     let parallelism = if spec.threads == 1 {
         Parallelism::None
     } else {
@@ -60,9 +245,7 @@ pub fn matmul<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T]) {
         // The first element of the run: column `start` of lhs, row `start` of rhs.
         let lhs = &lhs[start * lhs_strides.0..];
         let rhs = &rhs[start * rhs_strides.1..];
-        #[cfg(test)]
-        let _inside = crate::cpu::counting::inside_gemm();
-        // SAFETY: the matrices are dense with these strides and the asserted lengths; columns
+        // SAFETY: the matrices have these strides and, as asserted, end within their slices; columns
         // `start .. start + run` of lhs and rows `start .. start + run` of rhs lie within them,
         // and `dst` is a unique borrow. `T` is `f32` or `f64`, which the callee supports.
         unsafe {
@@ -72,7 +255,7 @@ pub fn matmul<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T]) {
                 run,
                 dst.as_mut_ptr(),
                 1,
-                n as isize,
+                strides.dst as isize,
                 accumulate,
                 lhs.as_ptr(),
                 lhs_strides.0 as isize,
@@ -81,7 +264,7 @@ pub fn matmul<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T]) {
                 rhs_strides.0 as isize,
                 rhs_strides.1 as isize,
                 T::ONE,
-                T::ONE,
+                factor,
                 false,
                 false,
                 false,
@@ -142,6 +325,51 @@ mod tests {
         let mut got = single(&start);
         matmul(spec, &mut got, &single(&lhs), &single(&rhs));
         assert_eq!(got, single(&expected), "{spec:?}");
+        // What machines without our own kernel do.
+        let mut got = single(&start);
+        by_crate(
+            spec,
+            &spec.dense(),
+            1.0,
+            &mut got,
+            &single(&lhs),
+            &single(&rhs),
+        );
+        assert_eq!(got, single(&expected), "{spec:?}");
+    }
+
+    /// Operands large enough to be packed, in every form, with rows apart and a factor.
+    #[test]
+    fn large_products_are_exact() {
+        for (lhs_transposed, rhs_transposed) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            for (m, n, k) in [(201, 1601, 40), (300, 131, 530), (35, 70, 1000)] {
+                let spec = MatMul {
+                    m,
+                    n,
+                    k,
+                    lhs_transposed,
+                    rhs_transposed,
+                    accumulate: true,
+                    threads: 2,
+                };
+                assert_exact(&spec);
+                let strides = RowStrides {
+                    dst: n + 3,
+                    lhs: spec.lhs().1 + 1,
+                    rhs: spec.rhs().1 + 2,
+                };
+                let number = |i: usize| element(i) as f32;
+                let lhs: Vec<f32> = (0..spec.lhs().0 * strides.lhs).map(number).collect();
+                let rhs: Vec<f32> = (0..spec.rhs().0 * strides.rhs).map(number).collect();
+                let mut got = vec![1.0; m * strides.dst];
+                let mut expected = got.clone();
+                matmul_strided(&spec, &strides, 0.5, &mut got, &lhs, &rhs);
+                by_crate(&spec, &strides, 0.5, &mut expected, &lhs, &rhs);
+                assert_eq!(got, expected, "{spec:?}");
+            }
+        }
     }
 
     proptest! {
@@ -154,6 +382,40 @@ mod tests {
             assert_exact(&MatMul {
                 m, n, k, lhs_transposed, rhs_transposed, accumulate, threads,
             });
+        }
+    }
+
+    #[test]
+    fn biases_are_added_to_every_row() {
+        for k in [7, K_RUN + 9] {
+            let spec = MatMul {
+                m: 35,
+                n: 41,
+                k,
+                lhs_transposed: false,
+                rhs_transposed: true,
+                accumulate: false,
+                threads: 2,
+            };
+            let lhs: Vec<f64> = (0..35 * k).map(element).collect();
+            let rhs: Vec<f64> = (0..k * 41).map(|i| element(i + 5)).collect();
+            let bias: Vec<f64> = (0..41).map(|i| element(i + 2)).collect();
+            let mut expected = bias.repeat(35);
+            let sum = MatMul {
+                accumulate: true,
+                ..spec
+            };
+            reference(&sum, &mut expected, &lhs, &rhs);
+            let mut got = vec![f64::NAN; 35 * 41];
+            matmul_bias(&spec, &mut got, &lhs, &rhs, &bias);
+            assert_eq!(got, expected);
+            let [lhs, rhs, bias] = [lhs, rhs, bias].map(|x| {
+                let x = x.iter().map(|&x| x as f32);
+                x.collect::<Vec<_>>()
+            });
+            let mut got = vec![f32::NAN; 35 * 41];
+            matmul_bias(&spec, &mut got, &lhs, &rhs, &bias);
+            assert!(got.iter().zip(&expected).all(|(&x, &y)| f64::from(x) == y));
         }
     }
 

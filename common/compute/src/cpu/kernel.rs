@@ -7,8 +7,8 @@ use ringfold_graph::Op;
 use ringfold_graph::op::{ConvRelu, Unary};
 
 use super::kernels::{
-    conv, dense, dropout, elementwise, fused, layout, loss, matmul, norm, pair_loss, pool, reduce,
-    rows,
+    attention, conv, dense, dropout, elements, elementwise, fused, layout, loss, matmul, norm,
+    pair_loss, pool, recurrent, reduce, rows,
 };
 use super::memory::{Memory, Operands, Results, WRITES_MAX};
 use crate::backend::RunArgs;
@@ -50,7 +50,14 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::PadGrad(op) => layout::pad_grad(op.0, call),
         Op::Gather(op) => layout::gather(*op, call),
         Op::GatherGrad(op) => layout::gather_grad(*op, call),
+        Op::GatherElements(op) => elements::gather(*op, call),
+        Op::GatherElementsGrad(op) => elements::gather_grad(op, call),
+        Op::CumSum(op) => elements::cum_sum(*op, call),
         Op::MatMul(op) => matmul::lower(*op, call, threads),
+        Op::Attention(op) => attention::forward(*op, call, threads),
+        Op::AttentionGrad(op) => attention::backward(*op, call, threads),
+        Op::Recurrent(op) => recurrent::forward(*op, call, threads),
+        Op::RecurrentGrad(op) => recurrent::backward(*op, call, threads),
         Op::Norm(op) => norm::norm(*op, call, threads),
         Op::NormGrad(op) => norm::norm_grad(op.0, call, threads),
         Op::PairLoss(op) => pair_loss::pair(*op, call),
@@ -82,6 +89,9 @@ pub(crate) fn scratch_len<T: Element>(
     match op {
         Op::Reduce(op) => reduce::scratch_len(op.reduction, len(&results[0])),
         Op::ReduceGrad(op) => reduce::grad_scratch_len(op.reduction, len(&operands[1])),
+        Op::Attention(op) => attention::scratch_len(*op, operands),
+        Op::AttentionGrad(op) => attention::grad_scratch_len(*op, operands),
+        Op::RecurrentGrad(op) => recurrent::scratch_len(*op, operands),
         Op::PoolGrad(op) => {
             let dy = &operands[operands.len() - 1];
             pool::grad_scratch_len(op, dy, threads)

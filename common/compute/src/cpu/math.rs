@@ -53,6 +53,52 @@ pub fn select_f64(condition: bool, a: f64, b: f64) -> f64 {
     f64::from_bits(a.to_bits() & mask | b.to_bits() & !mask)
 }
 
+/// The bits of √½.
+const HALF_ROOT: u32 = 0x3f35_04f3;
+
+/// `ln x`; the error is below 2 ulp. -∞ at 0, NaN below, keeps NaN and infinity.
+#[inline(always)]
+pub fn ln_f32(x: f32) -> f32 {
+    // Subnormal numbers are scaled by 2^23.
+    let is_tiny = x < f32::MIN_POSITIVE;
+    let scaled = select_f32(is_tiny, x * 8_388_608.0, x);
+    // x = 2^n · m with m from √½ to √2.
+    let shifted = scaled.to_bits().wrapping_add(1.0f32.to_bits() - HALF_ROOT);
+    let n = (shifted >> 23) as i32 - 127;
+    let m = f32::from_bits((shifted & 0x007f_ffff) + HALF_ROOT);
+    let n = n as f32 - select_f32(is_tiny, 23.0, 0.0);
+    let f = m - 1.0;
+    // (ln(1 + f) - f + f²/2) / f³ on √½ - 1 <= f <= √2 - 1.
+    let p = 6.972_519e-2;
+    let p = p * f - 1.148_121_2e-1;
+    let p = p * f + 1.168_578_5e-1;
+    let p = p * f - 1.242_552_3e-1;
+    let p = p * f + 1.424_900_7e-1;
+    let p = p * f - 1.666_780_7e-1;
+    let p = p * f + 2.000_071_7e-1;
+    let p = p * f - 2.499_999_7e-1;
+    let p = p * f + 3.333_333e-1;
+    let z = f * f;
+    let y = n * LN_2_HIGH + (f - ((0.5 * z - z * f * p) - n * LN_2_LOW));
+    let y = select_f32(x == 0.0, f32::NEG_INFINITY, y);
+    let y = select_f32(x < 0.0, f32::NAN, y);
+    // Infinity and NaN stay.
+    select_f32(x < f32::INFINITY, y, x)
+}
+
+/// `ln(1 + x)`; the error is below 3 ulp. -∞ at -1, NaN below, keeps NaN and infinity.
+#[inline(always)]
+pub fn ln_1p_f32(x: f32) -> f32 {
+    let u = 1.0 + x;
+    // What rounding took from u, to first order.
+    let lost = (x - (u - 1.0)) / u;
+    let y = ln_f32(u);
+    let is_plain = (u > 0.0) & (u < f32::INFINITY);
+    let y = select_f32(is_plain, y + lost, y);
+    // Zeros keep their sign.
+    select_f32(x == 0.0, x, y)
+}
+
 /// `tanh x`; the error is below 3 ulp. Keeps NaN.
 #[inline(always)]
 pub fn tanh_f32(x: f32) -> f32 {
@@ -129,6 +175,41 @@ mod tests {
         // Subnormal results lose bits, not their size.
         let tiny = f64::from(exp_f32(-95.0));
         assert!((tiny / libm::exp(-95.0) - 1.0).abs() < 1e-2);
+    }
+
+    #[test]
+    fn ln_is_accurate() {
+        let powers = (-149..128).map(|n| libm::exp2(f64::from(n)) as f32);
+        let points = grid(1e-3, 4.0).chain(grid(0.9, 1.1)).chain(grid(1.0, 3e38));
+        let points = points.chain(powers.flat_map(|p| [p, p * 1.37, p * 1.41]));
+        let points = points.filter(|x| x.is_finite());
+        let worst = points.map(|x| ulps(ln_f32(x), libm::log(f64::from(x))));
+        let worst = worst.fold(0.0, f64::max);
+        assert!(worst < 2.0, "{worst} ulp");
+        assert_eq!(ln_f32(1.0), 0.0);
+        assert_eq!(ln_f32(0.0), f32::NEG_INFINITY);
+        assert_eq!(ln_f32(-0.0), f32::NEG_INFINITY);
+        assert_eq!(ln_f32(f32::INFINITY), f32::INFINITY);
+        assert!(ln_f32(-1e-40).is_nan());
+        assert!(ln_f32(f32::NEG_INFINITY).is_nan());
+        assert!(ln_f32(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn ln_1p_is_accurate() {
+        let points = grid(-0.999, 4.0)
+            .chain(grid(-1e-3, 1e-3))
+            .chain(grid(1.0, 1e9));
+        let small = (1..149).map(|n| libm::exp2(f64::from(-n)) as f32);
+        let points = points.chain(small.flat_map(|p| [p, -p * 0.9]));
+        let worst = points.map(|x| ulps(ln_1p_f32(x), libm::log1p(f64::from(x))));
+        let worst = worst.fold(0.0, f64::max);
+        assert!(worst < 3.0, "{worst} ulp");
+        assert_eq!(ln_1p_f32(-0.0).to_bits(), (-0.0f32).to_bits());
+        assert_eq!(ln_1p_f32(-1.0), f32::NEG_INFINITY);
+        assert_eq!(ln_1p_f32(f32::INFINITY), f32::INFINITY);
+        assert!(ln_1p_f32(-1.5).is_nan());
+        assert!(ln_1p_f32(f32::NAN).is_nan());
     }
 
     #[test]

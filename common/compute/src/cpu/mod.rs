@@ -8,9 +8,11 @@
 //! | `plan` | [`CpuPlan`]: checks, runs, outputs |
 //! | `kernel` | instructions: calls with places and dimensions resolved; which kernel an operator has |
 //! | `memory` | how an instruction borrows from the memories |
+//! | `parallel` | work on slices of results, cut for the pool |
 //! | `view` | integers and truth values in memories of floats |
 //! | [`kernels`] | a file a group of operators: their kernels, and the loops over slices |
 //! | [`gemm`] | matrix products |
+//! | `product` | their kernel for AVX-512 |
 //! | [`conv`] | convolution on slices |
 //! | [`math`] | elementary functions |
 //! | `simd` | the same loop for wider vectors |
@@ -21,7 +23,10 @@ mod kernel;
 pub mod kernels;
 pub mod math;
 mod memory;
+mod parallel;
 mod plan;
+#[cfg(target_arch = "x86_64")]
+mod product;
 mod simd;
 mod view;
 
@@ -48,9 +53,9 @@ use crate::plan::{Compiled, Program, compile};
 /// How plans use the cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuOptions {
-    /// 1: a run stays on the calling thread. More: matrix products are cut into this many parts
-    /// for the rayon pool that the caller runs in, by default the global one, which the caller
-    /// configures; other kernels stay on the calling thread. The bits don't depend on this.
+    /// 1: a run stays on the calling thread. More: matrix products and attention are cut into this
+    /// many parts for the rayon pool that the caller runs in, by default the global one, which the
+    /// caller configures; other kernels stay on the calling thread. The bits don't depend on this.
     pub threads: usize,
 }
 

@@ -6,7 +6,7 @@ use ringfold_graph::op::Dense;
 
 use super::rows;
 use crate::backend::RunArgs;
-use crate::cpu::gemm::{MatMul, matmul};
+use crate::cpu::gemm::{MatMul, matmul, matmul_bias};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::memory::{Operands, Results};
 use crate::element::Element;
@@ -35,7 +35,6 @@ pub(crate) fn lower<T: Element>(op: Dense, call: &Call, threads: usize) -> Arc<d
             n: rows(1),
             k: columns(0),
             rhs_transposed: true,
-            accumulate: call.operands.len() == 3,
             ..product
         },
         Dense::GradInput => MatMul {
@@ -64,10 +63,11 @@ struct AffineKernel {
 impl<T: Element> Kernel<T> for AffineKernel {
     fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
         let dst = results.take(0);
-        if operands.len() == 3 {
-            rows::broadcast(dst, operands.slice(2));
+        let (lhs, rhs) = (operands.slice(0), operands.slice(1));
+        match operands.len() {
+            3 => matmul_bias(&self.spec, dst, lhs, rhs, operands.slice(2)),
+            _ => matmul(&self.spec, dst, lhs, rhs),
         }
-        matmul(&self.spec, dst, operands.slice(0), operands.slice(1));
     }
 }
 

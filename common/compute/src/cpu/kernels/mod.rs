@@ -4,10 +4,12 @@
 //! Sums are taken in one fixed order (by lane, then over lanes), so that their bits depend on
 //! nothing but the operands.
 
+pub(crate) mod attention;
 pub mod broadcast;
 pub(crate) mod conv;
 pub(crate) mod dense;
 pub mod dropout;
+pub(crate) mod elements;
 pub(crate) mod elementwise;
 pub mod functions;
 pub(crate) mod fused;
@@ -18,6 +20,7 @@ pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod pair_loss;
 pub(crate) mod pool;
+pub(crate) mod recurrent;
 pub(crate) mod reduce;
 pub mod rows;
 pub(crate) mod runs;

@@ -212,8 +212,14 @@ fn evaluation_drops_nothing_and_agrees_with_prediction() {
     let mut logits = vec![0.0; 13 * 5];
     cpu.read_output(&evaluate, &workspace, "logits", &mut logits)
         .unwrap();
-    cpu.infer(&predict, &mut workspace, &rig.parameters, &state, &inputs[..1])
-        .unwrap();
+    cpu.infer(
+        &predict,
+        &mut workspace,
+        &rig.parameters,
+        &state,
+        &inputs[..1],
+    )
+    .unwrap();
     assert_eq!(predict.output(&workspace, "logits").unwrap(), logits);
     let probabilities = predict.output(&workspace, "probabilities").unwrap();
     for row in probabilities.chunks(5) {
