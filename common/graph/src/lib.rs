@@ -35,6 +35,7 @@
 //! | [`init`] | [`Initialiser`]: initial values as a pure function of seed, name, element |
 //! | [`layers`] | pieces of models that are more than one operator |
 //! | [`models`] | built-in models: [`models::mlp`] |
+//! | [`onnx`] | models of ONNX, in and out |
 //! | [`error`] | [`GraphError`] |
 
 pub mod autodiff;
@@ -45,6 +46,7 @@ mod infer;
 pub mod init;
 pub mod layers;
 pub mod models;
+pub mod onnx;
 pub mod op;
 pub mod shape;
 mod verify;

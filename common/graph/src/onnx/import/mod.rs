@@ -1,0 +1,718 @@
+//! From a model's messages to a graph.
+
+mod call;
+mod elementwise;
+mod fold;
+mod images;
+mod layout;
+mod linear;
+mod norms;
+mod reductions;
+mod shapes;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::call::{Call, Refusal, Term, Terms, because};
+use super::error::OnnxError;
+use super::known::{
+    self, Data, ElementType, FOLDED_TOTAL_MAX, Known, RANK_MAX, Resolver, Tensor, tensor_shape,
+};
+use super::names::{Names, matches};
+use super::proto::{self, Extent};
+use super::{OPSET_MAX, OPSET_MIN};
+use crate::graph::{Graph, OutputRole, ValueId};
+use crate::init::Initialiser;
+use crate::op::{Cast, Op, Reshape, Unary};
+use crate::shape::{DType, Dim, Shape, TensorType};
+
+/// How a model is read.
+#[derive(Clone)]
+pub struct ReadOptions<'a> {
+    /// The type of the graph's floats; the model's are 32 bits wide.
+    pub dtype: DType,
+    /// The names of dynamic dimensions that are the batch; if empty, those that are the first dimension
+    /// of an input.
+    pub batch: Vec<String>,
+    /// The sizes of other dynamic dimensions, by name.
+    pub dims: BTreeMap<String, usize>,
+    /// Inputs that have the same elements in every run.
+    pub known: BTreeMap<String, Tensor>,
+    /// The outputs that the graph has; if empty, all.
+    pub outputs: Vec<String>,
+    /// Patterns (`*`, `?`) of initializers that are constants.
+    pub freeze: Vec<String>,
+    /// Patterns of initializers that are parameters although they look like constants.
+    pub train: Vec<String>,
+    /// Gives data that stand in other files.
+    pub resolver: Option<Resolver<'a>>,
+}
+
+impl Default for ReadOptions<'_> {
+    /// 32-bit floats, all outputs, no data in other files, everything else found out.
+    fn default() -> Self {
+        Self {
+            dtype: DType::F32,
+            batch: Vec::new(),
+            dims: BTreeMap::new(),
+            known: BTreeMap::new(),
+            outputs: Vec::new(),
+            freeze: Vec::new(),
+            train: Vec::new(),
+            resolver: None,
+        }
+    }
+}
+
+/// What a tensor of a model has become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TensorKind {
+    /// A parameter of the graph.
+    Parameter,
+    /// A state of the graph.
+    State,
+}
+
+/// The value of a parameter or state in the model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImportedTensor {
+    /// Its name in the graph.
+    pub name: String,
+    /// The initializer's name in the model.
+    pub onnx_name: String,
+    /// What it is in the graph.
+    pub kind: TensorKind,
+    /// The dimensions.
+    pub shape: Vec<usize>,
+    /// The elements, row-major.
+    pub data: Vec<f32>,
+}
+
+/// An initializer that isn't a parameter, although it has floats, or an input that isn't read; and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Its name in the model.
+    pub onnx_name: String,
+    /// Why.
+    pub why: &'static str,
+}
+
+/// What reading a model found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The version of ONNX's operators.
+    pub opset: i64,
+    /// Names of inputs in the model, and in the graph.
+    pub inputs: Vec<(String, String)>,
+    /// Names of outputs in the model, and in the graph.
+    pub outputs: Vec<(String, String)>,
+    /// What isn't trained.
+    pub notices: Vec<Notice>,
+}
+
+/// A model as a graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Imported {
+    /// The forward graph: outputs are predictions, and there is no loss.
+    pub graph: Graph,
+    /// The values of its parameters and states.
+    pub tensors: Vec<ImportedTensor>,
+    /// What was found.
+    pub report: Report,
+}
+
+/// Reads a `ModelProto`.
+///
+/// # Errors
+/// [`OnnxError`]: broken bytes, what is over a cap, data in files that aren't given, operators that
+/// Ringfold lacks, dynamic dimensions without a size.
+pub fn read(bytes: &[u8], options: &ReadOptions<'_>) -> Result<Imported, OnnxError> {
+    let model = proto::Model::decode(bytes)?;
+    let Some(graph) = &model.graph else {
+        return Err(OnnxError::Model {
+            expected: "a graph",
+            got: "none".to_owned(),
+        });
+    };
+    let mut importer = Importer::new(&model, graph, options)?;
+    importer.run()?;
+    importer.graph.verify()?;
+    Ok(Imported {
+        graph: importer.graph,
+        tensors: importer.tensors,
+        report: importer.report,
+    })
+}
+
+/// What has been made of an initializer.
+#[derive(Clone, Debug)]
+enum Made {
+    Value(ValueId),
+    Nothing,
+}
+
+/// The graph so far, and what names stand for.
+struct Importer<'m, 'a, 'o> {
+    graph: Graph,
+    source: &'m proto::Graph<'a>,
+    options: &'m ReadOptions<'o>,
+    opsets: BTreeMap<&'a str, i64>,
+    terms: BTreeMap<&'a str, Term>,
+    /// By initializer.
+    made: Vec<Made>,
+    /// What the exporter says of initializers.
+    torch_kinds: BTreeMap<&'a str, &'a str>,
+    parameter_names: Names,
+    dropout_keys: u64,
+    folded_left: usize,
+    tensors: Vec<ImportedTensor>,
+    report: Report,
+}
+
+impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
+    fn new(
+        model: &'m proto::Model<'a>,
+        source: &'m proto::Graph<'a>,
+        options: &'m ReadOptions<'o>,
+    ) -> Result<Self, OnnxError> {
+        let refuse = |expected, got| Err(OnnxError::Model { expected, got });
+        let own = |domain: &'a str| if domain == "ai.onnx" { "" } else { domain };
+        let opsets = model.opsets.iter().map(|&(domain, v)| (own(domain), v));
+        let opsets: BTreeMap<&str, i64> = opsets.collect();
+        let opset = opsets.get("").copied().unwrap_or(0);
+        if !(OPSET_MIN..=OPSET_MAX).contains(&opset) {
+            return refuse("an opset of 13 to 28", opset.to_string());
+        }
+        if source.has_sparse {
+            return refuse("dense initializers", "a sparse one".to_owned());
+        }
+        let name = Names::default().take(source.name);
+        let infos = source.value_info.iter().chain(&source.inputs);
+        let kinds = infos.filter_map(|info| Some((info.name, info.torch_kind?)));
+        Ok(Self {
+            graph: Graph::new(&name, options.dtype)?,
+            source,
+            options,
+            opsets,
+            terms: BTreeMap::new(),
+            made: vec![Made::Nothing; source.initializers.len()],
+            torch_kinds: kinds.collect(),
+            parameter_names: Names::default(),
+            dropout_keys: 0,
+            folded_left: FOLDED_TOTAL_MAX,
+            tensors: Vec::new(),
+            report: Report {
+                opset,
+                ..Report::default()
+            },
+        })
+    }
+
+    fn run(&mut self) -> Result<(), OnnxError> {
+        let outputs = self.chosen_outputs()?;
+        let needed = self.needed(&outputs)?;
+        self.define_initializers()?;
+        self.define_inputs(&needed.1)?;
+        for (node, needed) in self.source.nodes.iter().zip(&needed.0) {
+            if *needed {
+                self.define_node(node)?;
+            }
+        }
+        let mut names = Names::default();
+        for name in outputs {
+            self.define_output(name, &mut names)?;
+        }
+        Ok(())
+    }
+
+    fn chosen_outputs(&self) -> Result<Vec<&'a str>, OnnxError> {
+        let all = self.source.outputs.iter().map(|info| info.name);
+        if self.options.outputs.is_empty() {
+            return Ok(all.collect());
+        }
+        let chosen = self.options.outputs.iter();
+        let find = |name: &String| {
+            let found = self.source.outputs.iter().find(|info| info.name == *name);
+            found.map(|info| info.name).ok_or_else(|| OnnxError::Place {
+                kind: "output",
+                name: name.clone(),
+                expected: "one of the model's",
+                got: all.clone().collect::<Vec<_>>().join(", "),
+            })
+        };
+        chosen.map(find).collect()
+    }
+
+    /// Which nodes the outputs depend on, and the names that these read.
+    fn needed(&self, outputs: &[&'a str]) -> Result<(Vec<bool>, BTreeSet<&'a str>), OnnxError> {
+        let nodes = &self.source.nodes;
+        let mut producer = BTreeMap::new();
+        for (i, node) in nodes.iter().enumerate() {
+            for &name in node.outputs.iter().filter(|name| !name.is_empty()) {
+                if producer.insert(name, i).is_some() {
+                    return Err(OnnxError::Model {
+                        expected: "names that one node defines",
+                        got: format!("two that define {name:?}"),
+                    });
+                }
+            }
+        }
+        let mut needed = vec![false; nodes.len()];
+        let mut seen: BTreeSet<&str> = outputs.iter().copied().collect();
+        let mut open: Vec<&str> = outputs.to_vec();
+        while let Some(name) = open.pop() {
+            let Some(&i) = producer.get(name) else {
+                continue;
+            };
+            if !needed[i] {
+                needed[i] = true;
+                open.extend(nodes[i].inputs.iter().filter(|&&name| seen.insert(name)));
+            }
+        }
+        Ok((needed, seen))
+    }
+
+    fn define_initializers(&mut self) -> Result<(), OnnxError> {
+        for (i, tensor) in self.source.initializers.iter().enumerate() {
+            tensor_shape(tensor)?;
+            let name = tensor.name;
+            let mut term = Term::Weight(i);
+            if ElementType::of_code(tensor.data_type) != Some(ElementType::Float) {
+                term = self.known_initializer(i)?;
+            } else if let Some(why) = self.frozen(name) {
+                self.notice(name, why);
+                term = self.known_initializer(i)?;
+            }
+            self.define(name, term)?;
+        }
+        Ok(())
+    }
+
+    fn known_initializer(&self, i: usize) -> Result<Term, OnnxError> {
+        let tensor = &self.source.initializers[i];
+        let tensor = known::decode(tensor, self.options.resolver)?;
+        Ok(Term::known(tensor.into()))
+    }
+
+    fn listed(patterns: &[String], name: &str) -> bool {
+        patterns.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// Why an initializer is a constant from the start.
+    fn frozen(&self, name: &str) -> Option<&'static str> {
+        if Self::listed(&self.options.freeze, name) {
+            return Some("frozen by a pattern");
+        }
+        let is_buffer = self.torch_kinds.get(name) == Some(&"BUFFER");
+        let train = Self::listed(&self.options.train, name);
+        (is_buffer && !train && !name.contains("running_")).then_some("a buffer")
+    }
+
+    /// Why an initializer that is used in arithmetic is a constant.
+    fn frozen_by_use(&self, name: &str, known: &Known) -> Option<&'static str> {
+        if Self::listed(&self.options.train, name) {
+            return None;
+        }
+        let Data::Float(data) = &known.data else {
+            return Some("not floats");
+        };
+        if data.iter().any(|x| !x.is_finite()) {
+            return Some("a number that isn't finite");
+        }
+        let called = self.torch_kinds.get(name) == Some(&"PARAMETER")
+            || name.ends_with("weight")
+            || name.ends_with("bias");
+        (data.len() == 1 && !called).then_some("a single number in arithmetic")
+    }
+
+    fn notice(&mut self, name: &str, why: &'static str) {
+        self.report.notices.push(Notice {
+            onnx_name: name.to_owned(),
+            why,
+        });
+    }
+
+    fn define(&mut self, name: &'a str, term: Term) -> Result<(), OnnxError> {
+        match self.terms.insert(name, term) {
+            None => Ok(()),
+            Some(_) => Err(OnnxError::Model {
+                expected: "names that are defined once",
+                got: format!("two definitions of {name:?}"),
+            }),
+        }
+    }
+
+    fn define_inputs(&mut self, read: &BTreeSet<&'a str>) -> Result<(), OnnxError> {
+        let mut names = Names::default();
+        for info in &self.source.inputs {
+            // Models of old have initializers among the inputs.
+            if self.terms.contains_key(info.name) {
+                continue;
+            }
+            let name = names.take(info.name);
+            if let Some(tensor) = self.options.known.get(info.name) {
+                self.define(info.name, Term::known(tensor.clone().into()))?;
+            } else if read.contains(info.name) {
+                let ty = self.input_type(info)?;
+                let value = self.graph.add_input(&name, ty)?;
+                self.report.inputs.push((info.name.to_owned(), name));
+                self.define(info.name, Term::Value(value))?;
+            } else {
+                self.notice(info.name, "an input that no chosen output depends on");
+            }
+        }
+        Ok(())
+    }
+
+    fn input_type(&self, info: &proto::ValueInfo<'a>) -> Result<TensorType, OnnxError> {
+        let refuse = |expected, got| OnnxError::Place {
+            kind: "input",
+            name: info.name.to_owned(),
+            expected,
+            got,
+        };
+        let code = info.elem_type.unwrap_or(0);
+        let dtype = match ElementType::of_code(code) {
+            Some(ElementType::Float) => self.options.dtype,
+            Some(ElementType::Int32) => DType::I32,
+            Some(ElementType::Int64) => DType::I64,
+            Some(ElementType::Bool) => DType::Bool,
+            _ => {
+                let expected = "a tensor of float32, int32, int64 or bool";
+                return Err(refuse(expected, format!("type {code}")));
+            }
+        };
+        let Some(extents) = &info.dims else {
+            let got = "an unknown number".to_owned();
+            return Err(refuse("a known number of dimensions", got));
+        };
+        let is_batch = |name: &str, i: usize| match self.options.batch.as_slice() {
+            [] => i == 0 || self.leads_an_input(name),
+            names => names.iter().any(|batch| batch == name),
+        };
+        let mut dims = Vec::with_capacity(extents.len());
+        for (i, extent) in extents.iter().enumerate() {
+            dims.push(match *extent {
+                Extent::Fixed(n) if n > 0 => Dim::Fixed(usize::try_from(n).unwrap_or(usize::MAX)),
+                Extent::Named(name) if self.options.dims.contains_key(name) => {
+                    Dim::Fixed(self.options.dims[name])
+                }
+                Extent::Named(name) if is_batch(name, i) => Dim::Batch,
+                Extent::Unknown if i == 0 => Dim::Batch,
+                other => {
+                    let got = match other {
+                        Extent::Named(name) => format!("{name:?} as dimension {i}"),
+                        Extent::Fixed(n) => format!("{n} as dimension {i}"),
+                        Extent::Unknown => format!("dimension {i} without a name or size"),
+                    };
+                    return Err(refuse("dimensions of a known size but for the batch", got));
+                }
+            });
+        }
+        Ok(TensorType::new(dtype, Shape::new(dims)))
+    }
+
+    /// True if a dynamic dimension of this name is the first of an input.
+    fn leads_an_input(&self, name: &str) -> bool {
+        let mut dims = self.source.inputs.iter().filter_map(|i| i.dims.as_ref());
+        dims.any(|dims| dims.first() == Some(&Extent::Named(name)))
+    }
+
+    fn define_node(&mut self, node: &'m proto::Node<'a>) -> Result<(), OnnxError> {
+        let domain = if node.domain == "ai.onnx" {
+            ""
+        } else {
+            node.domain
+        };
+        let opset = self.opsets.get(domain).copied().unwrap_or(0);
+        let result = self.apply_node(node, domain, opset);
+        let describe = || {
+            let first = node.outputs.first().copied().unwrap_or_default();
+            let name = if node.name.is_empty() {
+                first
+            } else {
+                node.name
+            };
+            let operator = match domain {
+                "" => node.op_type.to_owned(),
+                domain => format!("{domain}.{}", node.op_type),
+            };
+            (name.to_owned(), operator)
+        };
+        let terms = result.map_err(|refusal| match refusal {
+            Refusal::Onnx(error) => error,
+            Refusal::Because(what) => {
+                let (node, operator) = describe();
+                OnnxError::Unsupported {
+                    node,
+                    operator,
+                    opset,
+                    what,
+                }
+            }
+            Refusal::Graph(source) => {
+                let (node, operator) = describe();
+                OnnxError::Node {
+                    node,
+                    operator,
+                    opset,
+                    source,
+                }
+            }
+        })?;
+        for (&name, term) in node.outputs.iter().zip(terms) {
+            if !name.is_empty() {
+                self.define(name, term)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_node(&mut self, node: &'m proto::Node<'a>, domain: &str, opset: i64) -> Terms {
+        if !domain.is_empty() {
+            return because("the operator is of a set that isn't supported");
+        }
+        let mut args = Vec::with_capacity(node.inputs.len());
+        for &name in &node.inputs {
+            args.push(match (name, self.terms.get(name)) {
+                ("", _) => None,
+                (_, Some(term)) => Some(term.clone()),
+                (name, None) => return because(format!("{name:?} isn't defined before it")),
+            });
+        }
+        let call = Call::new(node, opset, args);
+        let terms = match fold::fold(self, &call)? {
+            Some(results) => {
+                for known in &results {
+                    self.spend(known.len())?;
+                }
+                results.into_iter().map(Term::known).collect()
+            }
+            None => self.build(&call)?,
+        };
+        call.check_attributes()?;
+        for term in &terms {
+            let rank = match term {
+                Term::Value(value) => self.shape(*value).rank(),
+                Term::Known(known) => known.0.shape.len(),
+                Term::Weight(_) => 0,
+            };
+            if rank > RANK_MAX {
+                return because(format!("a result of {rank} dimensions"));
+            }
+        }
+        let wanted = (0..node.outputs.len()).filter(|&i| call.wants(i));
+        if let Some(missing) = wanted.filter(|&i| i >= terms.len()).min() {
+            return because(format!("output {missing}"));
+        }
+        Ok(terms)
+    }
+
+    /// The nodes of the graph that an ONNX node becomes.
+    fn build(&mut self, call: &Call<'_, 'a>) -> Terms {
+        let groups = [
+            elementwise::build,
+            layout::build,
+            linear::build,
+            images::build,
+            norms::build,
+            reductions::build,
+            shapes::build,
+        ];
+        for build in groups {
+            if let Some(terms) = build(self, call)? {
+                return Ok(terms);
+            }
+        }
+        because("the operator isn't supported")
+    }
+
+    fn define_output(&mut self, name: &'a str, names: &mut Names) -> Result<(), OnnxError> {
+        let refuse = |expected, got: &str| OnnxError::Place {
+            kind: "output",
+            name: name.to_owned(),
+            expected,
+            got: got.to_owned(),
+        };
+        let Some(term) = self.terms.get(name).cloned() else {
+            return Err(refuse("a name that a node defines", "none"));
+        };
+        let value = self.value(&term).map_err(|refusal| match refusal {
+            Refusal::Graph(error) => OnnxError::Graph(error),
+            Refusal::Onnx(error) => error,
+            Refusal::Because(_) => refuse("a tensor", "sizes that depend on the batch"),
+        })?;
+        // Outputs are results of nodes, and floats.
+        let dtype = self.graph.value(value).ty.dtype;
+        let op: Op = match dtype.is_float() {
+            true => Unary::Identity.into(),
+            false => Cast {
+                to: self.graph.dtype(),
+            }
+            .into(),
+        };
+        let is_result = matches!(
+            self.graph.value(value).origin,
+            crate::graph::Origin::Node { .. }
+        );
+        let value = match dtype.is_float() && is_result {
+            true => value,
+            false => self.graph.apply(op, &[value])?,
+        };
+        let own = names.take(name);
+        self.graph.add_output(&own, OutputRole::Prediction, value)?;
+        self.report.outputs.push((name.to_owned(), own));
+        Ok(())
+    }
+}
+
+/// What the readers of operators use.
+impl Importer<'_, '_, '_> {
+    fn apply(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<ValueId, Refusal> {
+        Ok(self.graph.apply(op, operands)?)
+    }
+
+    /// Counts elements that are computed while the model is read.
+    fn spend(&mut self, elements: usize) -> Result<(), Refusal> {
+        let left = self.folded_left.checked_sub(elements);
+        self.folded_left = left.ok_or(OnnxError::Limit {
+            what: "elements that are computed while the model is read",
+            max: FOLDED_TOTAL_MAX,
+        })?;
+        Ok(())
+    }
+
+    fn shape(&self, value: ValueId) -> &Shape {
+        &self.graph.value(value).ty.shape
+    }
+
+    fn dtype(&self, value: ValueId) -> DType {
+        self.graph.value(value).ty.dtype
+    }
+
+    /// The elements, if they are known now.
+    fn known(&self, term: &Term) -> Result<Option<Known>, Refusal> {
+        Ok(match term {
+            Term::Value(_) => None,
+            Term::Known(known) => Some(known.0.clone()),
+            Term::Weight(i) => match self.known_initializer(*i)? {
+                Term::Known(known) => Some(known.0.clone()),
+                _ => None,
+            },
+        })
+    }
+
+    /// The elements, which must be known.
+    fn needs_known(&self, term: &Term, what: &str) -> Result<Known, Refusal> {
+        match self.known(term)? {
+            Some(known) => Ok(known),
+            None => because(format!("{what} that isn't known before the model runs")),
+        }
+    }
+
+    /// Fixed integers, which must be known.
+    fn needs_ints(&self, term: &Term, what: &str) -> Result<Vec<i64>, Refusal> {
+        match self.needs_known(term, what)?.as_ints() {
+            Some(ints) => Ok(ints),
+            None => because(format!("{what} that depends on the batch")),
+        }
+    }
+
+    fn constant(&mut self, known: &Known) -> Result<ValueId, Refusal> {
+        let Some(data) = known.constant() else {
+            return because("numbers that depend on the batch, other than in a shape");
+        };
+        let dtype = match known.elements {
+            e if e.is_float() => self.graph.dtype(),
+            ElementType::Int32 => DType::I32,
+            ElementType::Bool => DType::Bool,
+            _ => DType::I64,
+        };
+        let ty = TensorType::new(dtype, Shape::fixed(&known.shape));
+        Ok(self.graph.add_constant(ty, data)?)
+    }
+
+    /// The value of the graph; an initializer becomes a parameter.
+    fn value(&mut self, term: &Term) -> Result<ValueId, Refusal> {
+        match term {
+            Term::Value(value) => Ok(*value),
+            Term::Known(known) => match known.1.get() {
+                Some(value) => Ok(value),
+                None => {
+                    let value = self.constant(&known.0)?;
+                    known.1.set(Some(value));
+                    Ok(value)
+                }
+            },
+            Term::Weight(i) => self.parameter(*i),
+        }
+    }
+
+    fn parameter(&mut self, i: usize) -> Result<ValueId, Refusal> {
+        if let Made::Value(value) = self.made[i] {
+            return Ok(value);
+        }
+        let tensor = &self.source.initializers[i];
+        let decoded = known::decode(tensor, self.options.resolver)?;
+        let name = self.parameter_names.take(tensor.name);
+        let shape = Shape::fixed(&decoded.shape);
+        let value = self.graph.add_parameter(&name, shape, Initialiser::Zeros)?;
+        self.keep(name, tensor.name, TensorKind::Parameter, decoded);
+        self.made[i] = Made::Value(value);
+        Ok(value)
+    }
+
+    fn keep(&mut self, name: String, onnx_name: &str, kind: TensorKind, tensor: Tensor) {
+        let data = match tensor.data {
+            crate::graph::ConstantData::Float(data) => data.iter().map(|&x| x as f32).collect(),
+            _ => Vec::new(),
+        };
+        self.tensors.push(ImportedTensor {
+            name,
+            onnx_name: onnx_name.to_owned(),
+            kind,
+            shape: tensor.shape,
+            data,
+        });
+    }
+
+    /// The value of an operand in arithmetic: single numbers and masks are constants.
+    fn arithmetic(&mut self, term: &Term) -> Result<ValueId, Refusal> {
+        let Term::Weight(i) = *term else {
+            return self.value(term);
+        };
+        if let Made::Value(value) = self.made[i] {
+            return Ok(value);
+        }
+        let name = self.source.initializers[i].name;
+        let known = self.needs_known(term, "an initializer")?;
+        match self.frozen_by_use(name, &known) {
+            None => self.parameter(i),
+            Some(why) => {
+                self.notice(name, why);
+                let value = self.constant(&known)?;
+                self.made[i] = Made::Value(value);
+                Ok(value)
+            }
+        }
+    }
+
+    /// An operand of floats in arithmetic.
+    fn float(&mut self, term: &Term) -> Result<ValueId, Refusal> {
+        let value = self.arithmetic(term)?;
+        match self.dtype(value) {
+            dtype if dtype.is_float() => Ok(value),
+            dtype => because(format!("elements of {dtype}")),
+        }
+    }
+
+    fn reshape(&mut self, x: ValueId, shape: Shape) -> Result<ValueId, Refusal> {
+        if *self.shape(x) == shape {
+            return Ok(x);
+        }
+        self.apply(Reshape { shape }, &[x])
+    }
+
+    fn scalar(&mut self, number: f64) -> Result<ValueId, Refusal> {
+        Ok(self.graph.add_scalar(number)?)
+    }
+}
