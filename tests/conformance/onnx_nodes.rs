@@ -74,9 +74,22 @@ fn input_names(bytes: &[u8]) -> Vec<String> {
     onnx::inputs(bytes).unwrap_or_default()
 }
 
+/// Tests that no implementation can pass by computing, or whose numbers are rounded.
+const ASIDE: &[(&str, &str)] = &[
+    ("test_training_dropout", "its random numbers are NumPy's"),
+    (
+        "test_averagepool_2d_ceil_last_window_starts_on_pad",
+        "its numbers have four digits",
+    ),
+];
+
 /// Runs a test; `Err` says why it can't be run, a panic that it fails.
 fn run(folder: &Path) -> Result<(), String> {
     let bytes = std::fs::read(folder.join("model.onnx")).unwrap();
+    let name = folder.file_name().unwrap().to_string_lossy();
+    if let Some((_, reason)) = ASIDE.iter().find(|(prefix, _)| name.starts_with(prefix)) {
+        return Err((*reason).to_owned());
+    }
     let inputs = tensors(folder, "input")?;
     let expected = tensors(folder, "output")?;
     let names = input_names(&bytes);
@@ -100,8 +113,7 @@ fn run(folder: &Path) -> Result<(), String> {
         };
         match onnx::read(&bytes, &options) {
             Ok(model) => return check(&model, &names, &inputs, &expected),
-            Err(error) if reason.is_empty() => reason = describe(&error),
-            Err(_) => {}
+            Err(error) => reason = describe(&error),
         }
     }
     Err(reason)
@@ -223,7 +235,13 @@ fn node_tests_of_onnx_pass() {
         });
         match (&result, listed.get(&name)) {
             (Err(reason), Some(None)) => failures.push(format!("{name}: {reason}")),
-            (Err(reason), None) if reason.ends_with("the operator isn't supported") => continue,
+            // Operators and opsets that aren't claimed.
+            (Err(reason), _)
+                if reason.ends_with("the operator isn't supported")
+                    || reason.starts_with("model: expected an opset") =>
+            {
+                continue;
+            }
             _ => {}
         }
         results.insert(name, result);

@@ -1,7 +1,7 @@
 //! Operators that move elements.
 
 use super::Importer;
-use super::call::{Call, Refusal, Term, axes_of, axis_of, because};
+use super::call::{Call, Refusal, Term, axis_of, because};
 use super::elementwise::{back, number, through_floats};
 use super::fold::{merged, order, parts, reshape_dims, slices};
 use crate::graph::ValueId;
@@ -387,8 +387,11 @@ fn resize(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<Va
         return because(format!("coordinates of {place} with {nearest}"));
     }
     let dims = importer.shape(x).dims().to_vec();
-    let axes = match call.ints("axes")? {
-        Some(axes) => axes_of(&axes, dims.len())?,
+    let axes: Vec<usize> = match call.ints("axes")? {
+        Some(axes) => axes
+            .iter()
+            .map(|&axis| axis_of(axis, dims.len()))
+            .collect::<Result<_, _>>()?,
         None => (0..dims.len()).collect(),
     };
     let given = |importer: &Importer<'_, '_, '_>, position: usize| match call.optional(position) {

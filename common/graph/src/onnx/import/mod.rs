@@ -491,14 +491,7 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
         };
         call.check_attributes()?;
         for term in &terms {
-            let rank = match term {
-                Term::Value(value) => self.shape(*value).rank(),
-                Term::Known(known) => known.0.shape.len(),
-                Term::Weight(_) => 0,
-            };
-            if rank > RANK_MAX {
-                return because(format!("a result of {rank} dimensions"));
-            }
+            self.check_size(term)?;
         }
         let wanted = (0..node.outputs.len()).filter(|&i| call.wants(i));
         if let Some(missing) = wanted.filter(|&i| i >= terms.len()).min() {
@@ -571,6 +564,25 @@ impl Importer<'_, '_, '_> {
         Ok(self.graph.apply(op, operands)?)
     }
 
+    /// Kernels take up to so many dimensions, and at least one element.
+    fn check_size(&self, term: &Term) -> Result<(), Refusal> {
+        let (rank, is_empty) = match term {
+            Term::Value(value) => {
+                let shape = self.shape(*value);
+                (shape.rank(), shape.dims().contains(&Dim::Fixed(0)))
+            }
+            Term::Known(known) => (known.0.shape.len(), false),
+            Term::Weight(_) => (0, false),
+        };
+        if is_empty {
+            return because("a result without elements");
+        }
+        if rank > RANK_MAX {
+            return because(format!("a result of {rank} dimensions"));
+        }
+        Ok(())
+    }
+
     /// Counts elements that are computed while the model is read.
     fn spend(&mut self, elements: usize) -> Result<(), Refusal> {
         let left = self.folded_left.checked_sub(elements);
@@ -622,11 +634,17 @@ impl Importer<'_, '_, '_> {
             return because("numbers that depend on the batch, other than in a shape");
         };
         let dtype = match known.elements {
+            ElementType::Float16 | ElementType::BFloat16 => {
+                return because("computing with 16-bit floats");
+            }
             e if e.is_float() => self.graph.dtype(),
             ElementType::Int32 => DType::I32,
             ElementType::Bool => DType::Bool,
             _ => DType::I64,
         };
+        if data.is_empty() {
+            return because("an operand without elements");
+        }
         let ty = TensorType::new(dtype, Shape::fixed(&known.shape));
         Ok(self.graph.add_constant(ty, data)?)
     }

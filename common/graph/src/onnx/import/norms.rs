@@ -4,7 +4,7 @@ use super::call::{Call, Refusal, Term, axis_of, because};
 use super::layout::stretch;
 use super::{Importer, Made, TensorKind, known};
 use crate::graph::{Origin, StateId, ValueId};
-use crate::op::{Binary, Norm, NormOver, Reduce, Reduction, Softmax};
+use crate::op::{Binary, Norm, NormOver, Reduce, Reduction, Softmax, Unary};
 use crate::shape::{Dim, Shape};
 
 pub(super) fn build(
@@ -37,6 +37,12 @@ pub(super) fn build(
                 keep: true,
             };
             let size = importer.apply(reduce, &[x])?;
+            // Zeros stay zeros.
+            let floor = Unary::Clip {
+                min: f64::from(f32::MIN_POSITIVE),
+                max: f64::INFINITY,
+            };
+            let size = importer.apply(floor, &[size])?;
             vec![importer.apply(Binary::Div, &[x, size])?]
         }
         "Softmax" | "LogSoftmax" => {

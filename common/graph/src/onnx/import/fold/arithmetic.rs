@@ -9,6 +9,12 @@ pub(super) fn fold(call: &Call<'_, '_>, args: &[Option<&Known>]) -> Result<Optio
     };
     let second = args.get(1).copied().flatten();
     let op = call.node.op_type;
+    if is_narrow(first.elements) && !matches!(op, "Cast" | "CastLike") {
+        return match op {
+            "Identity" => Ok(Some(first.clone())),
+            _ => Ok(None),
+        };
+    }
     match (op, args.len()) {
         ("Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Min" | "Max", 2) => {
             let Some(second) = second else {
@@ -99,6 +105,11 @@ fn unary(op: &str, x: &Known) -> Option<Known> {
         _ => return None,
     };
     Some(Known::new(x.elements, x.shape.clone(), data))
+}
+
+/// 16-bit floats are read, and nothing is computed with them.
+fn is_narrow(elements: ElementType) -> bool {
+    matches!(elements, ElementType::Float16 | ElementType::BFloat16)
 }
 
 /// The nearest number of the type: a model's constants are computed as it would compute them.
@@ -212,7 +223,11 @@ fn of_floats(op: &str, remainder: bool, x: f64, y: f64) -> f64 {
         "Min" => x.min(y),
         "Max" => x.max(y),
         _ if remainder => x % y,
-        _ => x - y * (x / y).floor(),
+        // With the divisor's sign.
+        _ => match x % y {
+            rest if rest != 0.0 && (rest < 0.0) != (y < 0.0) => rest + y,
+            rest => rest,
+        },
     }
 }
 
@@ -350,6 +365,9 @@ fn choose(condition: &Known, a: &Known, b: &Known) -> Result<Known, Refusal> {
 
 pub(in crate::onnx::import) fn cast(x: &Known, to: ElementType) -> Result<Known, Refusal> {
     let wrong = || Refusal::Because("a cast of sizes that depend on the batch".to_owned());
+    if is_narrow(to) && x.elements != to {
+        return because("a cast to 16-bit floats");
+    }
     let data = match to {
         to if to.is_float() => {
             let numbers = x.numbers().ok_or_else(wrong)?;
