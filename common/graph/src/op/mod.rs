@@ -6,6 +6,7 @@
 //! In formulas `x` is an activation, `w` and `b` parameters, `d…` the gradient of the scaled loss
 //! with respect to `…`. `[]` is a scalar, `[..]` any dimensions.
 
+mod attention;
 mod binary;
 mod dense;
 mod gather;
@@ -16,12 +17,14 @@ mod matmul;
 mod norm;
 mod pair_loss;
 mod random;
+mod recurrent;
 mod reduce;
 mod softmax;
 mod unary;
 
 use std::fmt;
 
+pub use self::attention::{Attention, AttentionGrad, AttentionLayout};
 pub use self::binary::{Binary, BinaryGrad, Cast, Compare, Expand, Logic, Side, SumTo, Where};
 pub use self::dense::Dense;
 pub use self::gather::{Gather, GatherGrad};
@@ -34,6 +37,7 @@ pub use self::pair_loss::{
     CrossEntropy, CrossEntropyGrad, Distance, LossReduction, PairLoss, PairLossGrad,
 };
 pub use self::random::Dropout;
+pub use self::recurrent::{Cell, Recurrent, RecurrentGrad};
 pub use self::reduce::{ArgMax, Reduce, ReduceGrad, Reduction, Spread};
 pub use self::softmax::Softmax;
 pub use self::unary::{Saved, Unary, UnaryGrad};
@@ -177,6 +181,14 @@ operators! {
     GatherGrad(GatherGrad),
     /// Products of matrices.
     MatMul(MatMul),
+    /// Scaled-dot-product attention.
+    Attention(Attention),
+    /// The gradient of attention.
+    AttentionGrad(AttentionGrad),
+    /// A recurrent layer.
+    Recurrent(Recurrent),
+    /// The gradient of a recurrent layer.
+    RecurrentGrad(RecurrentGrad),
     /// A normalisation.
     Norm(Norm),
     /// The gradient of a normalisation.

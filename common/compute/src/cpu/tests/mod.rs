@@ -1,3 +1,5 @@
+mod attention;
 mod gradients;
 mod networks;
+mod recurrent;
 mod runs;
