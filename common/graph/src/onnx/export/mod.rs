@@ -1,6 +1,7 @@
 //! From a graph and its weights to a model's bytes.
 
 mod nodes;
+mod sequences;
 
 use std::collections::BTreeMap;
 

@@ -119,6 +119,10 @@ impl Exporter<'_> {
             Op::MatMul(matmul) => self.matmul(node, *matmul, &x, y),
             Op::Norm(norm) => self.norm(node, norm, &x, y),
             Op::Conv(conv) => self.conv(node, conv, &x, y).ok_or_else(none)?,
+            Op::Recurrent(recurrent) => self.recurrent(node, recurrent, &x),
+            Op::Attention(attention) => {
+                self.attention(node, attention, &x, y).ok_or_else(none)?;
+            }
             Op::Pool(pool) => self.pool(pool, &x, y),
             Op::Softmax(Softmax::Plain { axis }) => {
                 self.emit("Softmax", &x, &[y], &[("axis", Int(*axis as i64))]);

@@ -8,6 +8,7 @@ mod layout;
 mod linear;
 mod norms;
 mod reductions;
+mod sequences;
 mod shapes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -509,6 +510,7 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
             images::build,
             norms::build,
             reductions::build,
+            sequences::build,
             shapes::build,
         ];
         for build in groups {
