@@ -36,6 +36,8 @@ mod known;
 mod loss;
 mod names;
 mod proto;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use self::error::OnnxError;

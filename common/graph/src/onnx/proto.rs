@@ -10,7 +10,7 @@ use super::wire::{Reader, Wire};
 /// The most bytes of a model file: protobuf's own limit.
 pub const MODEL_BYTES_MAX: usize = (1 << 31) - 1;
 /// The most nodes, attributes, names, tensors and dimensions of a model together.
-pub const ITEMS_MAX: usize = 1 << 20;
+pub const ITEMS_MAX: usize = 1 << 19;
 
 /// Counts what is decoded.
 struct Budget(usize);
