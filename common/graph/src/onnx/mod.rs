@@ -16,12 +16,12 @@
 //!   those that match [`ReadOptions::freeze`] are constants; those that match [`ReadOptions::train`]
 //!   are parameters; buffers by PyTorch's own notes are constants, and so are tensors with a number that
 //!   isn't finite (masks), and single numbers in arithmetic that nothing calls a parameter (neither
-//!   PyTorch's notes nor a name that ends in `weight` or `bias`). Everything else is a parameter.
-//!   Running statistics of batch normalisation are states. Exporters merge equal initializers: such a
-//!   parameter is shared by all that used it.
+//!   PyTorch's notes nor a name that ends in `weight` or `bias`). Everything else is a parameter,
+//!   but for the ones and zeros of an instance normalisation that nothing calls parameters. Running statistics of batch normalisation are states. Exporters merge equal initializers, and
+//!   PyTorch's may copy a shared one: what is shared in training is what is shared in the file.
 //! - **Training.** Dropout and batch normalisation are active in training, whatever mode the model was
 //!   exported in. New running statistics use the unbiased variance, as PyTorch's.
-//! - **Limits.** [`MODEL_BYTES_MAX`], [`ITEMS_MAX`], [`FOLDED_ELEMENTS_MAX`],
+//! - **Limits.** [`MODEL_BYTES_MAX`], [`ITEMS_MAX`], [`TENSORS_MAX`], [`FOLDED_ELEMENTS_MAX`],
 //!   [`FOLDED_TOTAL_MAX`], [`RANK_MAX`].
 //!
 //! Messages are decoded by hand and not with prost: they borrow from the file, and one budget bounds what
@@ -41,13 +41,13 @@ mod tests;
 mod wire;
 
 pub use self::error::OnnxError;
-pub use self::export::{OPSET_WRITTEN, write};
+pub use self::export::{OPSET_WRITTEN, Scaling, write, write_scaled};
 pub use self::import::{Imported, ImportedTensor, Notice, ReadOptions, Report, TensorKind, read};
 pub use self::known::{
     ElementType, FOLDED_ELEMENTS_MAX, FOLDED_TOTAL_MAX, RANK_MAX, Resolver, Tensor,
 };
 pub use self::loss::{Loss, append_loss};
-pub use self::proto::{External, ITEMS_MAX, MODEL_BYTES_MAX};
+pub use self::proto::{External, ITEMS_MAX, MODEL_BYTES_MAX, TENSORS_MAX};
 
 /// The oldest operator set that is read.
 pub const OPSET_MIN: i64 = 13;
@@ -72,7 +72,9 @@ pub fn inputs(bytes: &[u8]) -> Result<Vec<String>, OnnxError> {
     let Some(graph) = model.graph else {
         return Ok(Vec::new());
     };
-    let own = |name: &&str| graph.initializers.iter().all(|tensor| tensor.name != *name);
+    let initializers = graph.initializers.iter().map(|tensor| tensor.name);
+    let initializers: std::collections::BTreeSet<&str> = initializers.collect();
     let names = graph.inputs.iter().map(|info| info.name);
-    Ok(names.filter(own).map(str::to_owned).collect())
+    let own = names.filter(|name| !initializers.contains(name));
+    Ok(own.map(str::to_owned).collect())
 }

@@ -1,6 +1,6 @@
 //! Names: patterns, and names of ONNX as names of a graph.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::graph::NAME_LEN_MAX;
 
@@ -36,7 +36,11 @@ pub(super) fn matches(pattern: &str, name: &str) -> bool {
 
 /// Names of one kind, each taken once.
 #[derive(Debug, Default)]
-pub(super) struct Names(BTreeSet<String>);
+pub(super) struct Names {
+    taken: BTreeSet<String>,
+    /// The last number behind a name that was taken.
+    numbers: BTreeMap<String, usize>,
+}
 
 impl Names {
     /// The name with `_` for every character that a graph's name can't have, and a number at the end
@@ -49,9 +53,9 @@ impl Names {
             base.push('_');
         }
         let mut candidate = base.clone();
-        let mut number = 1;
-        while !self.0.insert(candidate.clone()) {
-            number += 1;
+        while !self.taken.insert(candidate.clone()) {
+            let number = self.numbers.entry(base.clone()).or_insert(1);
+            *number += 1;
             candidate = format!("{base}_{number}");
         }
         candidate

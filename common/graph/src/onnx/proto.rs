@@ -12,6 +12,9 @@ pub const MODEL_BYTES_MAX: usize = (1 << 31) - 1;
 /// The most nodes, attributes, names, tensors and dimensions of a model together.
 pub const ITEMS_MAX: usize = 1 << 19;
 
+/// The most inputs, and the most initializers, of a model.
+pub const TENSORS_MAX: usize = 1 << 15;
+
 /// Counts what is decoded.
 struct Budget(usize);
 
@@ -168,6 +171,13 @@ fn opset(mut r: Reader<'_>) -> Result<(&str, i64), OnnxError> {
 impl<'a> Graph<'a> {
     fn decode(mut r: Reader<'a>, budget: &mut Budget) -> Result<Self, OnnxError> {
         let mut graph = Self::default();
+        let few = |len: usize| match len < TENSORS_MAX {
+            true => Ok(()),
+            false => Err(OnnxError::Limit {
+                what: "inputs or initializers",
+                max: TENSORS_MAX,
+            }),
+        };
         fields!(r, {
             1 => |w| {
                 let node = Node::decode(w.bytes(&r)?, budget)?;
@@ -175,10 +185,12 @@ impl<'a> Graph<'a> {
             },
             2 => |w| graph.name = w.text(&r)?,
             5 => |w| {
+                few(graph.initializers.len())?;
                 let tensor = Tensor::decode_in(w.bytes(&r)?, budget)?;
                 budget.push(&mut graph.initializers, tensor)?
             },
             11 => |w| {
+                few(graph.inputs.len())?;
                 let info = ValueInfo::decode(w.bytes(&r)?, budget)?;
                 budget.push(&mut graph.inputs, info)?
             },

@@ -15,6 +15,17 @@ pub const OPSET_WRITTEN: i64 = 20;
 /// The version of the format that is written.
 const IR_VERSION: i64 = 9;
 
+/// What is done to an input before the model sees it: `(x - offset) · factor`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scaling<'a> {
+    /// The input's name in the graph; of floats, the batch its first dimension.
+    pub input: &'a str,
+    /// One number, or one for each element of a sample.
+    pub offset: &'a [f32],
+    /// As many as offsets.
+    pub factor: &'a [f32],
+}
+
 /// Writes the part of a graph that predicts, as a `ModelProto` of opset 20: its outputs are the graph's
 /// predictions and their derived forms, its initializers the parameters and states, with their names
 /// and the values in `tensors`. Dropout is gone and batch normalisation uses the running statistics.
@@ -23,6 +34,18 @@ const IR_VERSION: i64 = 9;
 /// [`OnnxError::Weight`] for a parameter or state that `tensors` lacks or that has another number of
 /// elements, [`OnnxError::NoForm`] for an operator that ONNX lacks.
 pub fn write(graph: &Graph, tensors: &BTreeMap<&str, &[f32]>) -> Result<Vec<u8>, OnnxError> {
+    write_scaled(graph, tensors, &[])
+}
+
+/// As [`write`], with the scaling of inputs a part of the model.
+///
+/// # Errors
+/// As [`write`], and [`OnnxError::Weight`] for a scaling of another number of elements than its input.
+pub fn write_scaled(
+    graph: &Graph,
+    tensors: &BTreeMap<&str, &[f32]>,
+    scaling: &[Scaling<'_>],
+) -> Result<Vec<u8>, OnnxError> {
     let needed = needed(graph);
     let mut exporter = Exporter {
         graph,
@@ -30,8 +53,12 @@ pub fn write(graph: &Graph, tensors: &BTreeMap<&str, &[f32]>) -> Result<Vec<u8>,
         body: Writer::default(),
         nodes: 0,
         scratch: 0,
+        scaled: BTreeMap::new(),
     };
     exporter.initializers(tensors)?;
+    for scaling in scaling {
+        exporter.scale(scaling)?;
+    }
     for (i, node) in graph.nodes().iter().enumerate() {
         if needed.nodes[i] {
             exporter.node(i, node)?;
@@ -91,6 +118,8 @@ struct Exporter<'g> {
     nodes: usize,
     /// Names of tensors that no value of the graph stands for.
     scratch: usize,
+    /// By input: the name of the scaled tensor.
+    scaled: BTreeMap<usize, String>,
 }
 
 fn code(dtype: DType) -> i64 {
@@ -107,7 +136,10 @@ impl Exporter<'_> {
     /// The tensor's name in the model. A colon keeps it apart from names of the graph.
     fn name(&self, value: ValueId) -> String {
         match self.graph.value(value).origin {
-            Origin::Input(i) => self.graph.inputs()[i].name.clone(),
+            Origin::Input(i) => match self.scaled.get(&i) {
+                Some(name) => name.clone(),
+                None => self.graph.inputs()[i].name.clone(),
+            },
             Origin::Parameter(id) => self.graph.parameter(id).name.clone(),
             Origin::State(id) => self.graph.states()[id.0 as usize].name.clone(),
             _ => format!("tensor:{}", value.0),
@@ -215,6 +247,43 @@ impl Exporter<'_> {
         let raw = self.float_bytes(vec![number; len]);
         self.tensor(&name, self.graph.dtype(), &[len], &raw);
         name
+    }
+
+    /// Nodes that scale an input.
+    fn scale(&mut self, scaling: &Scaling<'_>) -> Result<(), OnnxError> {
+        let graph = self.graph;
+        let mut inputs = graph.inputs().iter();
+        let Some(position) = inputs.position(|input| input.name == scaling.input) else {
+            return Err(OnnxError::Place {
+                kind: "input",
+                name: scaling.input.to_owned(),
+                expected: "one of the graph's",
+                got: "none".to_owned(),
+            });
+        };
+        let dims = self.dims(graph.inputs()[position].value);
+        let dims: Vec<usize> = dims.iter().skip(1).map(|dim| dim.bind(1)).collect();
+        let expected: usize = dims.iter().product();
+        let mut name = scaling.input.to_owned();
+        for (op, numbers) in [("Sub", scaling.offset), ("Mul", scaling.factor)] {
+            let dims = match numbers.len() {
+                1 => Vec::new(),
+                len if len == expected => dims.clone(),
+                got => {
+                    return Err(OnnxError::Weight {
+                        name: scaling.input.to_owned(),
+                        expected,
+                        got,
+                    });
+                }
+            };
+            let raw = self.float_bytes(numbers.iter().map(|&x| f64::from(x)));
+            let operand = self.fresh();
+            self.tensor(&operand, graph.dtype(), &dims, &raw);
+            name = self.step(op, &[&name, &operand], &[]);
+        }
+        self.scaled.insert(position, name);
+        Ok(())
     }
 
     /// Parameters, states and constants that are used.

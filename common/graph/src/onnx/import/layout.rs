@@ -341,25 +341,30 @@ fn blocks(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<Va
         let dims = dims.iter().map(|&dim| Dim::Fixed(dim));
         Shape::new([n].into_iter().chain(dims).collect())
     };
+    let pixels = b.saturating_mul(b);
     if call.node.op_type == "SpaceToDepth" {
         if b == 0 || !h.is_multiple_of(b) || !w.is_multiple_of(b) {
             return because(format!("blocks of {size} in an image of {h} by {w}"));
         }
         let y = importer.reshape(x, split(&[c, h / b, b, w / b, b]))?;
         let y = transpose(importer, y, vec![0, 3, 5, 1, 2, 4])?;
-        return importer.reshape(y, split(&[c * b * b, h / b, w / b]));
+        return importer.reshape(y, split(&[c.saturating_mul(pixels), h / b, w / b]));
     }
-    if b == 0 || !c.is_multiple_of(b * b) {
+    if b == 0 || !c.is_multiple_of(pixels) {
         return because(format!("blocks of {size} of {c} channels"));
     }
+    let outside = c / pixels;
     let (narrow, order) = match call.text("mode", "DCR")?.as_str() {
-        "DCR" => (split(&[b, b, c / (b * b), h, w]), vec![0, 3, 4, 1, 5, 2]),
-        "CRD" => (split(&[c / (b * b), b, b, h, w]), vec![0, 1, 4, 2, 5, 3]),
+        "DCR" => (split(&[b, b, outside, h, w]), vec![0, 3, 4, 1, 5, 2]),
+        "CRD" => (split(&[outside, b, b, h, w]), vec![0, 1, 4, 2, 5, 3]),
         other => return because(format!("attribute mode = {other:?}")),
     };
     let y = importer.reshape(x, narrow)?;
     let y = transpose(importer, y, order)?;
-    importer.reshape(y, split(&[c / (b * b), h * b, w * b]))
+    importer.reshape(
+        y,
+        split(&[outside, h.saturating_mul(b), w.saturating_mul(b)]),
+    )
 }
 
 /// Nearest neighbours at whole factors, where each element is repeated.

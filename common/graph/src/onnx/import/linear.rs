@@ -4,8 +4,8 @@ use super::Importer;
 use super::call::{Call, Refusal, Term, because};
 use super::fold::merged;
 use super::layout::transpose;
-use crate::graph::ValueId;
-use crate::op::{Binary, Dense, MatMul, Unary};
+use crate::graph::{Origin, ValueId};
+use crate::op::{Binary, Dense, MatMul, Op, Unary};
 use crate::shape::{Dim, Shape};
 
 pub(super) fn build(
@@ -47,13 +47,30 @@ fn matmul(importer: &mut Importer<'_, '_, '_>, a: ValueId, b: ValueId) -> Result
     importer.reshape(y, Shape::new(dims))
 }
 
-/// A product with one matrix is one product of all rows.
+/// The matrix that `b` is the transpose of, if a node of the graph says so.
+fn untransposed(importer: &Importer<'_, '_, '_>, b: ValueId) -> Option<ValueId> {
+    let graph = &importer.graph;
+    let Origin::Node { node, .. } = graph.value(b).origin else {
+        return None;
+    };
+    let node = &graph.nodes()[node.0 as usize];
+    match &node.op {
+        Op::Transpose(transpose) if transpose.order == [1, 0] => Some(node.operands[0]),
+        _ => None,
+    }
+}
+
+/// A product with one matrix is one product of all rows; with the transpose of a matrix the operator
+/// of PyTorch's `Linear`.
 fn product(
     importer: &mut Importer<'_, '_, '_>,
     a: ValueId,
     b: ValueId,
 ) -> Result<ValueId, Refusal> {
     let (first, second) = (importer.shape(a).clone(), importer.shape(b).clone());
+    if let (Some(w), true) = (untransposed(importer, b), first.rank() >= 2) {
+        return importer.apply(Dense::Affine, &[a, w]);
+    }
     let rows = match (first.dims(), second.dims()) {
         ([leading @ .., _, k], [_, n]) if !leading.is_empty() => {
             merged(&first.dims()[..first.rank() - 1]).map(|rows| (rows, *k, *n))

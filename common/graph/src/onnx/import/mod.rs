@@ -160,6 +160,8 @@ struct Importer<'m, 'a, 'o> {
     terms: BTreeMap<&'a str, Term>,
     /// By initializer.
     made: Vec<Made>,
+    /// Names of dynamic dimensions that are the first of an input.
+    leading: BTreeSet<&'a str>,
     /// What the exporter says of initializers.
     torch_kinds: BTreeMap<&'a str, &'a str>,
     parameter_names: Names,
@@ -187,6 +189,14 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
             return refuse("dense initializers", "a sparse one".to_owned());
         }
         let name = Names::default().take(source.name);
+        let firsts = source
+            .inputs
+            .iter()
+            .filter_map(|info| info.dims.as_ref()?.first());
+        let leading = firsts.filter_map(|extent| match extent {
+            Extent::Named(name) => Some(*name),
+            _ => None,
+        });
         let infos = source.value_info.iter().chain(&source.inputs);
         let kinds = infos.filter_map(|info| Some((info.name, info.torch_kind?)));
         Ok(Self {
@@ -196,6 +206,7 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
             opsets,
             terms: BTreeMap::new(),
             made: vec![Made::Nothing; source.initializers.len()],
+            leading: leading.collect(),
             torch_kinds: kinds.collect(),
             parameter_names: Names::default(),
             dropout_keys: 0,
@@ -308,6 +319,14 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
         (is_buffer && !train && !name.contains("running_")).then_some("a buffer")
     }
 
+    /// True if PyTorch's notes or the name say that an initializer is a parameter.
+    fn is_called_parameter(&self, name: &str) -> bool {
+        self.torch_kinds.get(name) == Some(&"PARAMETER")
+            || name.ends_with("weight")
+            || name.ends_with("bias")
+            || Self::listed(&self.options.train, name)
+    }
+
     /// Why an initializer that is used in arithmetic is a constant.
     fn frozen_by_use(&self, name: &str, known: &Known) -> Option<&'static str> {
         if Self::listed(&self.options.train, name) {
@@ -319,10 +338,8 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
         if data.iter().any(|x| !x.is_finite()) {
             return Some("a number that isn't finite");
         }
-        let called = self.torch_kinds.get(name) == Some(&"PARAMETER")
-            || name.ends_with("weight")
-            || name.ends_with("bias");
-        (data.len() == 1 && !called).then_some("a single number in arithmetic")
+        let is_constant = data.len() == 1 && !self.is_called_parameter(name);
+        is_constant.then_some("a single number in arithmetic")
     }
 
     fn notice(&mut self, name: &str, why: &'static str) {
@@ -387,7 +404,7 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
             return Err(refuse("a known number of dimensions", got));
         };
         let is_batch = |name: &str, i: usize| match self.options.batch.as_slice() {
-            [] => i == 0 || self.leads_an_input(name),
+            [] => i == 0 || self.leading.contains(name),
             names => names.iter().any(|batch| batch == name),
         };
         let mut dims = Vec::with_capacity(extents.len());
@@ -410,12 +427,6 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
             });
         }
         Ok(TensorType::new(dtype, Shape::new(dims)))
-    }
-
-    /// True if a dynamic dimension of this name is the first of an input.
-    fn leads_an_input(&self, name: &str) -> bool {
-        let mut dims = self.source.inputs.iter().filter_map(|i| i.dims.as_ref());
-        dims.any(|dims| dims.first() == Some(&Extent::Named(name)))
     }
 
     fn define_node(&mut self, node: &'m proto::Node<'a>) -> Result<(), OnnxError> {
@@ -534,7 +545,7 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
         let value = self.value(&term).map_err(|refusal| match refusal {
             Refusal::Graph(error) => OnnxError::Graph(error),
             Refusal::Onnx(error) => error,
-            Refusal::Because(_) => refuse("a tensor", "sizes that depend on the batch"),
+            Refusal::Because(what) => refuse("a tensor of the graph", &what),
         })?;
         // Outputs are results of nodes, and floats.
         let dtype = self.graph.value(value).ty.dtype;

@@ -190,6 +190,33 @@ fn group(
     }
 }
 
+/// A weight or bias of a normalisation. Exporters write group normalisation and instance normalisation
+/// without weights as one with ones and zeros: these are constants.
+fn weight(
+    importer: &mut Importer<'_, '_, '_>,
+    call: &Call<'_, '_>,
+    term: &Term,
+) -> Result<ValueId, Refusal> {
+    let Term::Weight(i) = *term else {
+        return importer.value(term);
+    };
+    let name = importer.source.initializers[i].name;
+    let is_new = matches!(importer.made[i], Made::Nothing);
+    if is_new
+        && call.node.op_type == "InstanceNormalization"
+        && !importer.is_called_parameter(name)
+        && let Some(known) = importer.known(term)?
+        && let Some(numbers) = known.numbers()
+        && (numbers.iter().all(|&x| x == 1.0) || numbers.iter().all(|&x| x == 0.0))
+    {
+        importer.notice(name, "of an instance normalisation without weights");
+        let value = importer.constant(&known)?;
+        importer.made[i] = Made::Value(value);
+        return Ok(value);
+    }
+    importer.value(term)
+}
+
 fn grouped(
     importer: &mut Importer<'_, '_, '_>,
     call: &Call<'_, '_>,
@@ -203,7 +230,7 @@ fn grouped(
     };
     let mut operands = vec![x];
     for position in [1, 2] {
-        let value = importer.value(call.arg(position)?)?;
+        let value = weight(importer, call, call.arg(position)?)?;
         // Before opset 21 there is one number a group.
         let by_group = call.node.op_type == "GroupNormalization" && call.opset < 21;
         operands.push(if by_group {

@@ -65,7 +65,7 @@ fn gates(
     };
     let mut parts = Vec::with_capacity(order.len());
     for &gate in order {
-        parts.push(part(importer, x, 0, gate * hidden, hidden)?);
+        parts.push(part(importer, x, 0, gate.saturating_mul(hidden), hidden)?);
     }
     importer.apply(Concat { axis: 0 }, &parts)
 }
@@ -187,7 +187,7 @@ fn one_way(
     for half in 0..2 {
         operands.push(match bias {
             Some(bias) => {
-                let bias = part(importer, bias, 0, half * rows, rows)?;
+                let bias = part(importer, bias, 0, rows.saturating_mul(half), rows)?;
                 gates(importer, bias, cell, hidden)?
             }
             None => zeros(importer, &Shape::fixed(&[rows]))?,

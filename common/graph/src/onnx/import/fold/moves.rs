@@ -228,11 +228,12 @@ fn strided(shape: &[usize], start: isize, steps: &[isize]) -> Result<Vec<usize>,
         positions.push(position as usize);
         for i in (0..shape.len()).rev() {
             index[i] += 1;
-            position += steps[i];
+            // A step that no element needs may be of any size; it is taken back.
+            position = position.wrapping_add(steps[i]);
             if index[i] < shape[i] {
                 break;
             }
-            position -= steps[i] * index[i] as isize;
+            position = position.wrapping_sub(steps[i].wrapping_mul(index[i] as isize));
             index[i] = 0;
         }
     }
