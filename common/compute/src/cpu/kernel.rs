@@ -7,8 +7,8 @@ use ringfold_graph::Op;
 use ringfold_graph::op::Unary;
 
 use super::kernels::{
-    attention, conv, dense, dropout, elementwise, layout, loss, matmul, norm, pair_loss, pool,
-    recurrent, reduce, rows,
+    attention, conv, dense, dropout, elements, elementwise, layout, loss, matmul, norm, pair_loss,
+    pool, recurrent, reduce, rows,
 };
 use super::memory::{Memory, Operands, Results, WRITES_MAX};
 use crate::backend::RunArgs;
@@ -50,6 +50,9 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::PadGrad(op) => layout::pad_grad(op.0, call),
         Op::Gather(op) => layout::gather(*op, call),
         Op::GatherGrad(op) => layout::gather_grad(*op, call),
+        Op::GatherElements(op) => elements::gather(*op, call),
+        Op::GatherElementsGrad(op) => elements::gather_grad(op, call),
+        Op::CumSum(op) => elements::cum_sum(*op, call),
         Op::MatMul(op) => matmul::lower(*op, call, threads),
         Op::Attention(op) => attention::forward(*op, call, threads),
         Op::AttentionGrad(op) => attention::backward(*op, call, threads),

@@ -9,6 +9,7 @@ pub mod broadcast;
 pub(crate) mod conv;
 pub(crate) mod dense;
 pub mod dropout;
+pub(crate) mod elements;
 pub(crate) mod elementwise;
 pub mod functions;
 pub(crate) mod layout;

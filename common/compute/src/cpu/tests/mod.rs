@@ -1,4 +1,5 @@
 mod attention;
+mod composed;
 mod gradients;
 mod networks;
 mod recurrent;
