@@ -82,7 +82,7 @@ pub enum OnnxError {
         opset: i64,
         /// What the graph refused.
         #[source]
-        source: GraphError,
+        source: Box<GraphError>,
     },
     /// The graph that the model would be isn't one.
     #[error("the model doesn't make a graph")]

@@ -17,8 +17,9 @@
 //!   are parameters; buffers by PyTorch's own notes are constants, and so are tensors with a number that
 //!   isn't finite (masks), and single numbers in arithmetic that nothing calls a parameter (neither
 //!   PyTorch's notes nor a name that ends in `weight` or `bias`). Everything else is a parameter,
-//!   but for the ones and zeros of an instance normalisation that nothing calls parameters. Running statistics of batch normalisation are states. Exporters merge equal initializers, and
-//!   PyTorch's may copy a shared one: what is shared in training is what is shared in the file.
+//!   but for the ones and zeros of an instance normalisation that nothing calls parameters. Running
+//!   statistics of batch normalisation are states. Exporters merge equal initializers, and PyTorch's
+//!   may copy a shared one: what is shared in training is what is shared in the file.
 //! - **Training.** Dropout and batch normalisation are active in training, whatever mode the model was
 //!   exported in. New running statistics use the unbiased variance, as PyTorch's.
 //! - **Limits.** [`MODEL_BYTES_MAX`], [`ITEMS_MAX`], [`TENSORS_MAX`], [`FOLDED_ELEMENTS_MAX`],

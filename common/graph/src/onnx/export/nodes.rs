@@ -116,6 +116,22 @@ impl Exporter<'_> {
             Op::Gather(gather) => {
                 self.emit("Gather", &x, &[y], &[("axis", Int(gather.axis as i64))]);
             }
+            Op::GatherElements(gather) => {
+                self.emit(
+                    "GatherElements",
+                    &x,
+                    &[y],
+                    &[("axis", Int(gather.axis as i64))],
+                );
+            }
+            Op::CumSum(sum) => {
+                let axis = self.ints(&[sum.axis as i64]);
+                let flags = [
+                    ("exclusive", Int(i64::from(sum.exclusive))),
+                    ("reverse", Int(i64::from(sum.reverse))),
+                ];
+                self.emit("CumSum", &[x[0], &axis], &[y], &flags);
+            }
             Op::MatMul(matmul) => self.matmul(node, *matmul, &x, y),
             Op::Norm(norm) => self.norm(node, norm, &x, y),
             Op::Conv(conv) => self.conv(node, conv, &x, y).ok_or_else(none)?,

@@ -3,6 +3,7 @@
 use super::Importer;
 use super::call::{Call, Refusal, Term, because};
 use super::fold::cast;
+use crate::compose;
 use crate::graph::ValueId;
 use crate::onnx::known::{Data, ElementType, Known};
 use crate::op::{Binary, Cast, Compare, Dropout, Logic, Unary, Where};
@@ -55,14 +56,9 @@ pub(super) fn build(
         "Clip" => clip(importer, call)?,
         "Dropout" => return dropout(importer, call).map(Some),
         "PRelu" => {
-            // max(x, 0) + slope * min(x, 0)
             let x = importer.float(call.arg(0)?)?;
             let slope = importer.value(call.arg(1)?)?;
-            let zero = importer.scalar(0.0)?;
-            let positive = importer.apply(Unary::Relu, &[x])?;
-            let negative = importer.apply(Binary::Min, &[x, zero])?;
-            let scaled = importer.apply(Binary::Mul, &[negative, slope])?;
-            importer.apply(Binary::Add, &[positive, scaled])?
+            compose::prelu(&mut importer.graph, x, slope)?
         }
         _ => match composed(importer, call)? {
             Some(value) => value,
@@ -142,8 +138,7 @@ fn several(
             // The defaults are those of the specification, as 32-bit floats.
             let alpha = call.float("alpha", f64::from(1.673_263_2_f32))?;
             let gamma = call.float("gamma", f64::from(1.050_701_f32))?;
-            let elu = importer.apply(Unary::Elu { alpha }, &[x])?;
-            importer.apply(scale(gamma), &[elu])?
+            compose::selu(&mut importer.graph, x, alpha, gamma)?
         }
         "Celu" => {
             let alpha = call.float("alpha", 1.0)?;
@@ -151,11 +146,7 @@ fn several(
             let elu = importer.apply(Unary::Elu { alpha: 1.0 }, &[narrow])?;
             importer.apply(scale(alpha), &[elu])?
         }
-        "Mish" => {
-            let softplus = importer.apply(Unary::Softplus, &[x])?;
-            let tanh = importer.apply(Unary::Tanh, &[softplus])?;
-            importer.apply(Binary::Mul, &[x, tanh])?
-        }
+        "Mish" => compose::mish(&mut importer.graph, x)?,
         "Softsign" => {
             let size = importer.apply(Unary::Abs, &[x])?;
             let one = importer.scalar(1.0)?;

@@ -6,7 +6,7 @@ use super::elementwise::{back, number, through_floats};
 use super::fold::{merged, order, parts, reshape_dims, slices};
 use crate::graph::ValueId;
 use crate::onnx::known::{Known, Size};
-use crate::op::{Concat, Expand, Gather, Margin, Pad, Slice, Transpose};
+use crate::op::{Concat, CumSum, Expand, Gather, GatherElements, Margin, Pad, Slice, Transpose};
 use crate::shape::{Dim, Shape};
 
 pub(super) fn build(
@@ -29,6 +29,22 @@ pub(super) fn build(
         }
         "Split" => return split(importer, call).map(Some),
         "Gather" => gather(importer, call)?,
+        "GatherElements" => {
+            let x = importer.float(call.arg(0)?)?;
+            let index = importer.value(call.arg(1)?)?;
+            let axis = axis_of(call.int("axis")?.unwrap_or(0), importer.shape(x).rank())?;
+            importer.apply(GatherElements { axis }, &[x, index])?
+        }
+        "CumSum" => {
+            let x = importer.float(call.arg(0)?)?;
+            let axis = number(&importer.needs_known(call.arg(1)?, "an axis")?)? as i64;
+            let op = CumSum {
+                axis: axis_of(axis, importer.shape(x).rank())?,
+                exclusive: call.flag("exclusive", false)?,
+                reverse: call.flag("reverse", false)?,
+            };
+            importer.apply(op, &[x])?
+        }
         "Expand" => expand(importer, call)?,
         "Tile" => tile(importer, call)?,
         "Pad" => pad(importer, call)?,

@@ -7,119 +7,24 @@ mod images;
 mod layout;
 mod linear;
 mod norms;
+mod operands;
 mod reductions;
+mod report;
 mod sequences;
 mod shapes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::call::{Call, Refusal, Term, Terms, because};
+pub use self::report::{Imported, ImportedTensor, Notice, ReadOptions, Report, TensorKind};
 use super::error::OnnxError;
-use super::known::{
-    self, Data, ElementType, FOLDED_TOTAL_MAX, Known, RANK_MAX, Resolver, Tensor, tensor_shape,
-};
+use super::known::{self, Data, ElementType, FOLDED_TOTAL_MAX, Known, tensor_shape};
 use super::names::{Names, matches};
 use super::proto::{self, Extent};
 use super::{OPSET_MAX, OPSET_MIN};
-use crate::graph::{Graph, OutputRole, ValueId};
-use crate::init::Initialiser;
-use crate::op::{Cast, Op, Reshape, Unary};
+use crate::graph::{Graph, Origin, OutputRole, ValueId};
+use crate::op::{Cast, Op, Unary};
 use crate::shape::{DType, Dim, Shape, TensorType};
-
-/// How a model is read.
-#[derive(Clone)]
-pub struct ReadOptions<'a> {
-    /// The type of the graph's floats; the model's are 32 bits wide.
-    pub dtype: DType,
-    /// The names of dynamic dimensions that are the batch; if empty, those that are the first dimension
-    /// of an input.
-    pub batch: Vec<String>,
-    /// The sizes of other dynamic dimensions, by name.
-    pub dims: BTreeMap<String, usize>,
-    /// Inputs that have the same elements in every run.
-    pub known: BTreeMap<String, Tensor>,
-    /// The outputs that the graph has; if empty, all.
-    pub outputs: Vec<String>,
-    /// Patterns (`*`, `?`) of initializers that are constants.
-    pub freeze: Vec<String>,
-    /// Patterns of initializers that are parameters although they look like constants.
-    pub train: Vec<String>,
-    /// Gives data that stand in other files.
-    pub resolver: Option<Resolver<'a>>,
-}
-
-impl Default for ReadOptions<'_> {
-    /// 32-bit floats, all outputs, no data in other files, everything else found out.
-    fn default() -> Self {
-        Self {
-            dtype: DType::F32,
-            batch: Vec::new(),
-            dims: BTreeMap::new(),
-            known: BTreeMap::new(),
-            outputs: Vec::new(),
-            freeze: Vec::new(),
-            train: Vec::new(),
-            resolver: None,
-        }
-    }
-}
-
-/// What a tensor of a model has become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TensorKind {
-    /// A parameter of the graph.
-    Parameter,
-    /// A state of the graph.
-    State,
-}
-
-/// The value of a parameter or state in the model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ImportedTensor {
-    /// Its name in the graph.
-    pub name: String,
-    /// The initializer's name in the model.
-    pub onnx_name: String,
-    /// What it is in the graph.
-    pub kind: TensorKind,
-    /// The dimensions.
-    pub shape: Vec<usize>,
-    /// The elements, row-major.
-    pub data: Vec<f32>,
-}
-
-/// An initializer that isn't a parameter, although it has floats, or an input that isn't read; and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// Its name in the model.
-    pub onnx_name: String,
-    /// Why.
-    pub why: &'static str,
-}
-
-/// What reading a model found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// The version of ONNX's operators.
-    pub opset: i64,
-    /// Names of inputs in the model, and in the graph.
-    pub inputs: Vec<(String, String)>,
-    /// Names of outputs in the model, and in the graph.
-    pub outputs: Vec<(String, String)>,
-    /// What isn't trained.
-    pub notices: Vec<Notice>,
-}
-
-/// A model as a graph.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Imported {
-    /// The forward graph: outputs are predictions, and there is no loss.
-    pub graph: Graph,
-    /// The values of its parameters and states.
-    pub tensors: Vec<ImportedTensor>,
-    /// What was found.
-    pub report: Report,
-}
 
 /// Reads a `ModelProto`.
 ///
@@ -462,6 +367,7 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
                 }
             }
             Refusal::Graph(source) => {
+                let source = Box::new(source);
                 let (node, operator) = describe();
                 OnnxError::Node {
                     node,
@@ -556,10 +462,7 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
             }
             .into(),
         };
-        let is_result = matches!(
-            self.graph.value(value).origin,
-            crate::graph::Origin::Node { .. }
-        );
+        let is_result = matches!(self.graph.value(value).origin, Origin::Node { .. });
         let value = match dtype.is_float() && is_result {
             true => value,
             false => self.graph.apply(op, &[value])?,
@@ -568,182 +471,5 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
         self.graph.add_output(&own, OutputRole::Prediction, value)?;
         self.report.outputs.push((name.to_owned(), own));
         Ok(())
-    }
-}
-
-/// What the readers of operators use.
-impl Importer<'_, '_, '_> {
-    fn apply(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<ValueId, Refusal> {
-        Ok(self.graph.apply(op, operands)?)
-    }
-
-    /// Kernels take up to so many dimensions, and at least one element.
-    fn check_size(&self, term: &Term) -> Result<(), Refusal> {
-        let (rank, is_empty) = match term {
-            Term::Value(value) => {
-                let shape = self.shape(*value);
-                (shape.rank(), shape.dims().contains(&Dim::Fixed(0)))
-            }
-            Term::Known(known) => (known.0.shape.len(), false),
-            Term::Weight(_) => (0, false),
-        };
-        if is_empty {
-            return because("a result without elements");
-        }
-        if rank > RANK_MAX {
-            return because(format!("a result of {rank} dimensions"));
-        }
-        Ok(())
-    }
-
-    /// Counts elements that are computed while the model is read.
-    fn spend(&mut self, elements: usize) -> Result<(), Refusal> {
-        let left = self.folded_left.checked_sub(elements);
-        self.folded_left = left.ok_or(OnnxError::Limit {
-            what: "elements that are computed while the model is read",
-            max: FOLDED_TOTAL_MAX,
-        })?;
-        Ok(())
-    }
-
-    fn shape(&self, value: ValueId) -> &Shape {
-        &self.graph.value(value).ty.shape
-    }
-
-    fn dtype(&self, value: ValueId) -> DType {
-        self.graph.value(value).ty.dtype
-    }
-
-    /// The elements, if they are known now.
-    fn known(&self, term: &Term) -> Result<Option<Known>, Refusal> {
-        Ok(match term {
-            Term::Value(_) => None,
-            Term::Known(known) => Some(known.0.clone()),
-            Term::Weight(i) => match self.known_initializer(*i)? {
-                Term::Known(known) => Some(known.0.clone()),
-                _ => None,
-            },
-        })
-    }
-
-    /// The elements, which must be known.
-    fn needs_known(&self, term: &Term, what: &str) -> Result<Known, Refusal> {
-        match self.known(term)? {
-            Some(known) => Ok(known),
-            None => because(format!("{what} that isn't known before the model runs")),
-        }
-    }
-
-    /// Fixed integers, which must be known.
-    fn needs_ints(&self, term: &Term, what: &str) -> Result<Vec<i64>, Refusal> {
-        match self.needs_known(term, what)?.as_ints() {
-            Some(ints) => Ok(ints),
-            None => because(format!("{what} that depends on the batch")),
-        }
-    }
-
-    fn constant(&mut self, known: &Known) -> Result<ValueId, Refusal> {
-        let Some(data) = known.constant() else {
-            return because("numbers that depend on the batch, other than in a shape");
-        };
-        let dtype = match known.elements {
-            ElementType::Float16 | ElementType::BFloat16 => {
-                return because("computing with 16-bit floats");
-            }
-            e if e.is_float() => self.graph.dtype(),
-            ElementType::Int32 => DType::I32,
-            ElementType::Bool => DType::Bool,
-            _ => DType::I64,
-        };
-        if data.is_empty() {
-            return because("an operand without elements");
-        }
-        let ty = TensorType::new(dtype, Shape::fixed(&known.shape));
-        Ok(self.graph.add_constant(ty, data)?)
-    }
-
-    /// The value of the graph; an initializer becomes a parameter.
-    fn value(&mut self, term: &Term) -> Result<ValueId, Refusal> {
-        match term {
-            Term::Value(value) => Ok(*value),
-            Term::Known(known) => match known.1.get() {
-                Some(value) => Ok(value),
-                None => {
-                    let value = self.constant(&known.0)?;
-                    known.1.set(Some(value));
-                    Ok(value)
-                }
-            },
-            Term::Weight(i) => self.parameter(*i),
-        }
-    }
-
-    fn parameter(&mut self, i: usize) -> Result<ValueId, Refusal> {
-        if let Made::Value(value) = self.made[i] {
-            return Ok(value);
-        }
-        let tensor = &self.source.initializers[i];
-        let decoded = known::decode(tensor, self.options.resolver)?;
-        let name = self.parameter_names.take(tensor.name);
-        let shape = Shape::fixed(&decoded.shape);
-        let value = self.graph.add_parameter(&name, shape, Initialiser::Zeros)?;
-        self.keep(name, tensor.name, TensorKind::Parameter, decoded);
-        self.made[i] = Made::Value(value);
-        Ok(value)
-    }
-
-    fn keep(&mut self, name: String, onnx_name: &str, kind: TensorKind, tensor: Tensor) {
-        let data = match tensor.data {
-            crate::graph::ConstantData::Float(data) => data.iter().map(|&x| x as f32).collect(),
-            _ => Vec::new(),
-        };
-        self.tensors.push(ImportedTensor {
-            name,
-            onnx_name: onnx_name.to_owned(),
-            kind,
-            shape: tensor.shape,
-            data,
-        });
-    }
-
-    /// The value of an operand in arithmetic: single numbers and masks are constants.
-    fn arithmetic(&mut self, term: &Term) -> Result<ValueId, Refusal> {
-        let Term::Weight(i) = *term else {
-            return self.value(term);
-        };
-        if let Made::Value(value) = self.made[i] {
-            return Ok(value);
-        }
-        let name = self.source.initializers[i].name;
-        let known = self.needs_known(term, "an initializer")?;
-        match self.frozen_by_use(name, &known) {
-            None => self.parameter(i),
-            Some(why) => {
-                self.notice(name, why);
-                let value = self.constant(&known)?;
-                self.made[i] = Made::Value(value);
-                Ok(value)
-            }
-        }
-    }
-
-    /// An operand of floats in arithmetic.
-    fn float(&mut self, term: &Term) -> Result<ValueId, Refusal> {
-        let value = self.arithmetic(term)?;
-        match self.dtype(value) {
-            dtype if dtype.is_float() => Ok(value),
-            dtype => because(format!("elements of {dtype}")),
-        }
-    }
-
-    fn reshape(&mut self, x: ValueId, shape: Shape) -> Result<ValueId, Refusal> {
-        if *self.shape(x) == shape {
-            return Ok(x);
-        }
-        self.apply(Reshape { shape }, &[x])
-    }
-
-    fn scalar(&mut self, number: f64) -> Result<ValueId, Refusal> {
-        Ok(self.graph.add_scalar(number)?)
     }
 }
