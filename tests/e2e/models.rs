@@ -404,3 +404,48 @@ learning_rate = 0.1
         "{said}"
     );
 }
+
+/// Prints the class that ONNX Runtime finds for each line of a CSV file without a header.
+const RUNTIME: &str = r#"
+import sys
+import numpy
+import onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+x = numpy.loadtxt(sys.argv[2], delimiter=",", dtype=numpy.float32)
+for row in session.run(["probabilities"], {"x": x})[0]:
+    print(row.argmax())
+"#;
+
+#[test]
+fn an_exported_model_predicts_the_same_in_onnx_runtime() {
+    let dir = temp_dir();
+    let model = text(&dir.path().join("model"));
+    train_digits(&model);
+    let onnx = text(&dir.path().join("digits.onnx"));
+    ringfold(&["export", &model, "--onnx", &onnx]).succeeded();
+    let (pixels, _) = digits_records();
+    let records = text(&dir.path().join("records.csv"));
+    fs::write(&records, pixels.join("\n")).expect("write records");
+    let predict = ["predict", "--model", &model, "--input", &records];
+    let predicted = ringfold(&predict).succeeded();
+    let Ok(python) = std::env::var("RINGFOLD_TEST_PYTHON") else {
+        skipped("RINGFOLD_TEST_PYTHON names no Python with onnxruntime");
+        return;
+    };
+    let has_runtime = Command::new(&python)
+        .args(["-c", "import numpy, onnxruntime"])
+        .output();
+    if !has_runtime.is_ok_and(|output| output.status.success()) {
+        skipped("Python has no onnxruntime");
+        return;
+    }
+    let output = Command::new(&python)
+        .args(["-c", RUNTIME, &onnx, &records])
+        .output()
+        .expect("run Python");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{python}: {error}");
+    let there = String::from_utf8_lossy(&output.stdout);
+    let here: Vec<&str> = predicted.stdout.lines().skip(1).collect();
+    assert_eq!(there.lines().collect::<Vec<_>>(), here);
+}

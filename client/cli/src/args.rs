@@ -96,6 +96,10 @@ pub enum Command {
   ringfold evaluate --model out --input labelled.csv
   ringfold evaluate --model out --images i.gz --labels l.gz --json")]
     Evaluate(EvaluateArgs),
+    /// Write a trained model for other programs
+    #[command(after_help = "Examples:
+  ringfold export out --onnx model.onnx     (its input x takes records as in the data files)")]
+    Export(ExportArgs),
     /// Measure how fast this machine is at what jobs do
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -390,6 +394,16 @@ pub struct PredictArgs {
     /// Write JSON lines in place of CSV
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The directory of the trained model
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// The ONNX file to write
+    #[arg(long, value_name = "FILE")]
+    pub onnx: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod coordinator;
 pub mod evaluate;
+pub mod export;
 pub mod jobs;
 pub mod model;
 pub mod nodes;

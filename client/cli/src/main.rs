@@ -59,5 +59,6 @@ async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Model(args) => match args.command {
             ModelCommand::Inspect(args) => commands::model::inspect(&args),
         },
+        Command::Export(args) => commands::export::run(&args),
     }
 }

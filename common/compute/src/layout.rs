@@ -38,7 +38,8 @@ pub struct ParameterLayout {
 }
 
 impl ParameterLayout {
-    /// The layout of a differentiated graph's parameters for elements of type `T`.
+    /// The layout of a differentiated graph's parameters for elements of type `T`; empty for a graph
+    /// without parameters, differentiated or not.
     ///
     /// # Errors
     /// [`ComputeError::NotDifferentiated`], [`ComputeError::ElementType`],
@@ -46,7 +47,7 @@ impl ParameterLayout {
     pub fn new<T: Element>(graph: &Graph) -> Result<Self, ComputeError> {
         graph.verify()?;
         check_element::<T>(graph)?;
-        if graph.gradients().is_empty() {
+        if graph.gradients().is_empty() && !graph.parameters().is_empty() {
             return Err(ComputeError::NotDifferentiated {
                 graph: graph.name().to_owned(),
             });

@@ -39,6 +39,7 @@
 //! | [`layers`] | pieces of models that are more than one operator |
 //! | `orthogonal` | random orthogonal matrices |
 //! | [`models`] | built-in models: [`models::build`] |
+//! | [`onnx`] | models of ONNX, in and out |
 //! | [`error`] | [`GraphError`] |
 
 pub mod autodiff;
@@ -51,6 +52,7 @@ mod infer;
 pub mod init;
 pub mod layers;
 pub mod models;
+pub mod onnx;
 pub mod op;
 mod orthogonal;
 pub mod pass;

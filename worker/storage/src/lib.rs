@@ -52,7 +52,7 @@ pub use error::{Column, FieldPlace, FieldRole, StorageError};
 pub use limits::{BytesRead, Limits, ProgressHook, ReadOptions};
 pub use model::{
     FORMAT_VERSION, MetricsWriter, Model, ModelDescription, ModelFiles, NamedTensor, Tensor,
-    check_output_dir, weights_blake3,
+    check_output_dir, read_weights, weights_blake3,
 };
 pub use predict::{LabelledFiles, Unlabelled, read_labelled, read_unlabelled};
 pub use records::{Features, LabelsOut, Records};

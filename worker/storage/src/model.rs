@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::{Columns, Dataset};
 use crate::scaler::Scaler;
 
-pub use files::{ModelFiles, weights_blake3};
+pub use files::{ModelFiles, read_weights, weights_blake3};
 pub use metrics::MetricsWriter;
 pub use output::check_output_dir;
 

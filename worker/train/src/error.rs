@@ -7,6 +7,7 @@ use ringfold_common::ids::{Rank, Step};
 use ringfold_common::job::Cause;
 use ringfold_compute::ComputeError;
 use ringfold_graph::GraphError;
+use ringfold_graph::onnx::OnnxError;
 use ringfold_storage::StorageError;
 
 /// Why training, evaluation or prediction failed.
@@ -18,6 +19,9 @@ pub enum TrainError {
     /// The model can't be planned or run.
     #[error("can't compute")]
     Compute(#[from] ComputeError),
+    /// The model has no form in ONNX.
+    #[error("can't write the model as ONNX")]
+    Onnx(#[from] OnnxError),
     /// The ring failed.
     #[error("the ring failed")]
     Collective(#[from] CollectiveError),

@@ -72,6 +72,12 @@ impl Network {
         })
     }
 
+    /// The differentiated graph.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
     /// Where each parameter stands.
     #[must_use]
     pub fn layout(&self) -> &ParameterLayout {
@@ -94,12 +100,6 @@ impl Network {
     #[must_use]
     pub fn features(&self) -> usize {
         self.features
-    }
-
-    /// The differentiated graph.
-    #[must_use]
-    pub fn graph(&self) -> &Graph {
-        &self.graph
     }
 
     /// What the network holds, costs and takes in a mode.

@@ -2,8 +2,9 @@
 
 use ringfold_common::dataset::Target;
 use ringfold_compute::{Arena, Mode};
-use ringfold_graph::models::{PREDICTION, PROBABILITIES};
-use ringfold_storage::{Features, Model, ModelDescription, Records};
+use ringfold_graph::models::{FEATURES, PREDICTION, PROBABILITIES};
+use ringfold_graph::onnx::{Scaling, write_scaled};
+use ringfold_storage::{Features, Model, ModelDescription, Records, Scaler};
 
 use crate::error::TrainError;
 use crate::evaluate::{ConfusionMatrix, Sums, argmax, chunks, evaluate};
@@ -61,6 +62,29 @@ impl Predictor {
     #[must_use]
     pub fn description(&self) -> &ModelDescription {
         &self.description
+    }
+
+    /// The model as one of ONNX, with the scaling of features: its input `x` takes records as they stand
+    /// in files, without the label.
+    ///
+    /// # Errors
+    /// [`TrainError::Onnx`] for an operator that ONNX lacks.
+    pub fn to_onnx(&self) -> Result<Vec<u8>, TrainError> {
+        let slots = self.network.layout().slots().iter();
+        let tensors = slots.map(|slot| (slot.name.as_str(), &self.parameters[slot.range()]));
+        let (offset, factor) = match &self.description.scaler {
+            Scaler::None => (vec![], vec![]),
+            Scaler::Uniform { factor } => (vec![0.0], vec![*factor]),
+            Scaler::PerFeature { offset, factor } => (offset.clone(), factor.clone()),
+        };
+        let scaling = Scaling {
+            input: FEATURES,
+            offset: &offset,
+            factor: &factor,
+        };
+        let scaling = (!factor.is_empty()).then_some(scaling);
+        let graph = self.network.graph();
+        Ok(write_scaled(graph, &tensors.collect(), scaling.as_slice())?)
     }
 
     /// Predicts every record in order.

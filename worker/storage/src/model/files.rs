@@ -141,6 +141,26 @@ impl ModelFiles {
     }
 }
 
+/// Reads tensors from a safetensors file of any program: those of the `expected` names and shapes, in
+/// the order of their names' bytes; no more and no fewer. Elements are F32; of I64, such as PyTorch's
+/// `num_batches_tracked`, they become floats.
+///
+/// # Errors
+/// A file that can't be read or isn't one of safetensors, and [`StorageError::TensorMissing`],
+/// [`StorageError::TensorExtra`], [`StorageError::TensorShape`], [`StorageError::TensorDtype`], which
+/// name the tensor.
+pub fn read_weights(
+    path: &Path,
+    expected: &[(&str, &[usize])],
+) -> Result<Vec<Tensor>, StorageError> {
+    let bytes = read_file(path, ModelFiles::WEIGHTS_BYTES_MAX)?;
+    let expected = expected.iter().map(|&(name, shape)| TensorShape {
+        name: name.to_owned(),
+        shape: shape.to_vec(),
+    });
+    parse_weights(path, &bytes, expected.collect())
+}
+
 /// BLAKE3 over every tensor's values as little-endian bytes, in the order of the bytes of their
 /// names; in hexadecimal.
 #[must_use]
@@ -368,7 +388,7 @@ fn parse_weights(
         let Some(view) = views.remove(name.as_str()) else {
             return Err(StorageError::TensorMissing { path, name });
         };
-        if view.dtype() != Dtype::F32 {
+        if !matches!(view.dtype(), Dtype::F32 | Dtype::I64) {
             let got = format!("{:?}", view.dtype());
             return Err(StorageError::TensorDtype { path, name, got });
         }
@@ -380,11 +400,23 @@ fn parse_weights(
                 got: view.shape().to_vec(),
             });
         }
-        let values = view.data().as_chunks::<4>().0.iter();
+        let data = view.data();
+        let values = match view.dtype() {
+            Dtype::I64 => {
+                let values = data.as_chunks::<8>().0.iter();
+                values
+                    .map(|bytes| i64::from_le_bytes(*bytes) as f32)
+                    .collect()
+            }
+            _ => {
+                let values = data.as_chunks::<4>().0.iter();
+                values.map(|bytes| f32::from_le_bytes(*bytes)).collect()
+            }
+        };
         tensors.push(Tensor {
             name,
             shape,
-            values: values.map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            values,
         });
     }
     match views.pop_first() {

@@ -1,0 +1,16 @@
+//! Any bytes are an ONNX model or an error: no panic, no memory beyond the reader's caps.
+//!
+//!     cargo +nightly fuzz run --fuzz-dir common/graph/fuzz onnx_read tests/conformance/golden/onnx
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ringfold_graph::onnx::{ReadOptions, inputs, read, read_tensor};
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = inputs(bytes);
+    let _ = read_tensor(bytes);
+    if let Ok(model) = read(bytes, &ReadOptions::default()) {
+        model.graph.verify().expect("a graph that was read verifies");
+    }
+});

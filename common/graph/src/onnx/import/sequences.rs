@@ -1,0 +1,272 @@
+//! Recurrent layers and attention.
+
+use super::Importer;
+use super::call::{Call, Refusal, Term, because};
+use super::layout::{stretch, transpose};
+use crate::graph::ValueId;
+use crate::op::{Attention, Cell, Concat, Recurrent, Slice};
+use crate::shape::{DType, Dim, Shape};
+
+pub(super) fn build(
+    importer: &mut Importer<'_, '_, '_>,
+    call: &Call<'_, '_>,
+) -> Result<Option<Vec<Term>>, Refusal> {
+    let values = match call.node.op_type {
+        "LSTM" => recurrent(importer, call, Cell::Lstm)?,
+        "GRU" => recurrent(importer, call, Cell::Gru)?,
+        "Attention" => vec![attention(importer, call)?],
+        _ => return Ok(None),
+    };
+    Ok(Some(values.into_iter().map(Term::Value).collect()))
+}
+
+/// `x` from `start`, `len` elements of a dimension.
+fn part(
+    importer: &mut Importer<'_, '_, '_>,
+    x: ValueId,
+    axis: usize,
+    start: usize,
+    len: usize,
+) -> Result<ValueId, Refusal> {
+    if importer.shape(x).dims().get(axis) == Some(&Dim::Fixed(len)) && start == 0 {
+        return Ok(x);
+    }
+    let slice = Slice {
+        axis,
+        start,
+        step: 1,
+        len,
+    };
+    importer.apply(slice, &[x])
+}
+
+/// The part of one direction, without that dimension.
+fn direction(
+    importer: &mut Importer<'_, '_, '_>,
+    x: ValueId,
+    direction: usize,
+) -> Result<ValueId, Refusal> {
+    let y = part(importer, x, 0, direction, 1)?;
+    let dims = importer.shape(y).dims()[1..].to_vec();
+    importer.reshape(y, Shape::new(dims))
+}
+
+/// Rows of gates in the order of the graph's operator. ONNX has i, o, f, c and z, r, h; PyTorch and
+/// the graph i, f, g, o and r, z, n.
+fn gates(
+    importer: &mut Importer<'_, '_, '_>,
+    x: ValueId,
+    cell: Cell,
+    hidden: usize,
+) -> Result<ValueId, Refusal> {
+    let order: &[usize] = match cell {
+        Cell::Lstm => &[0, 2, 3, 1],
+        Cell::Gru => &[1, 0, 2],
+    };
+    let mut parts = Vec::with_capacity(order.len());
+    for &gate in order {
+        parts.push(part(importer, x, 0, gate.saturating_mul(hidden), hidden)?);
+    }
+    importer.apply(Concat { axis: 0 }, &parts)
+}
+
+/// What a layer is, but for its weights.
+struct Layer {
+    cell: Cell,
+    hidden: usize,
+    /// `[n, h]`.
+    state: Shape,
+    /// x and the weights, biases and states that are given.
+    x: ValueId,
+    weights: [ValueId; 2],
+    bias: Option<ValueId>,
+    initial: [Option<ValueId>; 2],
+}
+
+fn check(call: &Call<'_, '_>, cell: Cell) -> Result<usize, Refusal> {
+    call.only("layout", 0)?;
+    call.only("input_forget", 0)?;
+    call.ignore("hidden_size");
+    call.ignore("output_sequence");
+    match cell {
+        Cell::Gru if !call.flag("linear_before_reset", false)? => {
+            return because("linear_before_reset = 0");
+        }
+        _ => {}
+    }
+    if call.optional(4).is_some() {
+        return because("sequences of different lengths");
+    }
+    if call.optional(7).is_some() {
+        return because("peepholes");
+    }
+    match call.text("direction", "forward")?.as_str() {
+        "forward" | "reverse" => Ok(1),
+        "bidirectional" => Ok(2),
+        other => because(format!("attribute direction = {other:?}")),
+    }
+}
+
+fn recurrent(
+    importer: &mut Importer<'_, '_, '_>,
+    call: &Call<'_, '_>,
+    cell: Cell,
+) -> Result<Vec<ValueId>, Refusal> {
+    let directions = check(call, cell)?;
+    let x = importer.float(call.arg(0)?)?;
+    let weights = [importer.value(call.arg(1)?)?, importer.value(call.arg(2)?)?];
+    let mut optional = |position: usize| match call.optional(position) {
+        Some(term) => importer.value(term).map(Some),
+        None => Ok(None),
+    };
+    let (bias, h, c) = (optional(3)?, optional(5)?, optional(6)?);
+    let (&[_, batch, _], &[Dim::Fixed(given), _, Dim::Fixed(hidden)]) =
+        (importer.shape(x).dims(), importer.shape(weights[1]).dims())
+    else {
+        return because("a sequence or weights of other than 3 dimensions");
+    };
+    if given != directions {
+        return because(format!("weights of {given} directions for {directions}"));
+    }
+    let layer = Layer {
+        cell,
+        hidden,
+        state: Shape::new(vec![batch, Dim::Fixed(hidden)]),
+        x,
+        weights,
+        bias,
+        initial: [h, c],
+    };
+    let only_reverse = call.text("direction", "forward")? == "reverse";
+    let mut results: Vec<Vec<ValueId>> = vec![Vec::new(); 1 + cell.states()];
+    for i in 0..directions {
+        let reverse = only_reverse || i == 1;
+        for (all, one) in results
+            .iter_mut()
+            .zip(one_way(importer, &layer, i, reverse)?)
+        {
+            all.push(one);
+        }
+    }
+    // y of [t, n, h] becomes [t, 1, n, h], states of [n, h] become [1, n, h].
+    let mut joined = Vec::with_capacity(results.len());
+    for (result, parts) in results.into_iter().enumerate() {
+        let axis = usize::from(result == 0);
+        let mut columns = Vec::with_capacity(parts.len());
+        for part in parts {
+            let mut dims = importer.shape(part).dims().to_vec();
+            dims.insert(axis, Dim::Fixed(1));
+            columns.push(importer.reshape(part, Shape::new(dims))?);
+        }
+        joined.push(match columns.as_slice() {
+            &[one] => one,
+            columns => importer.apply(Concat { axis }, columns)?,
+        });
+    }
+    Ok(joined)
+}
+
+/// One direction's y and last states.
+fn one_way(
+    importer: &mut Importer<'_, '_, '_>,
+    layer: &Layer,
+    way: usize,
+    reverse: bool,
+) -> Result<Vec<ValueId>, Refusal> {
+    let (cell, hidden) = (layer.cell, layer.hidden);
+    let rows = cell.gates().saturating_mul(hidden);
+    let mut operands = vec![layer.x];
+    for weight in layer.weights {
+        let weight = direction(importer, weight, way)?;
+        operands.push(gates(importer, weight, cell, hidden)?);
+    }
+    let bias = match layer.bias {
+        Some(bias) => Some(direction(importer, bias, way)?),
+        None => None,
+    };
+    for half in 0..2 {
+        operands.push(match bias {
+            Some(bias) => {
+                let bias = part(importer, bias, 0, rows.saturating_mul(half), rows)?;
+                gates(importer, bias, cell, hidden)?
+            }
+            None => zeros(importer, &Shape::fixed(&[rows]))?,
+        });
+    }
+    for initial in layer.initial.iter().take(cell.states()) {
+        operands.push(match *initial {
+            Some(initial) => direction(importer, initial, way)?,
+            None => zeros(importer, &layer.state)?,
+        });
+    }
+    let op = Recurrent {
+        cell,
+        time_first: true,
+        reverse,
+    };
+    let mut results = importer.graph.apply_all(op, &operands)?;
+    results.truncate(1 + cell.states());
+    Ok(results)
+}
+
+fn zeros(importer: &mut Importer<'_, '_, '_>, shape: &Shape) -> Result<ValueId, Refusal> {
+    let zero = importer.scalar(0.0)?;
+    stretch(importer, zero, shape)
+}
+
+fn attention(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<ValueId, Refusal> {
+    call.ignore("softmax_precision");
+    if call.float("softcap", 0.0)? != 0.0 {
+        return because("softcap");
+    }
+    if (4..7).any(|position| call.optional(position).is_some()) {
+        return because("keys and values of the past");
+    }
+    if call.wants(1) {
+        return because("an output beside the first");
+    }
+    call.ignore("qk_matmul_output_mode");
+    let scale = match call.has("scale") {
+        true => Some(call.float("scale", 1.0)?),
+        false => None,
+    };
+    let mut operands = Vec::with_capacity(4);
+    let flat = importer.float(call.arg(0)?)?;
+    let is_flat = importer.shape(flat).rank() == 3;
+    for (position, heads) in [(0, "q_num_heads"), (1, "kv_num_heads"), (2, "kv_num_heads")] {
+        let x = importer.float(call.arg(position)?)?;
+        let heads = call.int(heads)?.and_then(|n| usize::try_from(n).ok());
+        operands.push(match (is_flat, heads, importer.shape(x).dims()) {
+            (false, ..) => x,
+            (true, Some(heads), &[n, t, Dim::Fixed(width)])
+                if heads > 0 && width.is_multiple_of(heads) =>
+            {
+                let (heads, width) = (Dim::Fixed(heads), Dim::Fixed(width / heads));
+                let x = importer.reshape(x, Shape::new(vec![n, t, heads, width]))?;
+                transpose(importer, x, vec![0, 2, 1, 3])?
+            }
+            _ => return because("a number of heads that doesn't fit"),
+        });
+    }
+    if let Some(mask) = call.optional(3) {
+        let mask = importer.arithmetic(mask)?;
+        match importer.dtype(mask) {
+            dtype if dtype.is_float() || dtype == DType::Bool => operands.push(mask),
+            dtype => return because(format!("a mask of {dtype}")),
+        }
+    }
+    let op = Attention {
+        causal: call.flag("is_causal", false)?,
+        scale,
+        ..Attention::heads()
+    };
+    let y = importer.graph.apply_all(op, &operands)?[0];
+    match (is_flat, importer.shape(y).dims()) {
+        (true, &[n, Dim::Fixed(heads), t, Dim::Fixed(width)]) => {
+            let y = transpose(importer, y, vec![0, 2, 1, 3])?;
+            let width = Dim::Fixed(heads.saturating_mul(width));
+            importer.reshape(y, Shape::new(vec![n, t, width]))
+        }
+        _ => Ok(y),
+    }
+}

@@ -1,0 +1,362 @@
+//! What the reader makes of models that are written here, field by field.
+
+use std::collections::BTreeMap;
+
+use super::wire::Writer;
+use super::*;
+use crate::graph::{Graph, OutputRole};
+use crate::shape::{DType, Dim, Shape};
+
+/// A model of nodes in text form: `op(a, b) -> c` with attributes after `;` as `name=1` or
+/// `name=[1, 2]`.
+struct Builder {
+    opset: i64,
+    graph: Writer,
+}
+
+impl Builder {
+    fn new(opset: i64) -> Self {
+        let graph = Writer::default();
+        Self { opset, graph }
+    }
+
+    fn node(
+        mut self,
+        op: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attributes: &[(&str, &[i64])],
+    ) -> Self {
+        self.graph.message(1, |node| {
+            inputs.iter().for_each(|name| node.text(1, name));
+            outputs.iter().for_each(|name| node.text(2, name));
+            node.text(3, &format!("the_{op}"));
+            node.text(4, op);
+            for (name, values) in attributes {
+                node.message(5, |attribute| {
+                    attribute.text(1, name);
+                    match values {
+                        [one] => {
+                            attribute.int(3, *one);
+                            attribute.int(20, 2);
+                        }
+                        list => {
+                            attribute.ints(8, list.iter().copied());
+                            attribute.int(20, 7);
+                        }
+                    }
+                });
+            }
+        });
+        self
+    }
+
+    fn place(mut self, field: u32, name: &str, code: i64, dims: &[&str]) -> Self {
+        self.graph.message(field, |info| {
+            info.text(1, name);
+            info.message(2, |ty| {
+                ty.message(1, |tensor| {
+                    tensor.int(1, code);
+                    tensor.message(2, |shape| {
+                        for dim in dims {
+                            shape.message(1, |extent| match dim.parse() {
+                                Ok(n) => extent.int(1, n),
+                                Err(_) => extent.text(2, dim),
+                            });
+                        }
+                    });
+                });
+            });
+        });
+        self
+    }
+
+    fn input(self, name: &str, code: i64, dims: &[&str]) -> Self {
+        self.place(11, name, code, dims)
+    }
+
+    fn output(self, name: &str) -> Self {
+        self.place(12, name, 1, &[])
+    }
+
+    fn floats(mut self, name: &str, dims: &[i64], data: &[f32]) -> Self {
+        self.graph.message(5, |tensor| {
+            tensor.ints(1, dims.iter().copied());
+            tensor.int(2, 1);
+            tensor.text(8, name);
+            let raw: Vec<u8> = data.iter().flat_map(|x| x.to_le_bytes()).collect();
+            tensor.bytes(9, &raw);
+        });
+        self
+    }
+
+    fn longs(mut self, name: &str, dims: &[i64], data: &[i64]) -> Self {
+        self.graph.message(5, |tensor| {
+            tensor.ints(1, dims.iter().copied());
+            tensor.int(2, 7);
+            tensor.ints(7, data.iter().copied());
+            tensor.text(8, name);
+        });
+        self
+    }
+
+    fn external(mut self, name: &str, location: &str) -> Self {
+        self.graph.message(5, |tensor| {
+            tensor.ints(1, [2]);
+            tensor.int(2, 1);
+            tensor.text(8, name);
+            for (key, value) in [("location", location), ("offset", "4")] {
+                tensor.message(13, |entry| {
+                    entry.text(1, key);
+                    entry.text(2, value);
+                });
+            }
+            tensor.int(14, 1);
+        });
+        self
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut model = Writer::default();
+        model.int(1, 10);
+        model.bytes(7, &self.graph.0);
+        model.message(8, |opset| opset.int(2, self.opset));
+        model.0
+    }
+
+    fn read(&self) -> Result<Imported, OnnxError> {
+        read(&self.bytes(), &ReadOptions::default())
+    }
+}
+
+fn output_shape(imported: &Imported) -> Shape {
+    let graph = &imported.graph;
+    graph.value(graph.outputs()[0].value).ty.shape.clone()
+}
+
+#[test]
+fn what_is_lacking_is_named_with_node_operator_and_opset() {
+    let model = Builder::new(17)
+        .input("x", 1, &["n", "3"])
+        .node("Hardmax", &["x"], &["y"], &[])
+        .output("y");
+    let error = model.read().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "node \"the_Hardmax\": operator Hardmax of opset 17: the operator isn't supported"
+    );
+    let model = Builder::new(13)
+        .input("x", 1, &["n", "3"])
+        .node("Relu", &["x"], &["y"], &[("slope", &[1])])
+        .output("y");
+    let error = model.read().unwrap_err().to_string();
+    assert!(error.ends_with("attribute \"slope\""), "{error}");
+    let model = Builder::new(12).input("x", 1, &["n"]).output("x");
+    let error = model.read().unwrap_err().to_string();
+    assert_eq!(error, "model: expected an opset of 13 to 28, got 12");
+}
+
+#[test]
+fn operators_that_no_output_needs_do_not_matter() {
+    let model = Builder::new(13)
+        .input("x", 1, &["n", "3"])
+        .input("unused", 8, &[])
+        .node("Hardmax", &["x"], &["z"], &[])
+        .node("Relu", &["x"], &["y"], &[])
+        .output("y");
+    let imported = model.read().unwrap();
+    assert_eq!(imported.graph.nodes().len(), 1);
+    assert_eq!(imported.report.notices[0].onnx_name, "unused");
+}
+
+#[test]
+fn dynamic_dimensions_but_the_batch_need_a_size() {
+    let model = Builder::new(13)
+        .input("x", 1, &["n", "t"])
+        .node("Relu", &["x"], &["y"], &[])
+        .output("y");
+    let error = model.read().unwrap_err().to_string();
+    assert!(
+        error.contains("input \"x\"") && error.contains("\"t\" as dimension 1"),
+        "{error}"
+    );
+    let options = ReadOptions {
+        dims: BTreeMap::from([("t".to_owned(), 7)]),
+        ..ReadOptions::default()
+    };
+    let imported = read(&model.bytes(), &options).unwrap();
+    assert_eq!(output_shape(&imported), Shape::batched(&[7]));
+}
+
+/// `x.reshape(x.shape[0] * 2, x.shape[1] // 2)`, as exporters write it.
+#[test]
+fn shapes_are_computed_with_the_batch_as_a_symbol() {
+    let model = Builder::new(13)
+        .input("x", 1, &["n", "6"])
+        .longs("zero", &[], &[0])
+        .longs("one", &[], &[1])
+        .longs("two", &[], &[2])
+        .longs("axes", &[1], &[0])
+        .node("Shape", &["x"], &["shape"], &[])
+        .node("Gather", &["shape", "zero"], &["n"], &[("axis", &[0])])
+        .node("Gather", &["shape", "one"], &["w"], &[("axis", &[0])])
+        .node("Mul", &["n", "two"], &["rows"], &[])
+        .node("Div", &["w", "two"], &["columns"], &[])
+        .node("Unsqueeze", &["rows", "axes"], &["a"], &[])
+        .node("Unsqueeze", &["columns", "axes"], &["b"], &[])
+        .node("Concat", &["a", "b"], &["to"], &[("axis", &[0])])
+        .node("Reshape", &["x", "to"], &["y"], &[])
+        .output("y");
+    let imported = model.read().unwrap();
+    let expected = Shape::new(vec![Dim::BatchTimes(2), Dim::Fixed(3)]);
+    assert_eq!(output_shape(&imported), expected);
+    // The batch times itself is no shape.
+    let model = Builder::new(13)
+        .input("x", 1, &["n", "6"])
+        .node("Shape", &["x"], &["shape"], &[])
+        .node("Mul", &["shape", "shape"], &["square"], &[])
+        .node("Reshape", &["x", "square"], &["y"], &[])
+        .output("y");
+    assert!(matches!(model.read(), Err(OnnxError::Unsupported { .. })));
+}
+
+fn initializers() -> Builder {
+    Builder::new(13)
+        .input("x", 1, &["n", "2"])
+        .floats("fc.weight", &[2, 2], &[1.0, 2.0, 3.0, 4.0])
+        .floats("mask", &[2], &[0.0, f32::NEG_INFINITY])
+        .floats("half", &[1], &[0.5])
+        .floats("one.bias", &[1], &[0.25])
+        .node("MatMul", &["x", "fc.weight"], &["a"], &[])
+        .node("Add", &["a", "mask"], &["b"], &[])
+        .node("Mul", &["b", "half"], &["c"], &[])
+        .node("Add", &["c", "one.bias"], &["y"], &[])
+        .output("y")
+}
+
+fn parameters(imported: &Imported) -> Vec<&str> {
+    let parameters = imported.graph.parameters().iter();
+    parameters
+        .map(|parameter| parameter.name.as_str())
+        .collect()
+}
+
+#[test]
+fn initializers_are_trained_unless_they_are_called_or_look_constant() {
+    let model = initializers();
+    let imported = model.read().unwrap();
+    assert_eq!(parameters(&imported), ["fc.weight", "one.bias"]);
+    assert_eq!(imported.tensors[0].data, [1.0, 2.0, 3.0, 4.0]);
+    let notices = imported.report.notices.iter();
+    let names: Vec<&str> = notices.map(|notice| notice.onnx_name.as_str()).collect();
+    assert_eq!(names, ["mask", "half"]);
+    let options = ReadOptions {
+        freeze: vec!["fc.*".to_owned()],
+        train: vec!["half".to_owned()],
+        ..ReadOptions::default()
+    };
+    let imported = read(&model.bytes(), &options).unwrap();
+    assert_eq!(parameters(&imported), ["half", "one.bias"]);
+}
+
+#[test]
+fn data_in_other_files_come_from_the_caller_or_are_an_error() {
+    let model = Builder::new(13)
+        .input("x", 1, &["n", "2"])
+        .external("b.bias", "weights.bin")
+        .node("Add", &["x", "b.bias"], &["y"], &[])
+        .output("y");
+    let error = model.read().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "tensor \"b.bias\": its data stand in the file \"weights.bin\", which wasn't given"
+    );
+    let resolver = |external: &External<'_>| {
+        assert_eq!((external.location, external.offset), ("weights.bin", 4));
+        Some([1.0f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect())
+    };
+    let options = ReadOptions {
+        resolver: Some(&resolver),
+        ..ReadOptions::default()
+    };
+    let imported = read(&model.bytes(), &options).unwrap();
+    assert_eq!(imported.tensors[0].data, [1.0, 2.0]);
+}
+
+#[test]
+fn what_would_take_much_memory_is_refused() {
+    let fill = |count: i64| {
+        Builder::new(13)
+            .longs("shape", &[1], &[count])
+            .node("ConstantOfShape", &["shape"], &["y"], &[])
+            .output("y")
+            .read()
+    };
+    assert!(fill(8).is_ok());
+    assert!(matches!(fill(1 << 25), Err(OnnxError::Unsupported { .. })));
+    assert!(matches!(fill(-1), Err(OnnxError::Unsupported { .. })));
+    // Each below the cap of one, together above that of all.
+    let mut model = Builder::new(13).longs("shape", &[1], &[1 << 24]);
+    let names: Vec<String> = (0..5).map(|i| format!("y{i}")).collect();
+    for name in &names {
+        model = model
+            .node("ConstantOfShape", &["shape"], &[name], &[])
+            .output(name);
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let model = model
+        .node("Concat", &names, &["y"], &[("axis", &[0])])
+        .output("y");
+    assert!(matches!(
+        model.read(),
+        Err(OnnxError::Limit { .. } | OnnxError::Unsupported { .. })
+    ));
+    // Empty nodes of two bytes each.
+    let many = [0x0a, 0x00].repeat(ITEMS_MAX + 1);
+    let mut model = Writer::default();
+    model.bytes(7, &many);
+    assert!(matches!(
+        read(&model.0, &ReadOptions::default()),
+        Err(OnnxError::Limit { .. })
+    ));
+}
+
+#[test]
+fn a_loss_is_added_for_trainers() {
+    let mut graph = initializers().read().unwrap().graph;
+    let loss = Loss::CrossEntropy {
+        axis: -1,
+        ignore: None,
+        smoothing: 0.0,
+    };
+    append_loss(&mut graph, None, &loss).unwrap();
+    let roles: Vec<(&str, OutputRole)> = graph
+        .outputs()
+        .iter()
+        .map(|output| (output.name.as_str(), output.role))
+        .collect();
+    assert_eq!(
+        roles,
+        [
+            ("y", OutputRole::Prediction),
+            ("loss", OutputRole::Loss),
+            ("data_loss", OutputRole::Loss),
+            ("logits", OutputRole::Prediction),
+            ("probabilities", OutputRole::Derived),
+        ]
+    );
+    let differentiated = crate::differentiate(&graph, "loss").unwrap();
+    assert_eq!(differentiated.gradients().len(), 2);
+    let mut other = Graph::new("g", DType::F32).unwrap();
+    assert!(append_loss(&mut other, Some("z"), &Loss::MeanSquaredError).is_err());
+}
+
+#[test]
+fn a_written_model_lacks_no_weight() {
+    let graph = initializers().read().unwrap().graph;
+    let error = write(&graph, &BTreeMap::new()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "weight \"fc.weight\": expected 4 elements, got 0"
+    );
+}

@@ -1,0 +1,60 @@
+//! Weights from files of other programs, by name.
+
+use std::fs;
+
+use ringfold_storage::{StorageError, read_weights};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, serialize};
+
+fn file(dir: &std::path::Path, dtype: Dtype) -> std::path::PathBuf {
+    let weight: Vec<u8> = [1.5f32, -2.0]
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .collect();
+    let count = 7i64.to_le_bytes();
+    let tensors = [
+        (
+            "fc.weight",
+            TensorView::new(dtype, vec![1, 2], &weight).unwrap(),
+        ),
+        (
+            "bn.count",
+            TensorView::new(Dtype::I64, vec![], &count).unwrap(),
+        ),
+    ];
+    let path = dir.join("w.safetensors");
+    fs::write(&path, serialize(tensors, None).unwrap()).unwrap();
+    path
+}
+
+#[test]
+fn tensors_come_by_name_and_counts_become_floats() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), Dtype::F32);
+    let tensors = read_weights(&path, &[("fc.weight", &[1, 2]), ("bn.count", &[])]).unwrap();
+    assert_eq!(tensors[0].name, "bn.count");
+    assert_eq!(tensors[0].values, [7.0]);
+    assert_eq!(tensors[1].values, [1.5, -2.0]);
+}
+
+#[test]
+fn what_is_missing_too_much_or_of_another_shape_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), Dtype::F32);
+    let named = |expected: &[(&str, &[usize])]| match read_weights(&path, expected).unwrap_err() {
+        StorageError::TensorMissing { name, .. } => format!("missing {name}"),
+        StorageError::TensorExtra { name, .. } => format!("extra {name}"),
+        StorageError::TensorShape { name, got, .. } => format!("shape {name} {got:?}"),
+        other => other.to_string(),
+    };
+    let count: (&str, &[usize]) = ("bn.count", &[]);
+    assert_eq!(named(&[count]), "extra fc.weight");
+    assert_eq!(named(&[count, ("fc.w", &[1, 2])]), "missing fc.w");
+    assert_eq!(
+        named(&[count, ("fc.weight", &[2, 1])]),
+        "shape fc.weight [1, 2]"
+    );
+    let path = file(dir.path(), Dtype::U32);
+    let error = read_weights(&path, &[count, ("fc.weight", &[1, 2])]).unwrap_err();
+    assert!(matches!(error, StorageError::TensorDtype { name, .. } if name == "fc.weight"));
+}
