@@ -21,7 +21,7 @@ pub use optimizer::{
     AdaGradOptions, AdamOptions, BarzilaiBorweinFormula, BarzilaiBorweinOptions, GroupSpec,
     LambOptions, LionOptions, OptimizerSpec, RmsPropOptions, SgdOptions,
 };
-pub use report::{Evaluation, JobEvent, JobEventKind, Progress, RankReport, Summary};
+pub use report::{Evaluation, Execution, JobEvent, JobEventKind, Progress, RankReport, Summary};
 pub use schedule::{Anneal, Decay, Milestones, OneCycle, Period, ScheduleSpec};
 pub use spec::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,

@@ -5,8 +5,8 @@ use ringfold_common::clock::UnixMillis;
 use ringfold_common::dataset::{DatasetInfo, Target};
 use ringfold_common::ids::{Epoch, Step};
 use ringfold_common::job::{
-    Cause, Evaluation, Failure, JobEvent, JobEventKind, JobState, Phase, Progress, RankReport,
-    Reason, Summary,
+    Cause, Evaluation, Execution, Failure, FoldMode, JobEvent, JobEventKind, JobState, Phase,
+    Progress, RankReport, Reason, Summary,
 };
 
 use crate::error::{FieldError, required};
@@ -305,6 +305,34 @@ impl From<&Summary> for v1::Summary {
             metrics: summary.metrics.clone(),
             weights_blake3: summary.weights_blake3.clone(),
             output_dir: summary.output_dir.clone(),
+            execution: Some(summary.execution.into()),
+        }
+    }
+}
+
+impl From<Execution> for v1::Execution {
+    fn from(execution: Execution) -> Self {
+        Self {
+            mode: v1::FoldMode::from(execution.mode).into(),
+            replicas: execution.replicas,
+            replicas_at_once: execution.replicas_at_once,
+            threads: execution.threads,
+            arena_bytes: execution.arena_bytes,
+            resident_bytes_max: execution.resident_bytes_max,
+        }
+    }
+}
+
+impl From<v1::Execution> for Execution {
+    fn from(execution: v1::Execution) -> Self {
+        Self {
+            // A mode of a later version is none that this one could name.
+            mode: execution.mode().try_into().unwrap_or(FoldMode::Auto),
+            replicas: execution.replicas,
+            replicas_at_once: execution.replicas_at_once,
+            threads: execution.threads,
+            arena_bytes: execution.arena_bytes,
+            resident_bytes_max: execution.resident_bytes_max,
         }
     }
 }
@@ -321,6 +349,7 @@ impl From<v1::Summary> for Summary {
             metrics: summary.metrics,
             weights_blake3: summary.weights_blake3,
             output_dir: summary.output_dir,
+            execution: summary.execution.unwrap_or_default().into(),
         }
     }
 }

@@ -78,6 +78,18 @@ pub enum CliError {
     /// A slot process stopped.
     #[error(transparent)]
     Slot(#[from] SlotError),
+    /// Made-up data can't be written.
+    #[error("can't write data to train on")]
+    BenchData {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A job that was to be measured didn't end well.
+    #[error("the job failed: {reason}")]
+    BenchJob {
+        /// Its reason.
+        reason: String,
+    },
     /// A measurement failed.
     #[error(transparent)]
     Bench(#[from] BenchError),

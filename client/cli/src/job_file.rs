@@ -68,16 +68,21 @@ fn overrides(args: &JobFileArgs) -> Result<Vec<Override>, CliError> {
         });
     }
     for set in &args.set {
-        let (key, value) = set.split_once('=').ok_or_else(|| CliError::Flag {
-            flag: "--set",
-            expected: "KEY=VALUE, such as train.global_batch=256",
-            got: set.clone(),
-        })?;
-        all.push(Override {
-            flag: format!("--set {set}"),
-            key: key.trim().to_owned(),
-            value: value.trim().to_owned(),
-        });
+        all.push(set_key(set)?);
     }
     Ok(all)
+}
+
+/// The meaning of `--set KEY=VALUE`.
+pub fn set_key(set: &str) -> Result<Override, CliError> {
+    let (key, value) = set.split_once('=').ok_or_else(|| CliError::Flag {
+        flag: "--set",
+        expected: "KEY=VALUE, such as train.global_batch=256",
+        got: set.to_owned(),
+    })?;
+    Ok(Override {
+        flag: format!("--set {set}"),
+        key: key.trim().to_owned(),
+        value: value.trim().to_owned(),
+    })
 }

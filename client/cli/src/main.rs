@@ -55,7 +55,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Nodes(args) => commands::nodes::run(args).await,
         Command::Predict(args) => commands::predict::run(&args),
         Command::Evaluate(args) => commands::evaluate::run(&args),
-        Command::Bench(command) => commands::bench::run(&command),
+        Command::Bench(command) => commands::bench::run(command).await,
         Command::Model(args) => match args.command {
             ModelCommand::Inspect(args) => commands::model::inspect(&args),
         },

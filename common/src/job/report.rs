@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::spec::FoldMode;
 use super::state::{JobState, Reason};
 use crate::clock::UnixMillis;
 use crate::ids::{Epoch, JobId, MembershipEpoch, NodeName, Rank, Step};
@@ -77,6 +78,25 @@ pub struct Summary {
     pub weights_blake3: String,
     /// Where the model was written, on the host of rank 0.
     pub output_dir: String,
+    /// How it was computed.
+    pub execution: Execution,
+}
+
+/// How rank 0 computed a job. Nothing of it changes the result but the mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Execution {
+    /// What `cluster.mode` came to.
+    pub mode: FoldMode,
+    /// Replicas that it hosted.
+    pub replicas: u32,
+    /// Replicas that ran at the same time, in the end.
+    pub replicas_at_once: u32,
+    /// Threads of each of those.
+    pub threads: u32,
+    /// Parameters, gradients, optimizer state, workspaces and batches, in bytes.
+    pub arena_bytes: u64,
+    /// The most memory that its process ever had resident, in bytes; 0 if the system doesn't say.
+    pub resident_bytes_max: u64,
 }
 
 /// Where one rank of a job stands.

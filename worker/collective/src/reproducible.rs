@@ -127,6 +127,12 @@ impl<T: Element, V: DerefMut<Target = [T]>> ReplicaBuffers<T, V> {
         Ok(&mut self.nodes[0].1)
     }
 
+    /// Elements of all vectors, free ones included.
+    #[must_use]
+    pub fn held_elements(&self) -> usize {
+        (self.nodes.len() + self.free.len()) * self.elements
+    }
+
     /// A vector that is free again, with unspecified values.
     pub fn reuse(&mut self) -> Option<V> {
         self.free.pop()

@@ -49,6 +49,7 @@ pub mod ema;
 pub mod error;
 pub mod evaluate;
 pub mod lanes;
+mod memory;
 pub mod network;
 pub mod optimizer;
 pub mod predict;

@@ -9,7 +9,8 @@ use ringfold_common::clock::Clock;
 use ringfold_common::dataset::{RankPart, StepSamples};
 use ringfold_common::ids::{Rank, Step};
 use ringfold_common::job::{
-    EvaluateEvery, Evaluation, FoldMode, JobSpec, Period, Phase, Progress, Summary, TrainSpec,
+    EvaluateEvery, Evaluation, Execution, FoldMode, JobSpec, Period, Phase, Progress, Summary,
+    TrainSpec,
 };
 use ringfold_compute::Arena;
 use ringfold_storage::{
@@ -23,8 +24,9 @@ use crate::ema::Ema;
 use crate::error::{TrainError, check_abort};
 use crate::evaluate::{chunks, evaluate};
 use crate::lanes::{Lanes, StepInput};
+use crate::memory;
 use crate::network::Network;
-use crate::optimizer::{Optimizer, clip_scale, clip_values, global_norm, segments};
+use crate::optimizer::{Optimizer, clip_scale, clip_values, global_norm, segments, state_arenas};
 use crate::schedule::Schedule;
 
 /// What a reproducible sum may cost beyond a fast one for `auto` to choose it.
@@ -449,6 +451,23 @@ impl<'a> Run<'a> {
         Ok(summary)
     }
 
+    fn execution(&self) -> Execution {
+        let spec = self.job.spec;
+        let split = self.lanes.split();
+        let arenas = 1 + state_arenas(&spec.train.optimizer, self.batches.steps_per_epoch());
+        let weights = self.parameters.len() * arenas + self.state.len();
+        let averages = self.ema.as_ref().map_or(0, |ema| ema.average().len());
+        let floats = weights + averages + self.fold.held_elements();
+        Execution {
+            mode: self.mode,
+            replicas: self.job.part.replicas.len() as u32,
+            replicas_at_once: split.at_once as u32,
+            threads: split.threads as u32,
+            arena_bytes: (floats * size_of::<f32>()) as u64 + self.lanes.bytes(),
+            resident_bytes_max: memory::resident_bytes_max().unwrap_or(0),
+        }
+    }
+
     fn save(&self, evaluation: Option<Evaluation>) -> Result<Summary, TrainError> {
         let (spec, tally) = (self.job.spec, &self.tally);
         let tensors = self
@@ -473,6 +492,7 @@ impl<'a> Run<'a> {
             metrics,
             weights_blake3: weights_blake3(&tensors),
             output_dir: spec.output.dir.clone(),
+            execution: self.execution(),
         };
         let description =
             ModelDescription::new(spec.name.clone(), spec.model.clone(), self.job.dataset);

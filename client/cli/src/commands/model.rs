@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use ringfold_common::dataset::DatasetInfo;
+use ringfold_common::job::JobSpec;
 use ringfold_compute::{CompileOptions, Inspection, Mode, PlanOptions};
 use ringfold_graph::Graph;
 use ringfold_graph::dump::dot;
@@ -80,10 +82,8 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
         });
     }
     let spec = job_file::read_with(&args.path, &[])?;
-    let (info, columns) = inspect_columns(&spec.data, spec.model.loss, &ReadOptions::default())?;
+    let (network, info) = network_of(&spec)?;
     let train = &spec.train;
-    let features = (info.features, &columns.dims[..]);
-    let network = Network::new(&spec.model, features, &info.target, train.l2, 1)?;
     let runs = u64::from(spec.cluster.replicas.max(1)) * u64::from(train.accumulate.max(1));
     let batch = u64::from(train.global_batch).div_ceil(runs).max(1);
     let steps_per_epoch = info
@@ -94,6 +94,14 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
         batch: batch as usize,
         optimizer_arenas: Some(state_arenas(&train.optimizer, steps_per_epoch)),
     })
+}
+
+/// The network of a job, whose data say how many numbers a record has.
+pub fn network_of(spec: &JobSpec) -> Result<(Network, DatasetInfo), CliError> {
+    let (info, columns) = inspect_columns(&spec.data, spec.model.loss, &ReadOptions::default())?;
+    let features = (info.features, &columns.dims[..]);
+    let network = Network::new(&spec.model, features, &info.target, spec.train.l2, 1)?;
+    Ok((network, info))
 }
 
 /// The graph before and after each pass as text, or after all of them as DOT.

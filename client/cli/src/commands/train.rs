@@ -64,7 +64,7 @@ async fn train(
 }
 
 /// A coordinator and an agent that live as long as one command.
-struct LocalCluster {
+pub struct LocalCluster {
     address: String,
     coordinator_stop: CancellationToken,
     agent_stop: CancellationToken,
@@ -74,7 +74,13 @@ struct LocalCluster {
 }
 
 impl LocalCluster {
-    async fn start(spec: &JobSpec, verbose: bool) -> Result<Self, CliError> {
+    /// Where the coordinator listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Starts both; the agent with a slot a worker of `spec`.
+    pub async fn start(spec: &JobSpec, verbose: bool) -> Result<Self, CliError> {
         let (listener, address) = server::bind(([127, 0, 0, 1], 0).into()).await?;
         let coordinator_stop = CancellationToken::new();
         let coordinator = tokio::spawn(ringfold_coordinator::serve(
@@ -120,7 +126,7 @@ impl LocalCluster {
     }
 
     /// Ends workers, then the coordinator. No process is left when it returns.
-    async fn stop(self) -> Result<(), CliError> {
+    pub async fn stop(self) -> Result<(), CliError> {
         self.agent_stop.cancel();
         let agent = self.agent.await.unwrap_or(Ok(()));
         self.coordinator_stop.cancel();

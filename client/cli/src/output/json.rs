@@ -91,6 +91,22 @@ fn state(change: &api::StateChange, last_progress: Option<&api::Progress>) -> Va
     object
 }
 
+fn execution(execution: &api::Execution) -> Value {
+    let mode = match execution.mode() {
+        api::FoldMode::Fast => "fast",
+        api::FoldMode::Reproducible => "reproducible",
+        api::FoldMode::Auto | api::FoldMode::Unspecified => "auto",
+    };
+    json!({
+        "mode": mode,
+        "replicas": execution.replicas,
+        "replicas_at_once": execution.replicas_at_once,
+        "threads": execution.threads,
+        "arena_bytes": execution.arena_bytes,
+        "resident_bytes_max": execution.resident_bytes_max,
+    })
+}
+
 fn summary(summary: &api::Summary) -> Value {
     json!({
         "steps": summary.steps,
@@ -102,6 +118,7 @@ fn summary(summary: &api::Summary) -> Value {
         "metrics": summary.metrics,
         "weights_blake3": summary.weights_blake3,
         "output_dir": summary.output_dir,
+        "execution": summary.execution.as_ref().map(execution),
     })
 }
 

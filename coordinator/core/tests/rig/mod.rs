@@ -13,9 +13,9 @@ use ringfold_common::dataset::{DatasetInfo, Target};
 use ringfold_common::ids::{Epoch, JobId, NodeName, SlotId, Step};
 use ringfold_common::job::{
     Activation, Architecture, Cause, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
-    Device, EvaluateEvery, Evaluation, Failure, FoldMode, Initialiser, JobEvent, JobSpec, JobState,
-    LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec, OutputSpec, Phase, Progress, Reason, Scale,
-    ScheduleSpec, SgdOptions, Summary, TestData, TrainDuration, TrainSpec,
+    Device, EvaluateEvery, Evaluation, Execution, Failure, FoldMode, Initialiser, JobEvent,
+    JobSpec, JobState, LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec, OutputSpec, Phase,
+    Progress, Reason, Scale, ScheduleSpec, SgdOptions, Summary, TestData, TrainDuration, TrainSpec,
 };
 use ringfold_coordinator_core::{
     Command, Core, CoreConfig, Effect, Event, ExitCause, Fence, JobView, Now, Refusal, Reply,
@@ -420,5 +420,13 @@ pub fn summary() -> Summary {
         metrics: BTreeMap::from([("train_loss".to_owned(), 0.25)]),
         weights_blake3: "00ff".into(),
         output_dir: "/out".into(),
+        execution: Execution {
+            mode: FoldMode::Fast,
+            replicas: 2,
+            replicas_at_once: 1,
+            threads: 1,
+            arena_bytes: 4096,
+            resident_bytes_max: 1 << 20,
+        },
     }
 }

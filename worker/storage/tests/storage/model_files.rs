@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use ringfold_common::dataset::Target;
 use ringfold_common::error::ErrorCode;
 use ringfold_common::job::{
-    Activation, Architecture, Initialiser, Loss, MlpSpec, ModelSpec, Summary,
+    Activation, Architecture, Execution, FoldMode, Initialiser, Loss, MlpSpec, ModelSpec, Summary,
 };
 use ringfold_storage::{
     Columns, MetricsWriter, ModelDescription, ModelFiles, NamedTensor, Scaler, SourceFormat,
@@ -63,6 +63,14 @@ fn summary() -> Summary {
         metrics: BTreeMap::from([("train_loss".to_owned(), 0.25)]),
         weights_blake3: String::new(),
         output_dir: "/out".to_owned(),
+        execution: Execution {
+            mode: FoldMode::Fast,
+            replicas: 2,
+            replicas_at_once: 1,
+            threads: 1,
+            arena_bytes: 4096,
+            resident_bytes_max: 1 << 20,
+        },
     }
 }
 
