@@ -1,4 +1,5 @@
 mod convolutions;
 mod gradients;
 mod networks;
+mod pooling;
 mod runs;
