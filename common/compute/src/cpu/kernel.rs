@@ -26,8 +26,8 @@ pub(crate) trait Kernel<T>: Debug + Send + Sync {
 pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T>> {
     match &call.op {
         Op::Dense(op) => dense::lower(*op, call, threads),
-        Op::Unary(op) => elementwise::unary(*op),
-        Op::UnaryGrad(op) => elementwise::unary_grad(op.0),
+        Op::Unary(op) => elementwise::unary(*op, threads),
+        Op::UnaryGrad(op) => elementwise::unary_grad(op.0, threads),
         Op::Binary(op) => elementwise::binary(*op, call),
         Op::BinaryGrad(op) => elementwise::binary_grad(*op, call),
         Op::Compare(op) => elementwise::compare(*op, call),
@@ -41,7 +41,7 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::Spread(_) => reduce::spread(call),
         Op::ArgMax(op) => reduce::arg_max(op.axis, call),
         // A reshape that can't be a view is a copy.
-        Op::Reshape(_) => elementwise::unary(Unary::Identity),
+        Op::Reshape(_) => elementwise::unary(Unary::Identity, threads),
         Op::Transpose(op) => layout::transpose(op, call),
         Op::Concat(op) => layout::concat(*op, call),
         Op::Slice(op) => layout::slice(*op, call),

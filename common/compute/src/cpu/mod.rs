@@ -53,9 +53,10 @@ use crate::plan::{Compiled, Program, compile};
 /// How plans use the cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuOptions {
-    /// 1: a run stays on the calling thread. More: matrix products and attention are cut into this
-    /// many parts for the rayon pool that the caller runs in, by default the global one, which the
-    /// caller configures; other kernels stay on the calling thread. The bits don't depend on this.
+    /// 1: a run stays on the calling thread. More: matrix products, attention, convolutions, pooling,
+    /// batch normalisation and functions of one element are cut into this many parts for the rayon
+    /// pool that the caller runs in, by default the global one, which the caller configures; other
+    /// kernels stay on the calling thread. The bits don't depend on this.
     pub threads: usize,
 }
 

@@ -6,6 +6,7 @@ use ringfold_graph::DType;
 use ringfold_graph::op::{Binary, BinaryGrad, Compare, Logic, Side, Unary};
 
 use super::broadcast::{self, Walk};
+use super::runs::each_run;
 use super::{Source, functions, map, zip};
 use crate::backend::RunArgs;
 use crate::cpu::kernel::Kernel;
@@ -13,12 +14,12 @@ use crate::cpu::memory::{Operands, Results};
 use crate::element::Element;
 use crate::plan::Call;
 
-pub(crate) fn unary<T: Element>(function: Unary) -> Arc<dyn Kernel<T>> {
-    Arc::new(UnaryKernel { function })
+pub(crate) fn unary<T: Element>(function: Unary, threads: usize) -> Arc<dyn Kernel<T>> {
+    Arc::new(UnaryKernel { function, threads })
 }
 
-pub(crate) fn unary_grad<T: Element>(function: Unary) -> Arc<dyn Kernel<T>> {
-    Arc::new(UnaryGradKernel { function })
+pub(crate) fn unary_grad<T: Element>(function: Unary, threads: usize) -> Arc<dyn Kernel<T>> {
+    Arc::new(UnaryGradKernel { function, threads })
 }
 
 pub(crate) fn binary<T: Element>(function: Binary, call: &Call) -> Arc<dyn Kernel<T>> {
@@ -66,23 +67,31 @@ fn walk<const N: usize>(call: &Call) -> Walk<N> {
 #[derive(Debug)]
 struct UnaryKernel {
     function: Unary,
+    threads: usize,
 }
 
 impl<T: Element> Kernel<T> for UnaryKernel {
     fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
-        functions::unary(self.function, results.take(0), operands.source(0));
+        let source = operands.source(0);
+        each_run(self.threads, results.take(0), 1, |first, dst| {
+            functions::unary(self.function, dst, source.part(first, dst.len()));
+        });
     }
 }
 
 #[derive(Debug)]
 struct UnaryGradKernel {
     function: Unary,
+    threads: usize,
 }
 
 impl<T: Element> Kernel<T> for UnaryGradKernel {
     fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
         let (saved, dy) = (operands.source(0), operands.source(1));
-        functions::unary_grad(self.function, results.take(0), saved, dy);
+        each_run(self.threads, results.take(0), 1, |first, dst| {
+            let [saved, dy] = [saved, dy].map(|source| source.part(first, dst.len()));
+            functions::unary_grad(self.function, dst, saved, dy);
+        });
     }
 }
 

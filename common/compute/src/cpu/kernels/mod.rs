@@ -38,6 +38,17 @@ pub enum Source<'a, T> {
     Apart(&'a [T]),
 }
 
+impl<T> Source<'_, T> {
+    /// `len` elements from `first` on.
+    #[must_use]
+    pub(crate) fn part(&self, first: usize, len: usize) -> Self {
+        match self {
+            Self::InPlace => Self::InPlace,
+            Self::Apart(slice) => Self::Apart(&slice[first..first + len]),
+        }
+    }
+}
+
 // A large `f` must be a closure with `#[inline(always)]`, or it is called and not vectorised. For the
 // same reason the loops below are `for` loops and not `for_each`.
 

@@ -3,6 +3,7 @@ mod composed;
 mod convolutions;
 mod gradients;
 mod networks;
+mod pooling;
 mod passes;
 mod recurrent;
 mod runs;
