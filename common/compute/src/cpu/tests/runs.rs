@@ -206,13 +206,25 @@ fn evaluation_drops_nothing_and_agrees_with_prediction() {
     let (evaluate, predict) = (plan(Mode::Evaluation), plan(Mode::Prediction));
     let mut workspace = Backend::<f32>::workspace(&cpu, &[&evaluate, &predict]).unwrap();
     let inputs = rig.inputs.refs();
-    cpu.infer(&evaluate, &mut workspace, &rig.parameters, &rig.state, &inputs)
-        .unwrap();
+    cpu.infer(
+        &evaluate,
+        &mut workspace,
+        &rig.parameters,
+        &rig.state,
+        &inputs,
+    )
+    .unwrap();
     let mut logits = vec![0.0; 13 * 5];
     cpu.read_output(&evaluate, &workspace, "logits", &mut logits)
         .unwrap();
-    cpu.infer(&predict, &mut workspace, &rig.parameters, &rig.state, &inputs[..1])
-        .unwrap();
+    cpu.infer(
+        &predict,
+        &mut workspace,
+        &rig.parameters,
+        &rig.state,
+        &inputs[..1],
+    )
+    .unwrap();
     assert_eq!(predict.output(&workspace, "logits").unwrap(), logits);
     let probabilities = predict.output(&workspace, "probabilities").unwrap();
     for row in probabilities.chunks(5) {
