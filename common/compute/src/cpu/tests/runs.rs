@@ -5,7 +5,7 @@ use ringfold_graph::models::{LOSS, MlpOptions, mlp};
 use ringfold_graph::{DType, Graph, differentiate};
 
 use crate::backend::{Backend, Mode, PlanOptions, RunArgs, TensorRef, TrainMemory};
-use crate::buffer::{Arena, Workspace};
+use crate::buffer::Workspace;
 use crate::cpu::counting::counts;
 use crate::cpu::{Cpu, CpuOptions};
 use crate::error::ComputeError;
@@ -205,10 +205,15 @@ fn evaluation_drops_nothing_and_agrees_with_prediction() {
     };
     let (evaluate, predict) = (plan(Mode::Evaluation), plan(Mode::Prediction));
     let mut workspace = Backend::<f32>::workspace(&cpu, &[&evaluate, &predict]).unwrap();
-    let state = Arena::zeros(0).unwrap();
     let inputs = rig.inputs.refs();
-    cpu.infer(&evaluate, &mut workspace, &rig.parameters, &state, &inputs)
-        .unwrap();
+    cpu.infer(
+        &evaluate,
+        &mut workspace,
+        &rig.parameters,
+        &rig.state,
+        &inputs,
+    )
+    .unwrap();
     let mut logits = vec![0.0; 13 * 5];
     cpu.read_output(&evaluate, &workspace, "logits", &mut logits)
         .unwrap();
@@ -216,7 +221,7 @@ fn evaluation_drops_nothing_and_agrees_with_prediction() {
         &predict,
         &mut workspace,
         &rig.parameters,
-        &state,
+        &rig.state,
         &inputs[..1],
     )
     .unwrap();
