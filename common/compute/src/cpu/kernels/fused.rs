@@ -23,6 +23,11 @@ use crate::plan::Call;
 /// Elements of a tile; a multiple of what dropout draws at a time.
 const TILE: usize = 512;
 
+/// A row on the stack, which starts with a cache line: vectors don't straddle lines.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Row<T>([T; TILE]);
+
 /// The most rows on the stack.
 const ROWS_MAX: usize = FUSED_OPERANDS_MAX + FUSED_STEPS_MAX;
 
@@ -153,12 +158,12 @@ struct FusedKernel<const ROWS: usize>(Program);
 impl<T: Element, const ROWS: usize> Kernel<T> for FusedKernel<ROWS> {
     fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, args: &RunArgs) {
         let dst = results.take(0);
-        let mut rows = [[T::ZERO; TILE]; ROWS];
+        let mut rows = [Row([T::ZERO; TILE]); ROWS];
         let mut whole: [&[T]; FUSED_OPERANDS_MAX] = [&[]; FUSED_OPERANDS_MAX];
         for (operand, feed) in self.0.feeds.iter().enumerate() {
             match feed {
                 Feed::InPlace { .. } => {}
-                Feed::Scalar { row } => rows[*row].fill(operands.scalar(operand)),
+                Feed::Scalar { row } => rows[*row].0.fill(operands.scalar(operand)),
                 Feed::Whole | Feed::Repeated { .. } => whole[operand] = operands.slice(operand),
             }
         }
@@ -166,9 +171,9 @@ impl<T: Element, const ROWS: usize> Kernel<T> for FusedKernel<ROWS> {
             let start = tile * TILE;
             for (operand, feed) in self.0.feeds.iter().enumerate() {
                 match feed {
-                    Feed::InPlace { row } => rows[*row][..dst.len()].copy_from_slice(dst),
+                    Feed::InPlace { row } => rows[*row].0[..dst.len()].copy_from_slice(dst),
                     Feed::Repeated { row, walk } => {
-                        walk.copy(start, &mut rows[*row][..dst.len()], whole[operand]);
+                        walk.copy(start, &mut rows[*row].0[..dst.len()], whole[operand]);
                     }
                     Feed::Whole | Feed::Scalar { .. } => {}
                 }
@@ -183,7 +188,7 @@ impl<T: Element, const ROWS: usize> Kernel<T> for FusedKernel<ROWS> {
 /// One step over one tile, which starts at the result's element `start`.
 fn run_step<T: Element>(
     step: &Placed,
-    rows: &mut [[T; TILE]],
+    rows: &mut [Row<T>],
     whole: &[&[T]; FUSED_OPERANDS_MAX],
     start: usize,
     dst: &mut [T],
@@ -199,14 +204,14 @@ fn run_step<T: Element>(
             let Some((row, after)) = rest.split_first_mut() else {
                 return;
             };
-            (&*before, &mut row[..len], &*after)
+            (&*before, &mut row.0[..len], &*after)
         }
     };
     let [a, b, c] = step.args.map(|read| match read {
         Read::Operand(operand) => &whole[operand][start..start + len],
         Read::Row(row) => match row.checked_sub(before.len() + 1) {
-            Some(later) if step.to.is_some() => &after[later][..len],
-            _ => &before[row][..len],
+            Some(later) if step.to.is_some() => &after[later].0[..len],
+            _ => &before[row].0[..len],
         },
     });
     match step.function {
