@@ -1,6 +1,6 @@
 //! Milliseconds of one training step with and without passes, taken in turns in one run.
 //!
-//! `cargo run --release -p ringfold-compute --example pass_step [rounds]`
+//! `cargo run --release -p ringfold-compute --example pass_step [rounds [part of a name]]`
 
 use ringfold_common::clock::{Clock, SystemClock};
 use ringfold_compute::{
@@ -9,8 +9,8 @@ use ringfold_compute::{
 };
 use ringfold_graph::models::{LOSS, MlpOptions, mlp};
 use ringfold_graph::op::{
-    Binary, Dense, Dropout, Gather, MatMul, Norm, NormOver, Reshape, Softmax, SoftmaxCrossEntropy,
-    Transpose, Unary,
+    Binary, Dense, Dropout, Gather, MatMul, Norm, NormOver, Reduce, Reduction, Reshape, Softmax,
+    SoftmaxCrossEntropy, Transpose, Unary,
 };
 use ringfold_graph::{
     Activation, DType, Graph, GraphError, Initialiser, OutputRole, Shape, TensorType, ValueId,
@@ -20,8 +20,9 @@ use ringfold_graph::{
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
-    let mut args = std::env::args().skip(1).map(|arg| arg.parse::<usize>());
-    let rounds = args.next().unwrap_or(Ok(30))?;
+    let mut args = std::env::args().skip(1);
+    let rounds = args.next().map_or(Ok(30), |arg| arg.parse::<usize>())?;
+    let wanted = args.next().unwrap_or_default();
     let mut gelu = MlpOptions::classifier(784, &[512, 512], 10);
     gelu.activation = Activation::Gelu;
     gelu.dropout = 0.1;
@@ -33,8 +34,13 @@ fn main() -> Result<(), Failure> {
         ("MLP, GELU, dropout", mlp(&gelu)?, 128),
         ("MLP, GELU, dropout", mlp(&gelu)?, 1024),
         ("softmax regression", mlp(&softmax)?, 256),
+        ("element-wise chain", chain()?, 1024),
+        ("transformer, 2 layers", transformer(2)?, 1),
         ("transformer, 2 layers", transformer(2)?, 8),
     ] {
+        if !format!("{name}, batch {batch}").contains(&wanted) {
+            continue;
+        }
         let graph = differentiate(&graph, LOSS)?;
         let mut plain = Rig::new(&graph, batch, false)?;
         let mut optimised = Rig::new(&graph, batch, true)?;
@@ -114,6 +120,29 @@ impl Rig {
     fn best_ms(&self) -> f64 {
         self.times_ms.iter().copied().fold(f64::INFINITY, f64::min)
     }
+}
+
+/// What memory bounds: two gates, a residual and a mask of wide rows, and their sum.
+fn chain() -> Result<Graph, GraphError> {
+    let mut graph = Graph::new("chain", DType::F32)?;
+    let ty = TensorType::new(DType::F32, Shape::batched(&[2048]));
+    let x = graph.add_input("x", ty)?;
+    let w = parameter(&mut graph, "w", &[2048])?;
+    let b = parameter(&mut graph, "b", &[2048])?;
+    let h = graph.apply(Binary::Mul, &[x, w])?;
+    let h = graph.apply(Binary::Add, &[h, b])?;
+    let h = graph.apply(Unary::HardSwish, &[h])?;
+    let h = graph.apply(Unary::Scale { factor: 0.5 }, &[h])?;
+    let h = graph.apply(Binary::Add, &[h, x])?;
+    let h = graph.apply(Unary::LeakyRelu { slope: 0.1 }, &[h])?;
+    let sum = Reduce {
+        reduction: Reduction::Mean,
+        axes: vec![0, 1],
+        keep: false,
+    };
+    let loss = graph.apply(sum, &[h])?;
+    graph.add_output(LOSS, OutputRole::Loss, loss)?;
+    Ok(graph)
 }
 
 const WIDTH: usize = 192;

@@ -80,16 +80,31 @@ impl<const N: usize> Walk<N> {
 }
 
 impl Walk<1> {
+    /// Where the operand has the elements `start .. start + len` of the result, one after another;
+    /// `None` if it hasn't.
+    #[must_use]
+    pub fn piece(&self, start: usize, len: usize) -> Option<usize> {
+        let within = start % self.run;
+        (self.steps == [1] && within + len <= self.run).then(|| self.outer_at(start) + within)
+    }
+
+    /// The first element of the run in which an element of the result lies.
+    fn outer_at(&self, start: usize) -> usize {
+        let mut rest = start / self.run;
+        let mut at = 0;
+        for (dim, [stride]) in self.outer.iter().rev() {
+            at += rest % dim * stride;
+            rest /= dim;
+        }
+        at
+    }
+
     /// Copies the elements that the operand has at `start ..` of the result.
     pub fn copy<T: Element>(&self, start: usize, to: &mut [T], src: &[T]) {
         let mut done = 0;
         while done < to.len() {
-            let (mut rest, within) = ((start + done) / self.run, (start + done) % self.run);
-            let mut at = 0;
-            for (dim, [stride]) in self.outer.iter().rev() {
-                at += rest % dim * stride;
-                rest /= dim;
-            }
+            let within = (start + done) % self.run;
+            let at = self.outer_at(start + done);
             let len = (self.run - within).min(to.len() - done);
             let piece = &mut to[done..done + len];
             if self.steps == [0] {
@@ -249,8 +264,10 @@ mod tests {
             for (start, len) in [(0, 120), (7, 50), (119, 1), (41, 20)] {
                 let mut part = vec![f32::NAN; len];
                 walk.copy(start, &mut part, &src);
+                let piece = walk.piece(start, len);
                 for (k, &x) in part.iter().enumerate() {
                     assert_eq!(x, src[reference(shape, &to, start + k)]);
+                    assert!(piece.is_none_or(|at| src[at + k] == x));
                 }
             }
         }

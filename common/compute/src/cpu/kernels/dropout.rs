@@ -45,9 +45,6 @@ pub fn dropout_from<T: Element>(
     src: Source<'_, T>,
 ) {
     debug_assert_eq!(start % DRAWN, 0);
-    if let Source::Apart(src) = src {
-        dst.copy_from_slice(src);
-    }
     let key = stream_key(args.seed, Domain::Dropout, args.step, args.replica);
     // An element is zeroed if its 32-bit word is below this.
     let threshold = (spec.rate * (1u64 << 32) as f64) as u32;
@@ -57,9 +54,22 @@ pub fn dropout_from<T: Element>(
         || {
             let mut words = [[0; 4]; BLOCKS];
             for (run, chunk) in dst.chunks_mut(DRAWN).enumerate() {
-                draw(&mut words, key, spec.key, (start / 4 + run * BLOCKS) as u64);
-                for (x, &word) in chunk.iter_mut().zip(words.as_flattened()) {
-                    *x *= T::select(word < threshold, T::ZERO, scale);
+                let first = run * DRAWN;
+                draw(&mut words, key, spec.key, (start + first) as u64 / 4);
+                let words = words.as_flattened();
+                let factor = |word: u32| T::select(word < threshold, T::ZERO, scale);
+                match src {
+                    Source::InPlace => {
+                        for (x, &word) in chunk.iter_mut().zip(words) {
+                            *x *= factor(word);
+                        }
+                    }
+                    Source::Apart(src) => {
+                        let src = &src[first..first + chunk.len()];
+                        for ((d, &x), &word) in chunk.iter_mut().zip(src).zip(words) {
+                            *d = x * factor(word);
+                        }
+                    }
                 }
             }
         },

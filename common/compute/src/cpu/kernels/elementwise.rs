@@ -137,13 +137,18 @@ impl<T: Element> Kernel<T> for BinaryKernel {
 }
 
 /// `dst = f(a, b)`, rows of one length.
-pub(super) fn binary_row<T: Element>(function: Binary, dst: &mut [T], a: &[T], b: &[T]) {
+pub(super) fn binary_row<T: Element>(
+    function: Binary,
+    dst: &mut [T],
+    a: Source<'_, T>,
+    b: Source<'_, T>,
+) {
     macro_rules! zip_rows {
         (|$a:ident, $b:ident| $y:expr) => {
             zip(
                 dst,
-                Source::Apart(a),
-                Source::Apart(b),
+                a,
+                b,
                 #[inline(always)]
                 |$a, $b| $y,
             )
@@ -156,11 +161,13 @@ pub(super) fn binary_row<T: Element>(function: Binary, dst: &mut [T], a: &[T], b
 pub(super) fn binary_grad_row<T: Element>(
     grad: BinaryGrad,
     dst: &mut [T],
-    a: &[T],
-    b: &[T],
-    dy: &[T],
+    sources: [Source<'_, T>; 3],
 ) {
-    for (d, ((&a, &b), &dy)) in dst.iter_mut().zip(a.iter().zip(b).zip(dy)) {
+    for (k, d) in dst.iter_mut().enumerate() {
+        let [a, b, dy] = sources.map(|source| match source {
+            Source::InPlace => *d,
+            Source::Apart(source) => source[k],
+        });
         *d = dy * slope(grad, a, b);
     }
 }

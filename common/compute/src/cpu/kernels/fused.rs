@@ -2,9 +2,8 @@
 //!
 //! The result is taken in tiles of [`TILE`] elements that stay in the nearest cache. For each tile
 //! every step runs over rows of one tile's length with the loops of the unfused kernels, so that its
-//! bits are theirs. A row is a piece of an operand as long as the result, or a buffer on the stack:
-//! a copy of what broadcasting repeats, or the result of an earlier step. The last step writes the
-//! result.
+//! bits are theirs. A row is a piece of an operand, or a buffer on the stack: a copy of what
+//! broadcasting repeats in a tile, or the result of an earlier step. The last step writes the result.
 
 use std::sync::Arc;
 
@@ -22,6 +21,11 @@ use crate::plan::Call;
 
 /// Elements of a tile; a multiple of what dropout draws at a time.
 const TILE: usize = 512;
+
+/// A row on the stack, which starts with a cache line: vectors don't straddle lines.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Row<T>([T; TILE]);
 
 /// The most rows on the stack.
 const ROWS_MAX: usize = FUSED_OPERANDS_MAX + FUSED_STEPS_MAX;
@@ -41,8 +45,8 @@ pub(crate) fn lower<T: Element>(op: &Fused, call: &Call) -> Arc<dyn Kernel<T>> {
 enum Feed {
     /// The operand is as long as the result, and stands elsewhere.
     Whole,
-    /// It stands where the result does: it is copied before the tile is written.
-    InPlace { row: usize },
+    /// It stands where the result does, whose tile the last step alone writes.
+    InPlace,
     /// One element, which is copied once.
     Scalar { row: usize },
     /// Broadcasting repeats it: a walk along the result.
@@ -54,8 +58,10 @@ enum Feed {
 enum Read {
     /// A row on the stack.
     Row(usize),
-    /// The tile's part of an operand.
+    /// The tile's part of an operand, which may have been copied to a row.
     Operand(usize),
+    /// What the result's tile holds.
+    InPlace,
 }
 
 /// A step with its rows.
@@ -86,7 +92,7 @@ impl Program {
         };
         let feeds = call.operands.iter().map(|operand| {
             if operand.place == to.place {
-                Feed::InPlace { row: row() }
+                Feed::InPlace
             } else if operand.place.len == 1 {
                 Feed::Scalar { row: row() }
             } else if operand.place.len == len {
@@ -98,10 +104,9 @@ impl Program {
         });
         let feeds: Vec<Feed> = feeds.collect();
         let reads = feeds.iter().enumerate().map(|(operand, feed)| match feed {
-            Feed::Whole => Read::Operand(operand),
-            Feed::InPlace { row } | Feed::Scalar { row } | Feed::Repeated { row, .. } => {
-                Read::Row(*row)
-            }
+            Feed::Whole | Feed::Repeated { .. } => Read::Operand(operand),
+            Feed::InPlace => Read::InPlace,
+            Feed::Scalar { row } => Read::Row(*row),
         });
         let reads: Vec<Read> = reads.collect();
         let (steps, rows) = place(&op.steps, &reads, rows);
@@ -117,7 +122,7 @@ fn place(steps: &[Step], reads: &[Read], first_free: usize) -> (Vec<Placed>, usi
     let mut placed = Vec::with_capacity(steps.len());
     for (i, step) in steps.iter().enumerate() {
         // Arguments that a function doesn't have are the first again, and aren't read.
-        let mut args = [Read::Row(0); 3];
+        let mut args = [Read::InPlace; 3];
         for (position, arg) in args.iter_mut().enumerate() {
             *arg = match step.args.get(position).unwrap_or(&step.args[0]) {
                 Arg::Operand(operand) => reads[*operand],
@@ -153,70 +158,105 @@ struct FusedKernel<const ROWS: usize>(Program);
 impl<T: Element, const ROWS: usize> Kernel<T> for FusedKernel<ROWS> {
     fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, args: &RunArgs) {
         let dst = results.take(0);
-        let mut rows = [[T::ZERO; TILE]; ROWS];
+        let mut rows = [Row([T::ZERO; TILE]); ROWS];
         let mut whole: [&[T]; FUSED_OPERANDS_MAX] = [&[]; FUSED_OPERANDS_MAX];
         for (operand, feed) in self.0.feeds.iter().enumerate() {
             match feed {
-                Feed::InPlace { .. } => {}
-                Feed::Scalar { row } => rows[*row].fill(operands.scalar(operand)),
+                Feed::InPlace => {}
+                Feed::Scalar { row } => rows[*row].0.fill(operands.scalar(operand)),
                 Feed::Whole | Feed::Repeated { .. } => whole[operand] = operands.slice(operand),
             }
         }
         for (tile, dst) in dst.chunks_mut(TILE).enumerate() {
-            let start = tile * TILE;
+            let (start, len) = (tile * TILE, dst.len());
+            let mut parts = [Part::Row(0); FUSED_OPERANDS_MAX];
             for (operand, feed) in self.0.feeds.iter().enumerate() {
                 match feed {
-                    Feed::InPlace { row } => rows[*row][..dst.len()].copy_from_slice(dst),
-                    Feed::Repeated { row, walk } => {
-                        walk.copy(start, &mut rows[*row][..dst.len()], whole[operand]);
+                    Feed::Whole => {
+                        parts[operand] = Part::Slice(&whole[operand][start..start + len])
                     }
-                    Feed::Whole | Feed::Scalar { .. } => {}
+                    Feed::Repeated { row, walk } => {
+                        // A tile within a run needs no copy.
+                        parts[operand] = match walk.piece(start, len) {
+                            Some(at) => Part::Slice(&whole[operand][at..at + len]),
+                            None => {
+                                walk.copy(start, &mut rows[*row].0[..len], whole[operand]);
+                                Part::Row(*row)
+                            }
+                        };
+                    }
+                    Feed::InPlace | Feed::Scalar { .. } => {}
                 }
             }
             for step in &self.0.steps {
-                run_step(step, &mut rows, &whole, start, dst, args);
+                run_step(step, &mut rows, &parts, start, dst, args);
             }
         }
     }
 }
 
+/// Where a tile's part of an operand is.
+#[derive(Clone, Copy)]
+enum Part<'a, T> {
+    Slice(&'a [T]),
+    Row(usize),
+}
+
 /// One step over one tile, which starts at the result's element `start`.
 fn run_step<T: Element>(
     step: &Placed,
-    rows: &mut [[T; TILE]],
-    whole: &[&[T]; FUSED_OPERANDS_MAX],
+    rows: &mut [Row<T>],
+    parts: &[Part<'_, T>; FUSED_OPERANDS_MAX],
     start: usize,
     dst: &mut [T],
     args: &RunArgs,
 ) {
     let len = dst.len();
-    // The row that is written, and those before and after it.
-    let (before, to, after) = match step.to {
-        None => (&*rows, dst, &[][..]),
-        Some(to) => {
-            let (before, rest) = rows.split_at_mut(to);
-            // A row was counted for each step: there is one.
-            let Some((row, after)) = rest.split_first_mut() else {
-                return;
-            };
-            (&*before, &mut row[..len], &*after)
-        }
+    let Some(to) = step.to else {
+        let [a, b, c] = step.args.map(|read| match read {
+            Read::InPlace => Source::InPlace,
+            Read::Operand(operand) => match parts[operand] {
+                Part::Slice(slice) => Source::Apart(slice),
+                Part::Row(row) => Source::Apart(&rows[row].0[..len]),
+            },
+            Read::Row(row) => Source::Apart(&rows[row].0[..len]),
+        });
+        return compute(step.function, dst, [a, b, c], start, args);
     };
-    let [a, b, c] = step.args.map(|read| match read {
-        Read::Operand(operand) => &whole[operand][start..start + len],
-        Read::Row(row) => match row.checked_sub(before.len() + 1) {
-            Some(later) if step.to.is_some() => &after[later][..len],
-            _ => &before[row][..len],
+    // The row that is written, and those before and after it.
+    let (before, rest) = rows.split_at_mut(to);
+    // A row was counted for each step: there is one.
+    let Some((row, after)) = rest.split_first_mut() else {
+        return;
+    };
+    let at = |row: usize| match row.checked_sub(to + 1) {
+        Some(later) => Source::Apart(&after[later].0[..len]),
+        None => Source::Apart(&before[row].0[..len]),
+    };
+    let sources = step.args.map(|read| match read {
+        Read::InPlace => Source::Apart(&*dst),
+        Read::Operand(operand) => match parts[operand] {
+            Part::Slice(slice) => Source::Apart(slice),
+            Part::Row(row) => at(row),
         },
+        Read::Row(row) => at(row),
     });
-    match step.function {
-        Function::Unary(op) => functions::unary(op, to, Source::Apart(a)),
-        Function::UnaryGrad(op) => {
-            functions::unary_grad(op.0, to, Source::Apart(a), Source::Apart(b));
-        }
+    compute(step.function, &mut row.0[..len], sources, start, args);
+}
+
+fn compute<T: Element>(
+    function: Function,
+    to: &mut [T],
+    [a, b, c]: [Source<'_, T>; 3],
+    start: usize,
+    args: &RunArgs,
+) {
+    match function {
+        Function::Unary(op) => functions::unary(op, to, a),
+        Function::UnaryGrad(op) => functions::unary_grad(op.0, to, a, b),
         Function::Binary(op) => binary_row(op, to, a, b),
-        Function::BinaryGrad(op) => binary_grad_row(op, to, a, b, c),
-        Function::Dropout(op) => dropout_from(&op, args, start, to, Source::Apart(a)),
+        Function::BinaryGrad(op) => binary_grad_row(op, to, [a, b, c]),
+        Function::Dropout(op) => dropout_from(&op, args, start, to, a),
     }
 }
 
