@@ -3,7 +3,7 @@ mod composed;
 mod convolutions;
 mod gradients;
 mod networks;
-mod pooling;
 mod passes;
+mod pooling;
 mod recurrent;
 mod runs;
