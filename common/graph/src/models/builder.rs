@@ -209,6 +209,13 @@ impl<'a> Builder<'a> {
         x: ValueId,
         conv: &Convolution,
     ) -> Result<ValueId, GraphError> {
+        let conv = &Convolution {
+            kernel: [1, conv.kernel[1]],
+            stride: [1, conv.stride[1]],
+            padding: [0, conv.padding[1]],
+            dilation: [1, conv.dilation[1]],
+            ..*conv
+        };
         let channels = self.channels(x, 3, "a sequence [channels, length]")?;
         let inner = self.inner(x, channels, conv.groups)?;
         let weight = self.weight(name, &[conv.filters, inner, conv.kernel[1]])?;
@@ -330,7 +337,12 @@ impl<'a> Builder<'a> {
         dims.insert(2, Dim::Fixed(1));
         let shape = Shape::new(dims);
         let image = self.graph.apply(Reshape { shape }, &[x])?;
-        let y = self.pool2d(pooling, image, windows)?;
+        let windows = PoolWindows {
+            size: [1, windows.size[1]],
+            stride: [1, windows.stride[1]],
+            padding: [0, windows.padding[1]],
+        };
+        let y = self.pool2d(pooling, image, &windows)?;
         let mut dims = self.graph.value(y).ty.shape.dims().to_vec();
         dims.remove(2);
         let shape = Shape::new(dims);
