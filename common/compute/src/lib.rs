@@ -73,7 +73,8 @@
 //! ```
 //!
 //! # Allocation
-//! A run allocates nothing itself. The `gemm` crate allocates a packing buffer and a small flag
+//! A run allocates nothing itself, but for the panels of `f32` products on AVX-512: each thread's grow
+//! to what its largest product needs, and stay. The `gemm` crate allocates a packing buffer and a small flag
 //! vector in calls whose matrices exceed its smallest kernels, also on one thread; a test pins
 //! that nothing else allocates, and at most two allocations per matrix product.
 //!
