@@ -21,7 +21,7 @@ pub use schedule::{Anneal, Decay, Milestones, OneCycle, Period, ScheduleSpec};
 pub use spec::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
     EmaSpec, EvaluateEvery, IdxSource, Initialiser, JobSpec, LastBatch, Loss, MlpSpec, ModelSpec,
-    OutputSpec, Scale, TestData, TrainDuration, TrainSpec,
+    OutputSpec, Scale, TestData, TextSource, Tokeniser, TrainDuration, TrainSpec,
 };
 pub use state::{Cause, Failure, JobState, Phase, Reason};
 pub use validate::{SpecError, limits};

@@ -3,6 +3,7 @@
 use ringfold_common::job::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
     IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale, TestData,
+    TextSource, Tokeniser,
 };
 
 use crate::error::{FieldError, required};
@@ -43,6 +44,7 @@ wire_enum!(Initialiser, Initialiser, "spec.model.mlp.initialiser", {
     HeNormal, HeUniform, GlorotNormal, GlorotUniform, FanInUniform,
 });
 wire_enum!(Loss, Loss, "spec.model.loss", { CrossEntropy, MeanSquaredError });
+wire_enum!(Tokeniser, Tokeniser, "spec.data.source.text.tokeniser", { Byte, Character });
 wire_enum!(Device, Device, "spec.cluster.device", { Auto, Cpu });
 
 impl From<&JobSpec> for v1::JobSpec {
@@ -107,6 +109,7 @@ fn require_absolute_paths(spec: &JobSpec) -> Result<(), FieldError> {
             absolute(&format!("{prefix}.images"), &idx.images)?;
             absolute(&format!("{prefix}.labels"), &idx.labels)
         }
+        DataSource::Text(text) => absolute(&format!("{prefix}.path"), &text.path),
     };
     source("spec.data", &spec.data.source)?;
     if let TestData::Files(files) = &spec.data.test {
@@ -228,6 +231,12 @@ impl From<&DataSource> for v1::DataSource {
                 images: idx.images.clone(),
                 labels: idx.labels.clone(),
             }),
+            DataSource::Text(text) => v1::data_source::Format::Text(v1::TextSource {
+                path: text.path.clone(),
+                tokeniser: v1::Tokeniser::from(text.tokeniser).into(),
+                context: text.context,
+                stride: text.stride,
+            }),
         };
         Self {
             format: Some(format),
@@ -263,6 +272,16 @@ fn source_from_wire(source: v1::DataSource, field: &str) -> Result<DataSource, F
         v1::data_source::Format::Idx(idx) => Ok(DataSource::Idx(IdxSource {
             images: idx.images,
             labels: idx.labels,
+        })),
+        v1::data_source::Format::Text(text) => Ok(DataSource::Text(TextSource {
+            tokeniser: text.tokeniser().try_into()?,
+            path: text.path,
+            context: text.context,
+            stride: if text.stride == 0 {
+                text.context
+            } else {
+                text.stride
+            },
         })),
     }
 }

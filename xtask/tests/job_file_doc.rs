@@ -9,7 +9,7 @@ use ringfold_common::job_file::{JobFileError, Override, parse};
 const DOC: &str = include_str!("../../docs/job-file.md");
 
 /// Files that together have a place for every key.
-const BASES: [&str; 14] = [
+const BASES: [&str; 15] = [
     r#"
 [model]
 kind = "mlp"
@@ -262,6 +262,24 @@ global_batch = 64
 kind = "sgd"
 learning_rate = 0.1
 momentum = 0.5
+"#,
+    r#"
+[model]
+kind = "mlp"
+hidden = [8]
+[data]
+format = "text"
+path = "t.txt"
+tokeniser = "byte"
+context = 8
+[data.test]
+path = "u.txt"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "adamw"
+learning_rate = 0.1
 "#,
 ];
 

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use super::spec::{
     Architecture, ColumnRef, CsvSource, DataSource, DataSpec, JobSpec, Loss, MlpSpec, Scale,
-    TestData,
+    TestData, TextSource,
 };
 
 /// Caps on what a job may ask for. Each is far above what this version is tested at.
@@ -21,6 +21,8 @@ pub mod limits {
     pub const HIDDEN_LAYERS_MAX: usize = 64;
     /// Width of one hidden layer.
     pub const WIDTH_MAX: u32 = 1 << 16;
+    /// Tokens of a record of text, and from one record to the next.
+    pub const CONTEXT_MAX: u32 = 1 << 16;
     /// Samples of a global batch.
     pub const GLOBAL_BATCH_MAX: u32 = 1 << 20;
     /// Epochs of a job.
@@ -168,12 +170,19 @@ impl JobSpec {
                 self.train.global_batch, self.cluster.workers
             ),
         )?;
-        check(
-            self.model.loss == Loss::CrossEntropy || matches!(self.data.source, DataSource::Csv(_)),
-            "model.loss",
-            "\"mean_squared_error\"",
-            "\"cross_entropy\" for data.format \"idx\", whose labels are classes",
-        )?;
+        let classes = match self.data.source {
+            DataSource::Csv(_) => None,
+            DataSource::Idx(_) => Some("\"idx\", whose labels are classes"),
+            DataSource::Text(_) => Some("\"text\", whose labels are tokens"),
+        };
+        if let Some(format) = classes {
+            check(
+                self.model.loss == Loss::CrossEntropy,
+                "model.loss",
+                "\"mean_squared_error\"",
+                format!("\"cross_entropy\" for data.format {format}"),
+            )?;
+        }
         check_path("output.dir", &self.output.dir)
     }
 }
@@ -197,6 +206,15 @@ fn validate_data(data: &DataSpec) -> Result<(), SpecError> {
         DataSource::Idx(idx) => {
             check_path("data.images", &idx.images)?;
             check_path("data.labels", &idx.labels)?;
+        }
+        DataSource::Text(text) => {
+            validate_text("data.path", text)?;
+            check(
+                data.scale == Scale::None,
+                "data.scale",
+                "a way to scale",
+                "\"none\" for data.format \"text\", whose tokens are no quantities",
+            )?;
         }
     }
     if let Scale::Divide(divisor) = data.scale {
@@ -222,6 +240,9 @@ fn validate_data(data: &DataSpec) -> Result<(), SpecError> {
             check_path("data.test.images", &idx.images)?;
             check_path("data.test.labels", &idx.labels)
         }
+        (TestData::Files(DataSource::Text(text)), DataSource::Text(_)) => {
+            validate_text("data.test.path", text)
+        }
         (TestData::Files(_), _) => check(
             false,
             "data.test",
@@ -229,6 +250,13 @@ fn validate_data(data: &DataSpec) -> Result<(), SpecError> {
             "files of the format of [data]",
         ),
     }
+}
+
+fn validate_text(field: &'static str, text: &TextSource) -> Result<(), SpecError> {
+    check_path(field, &text.path)?;
+    let max = u64::from(limits::CONTEXT_MAX);
+    check_count("data.context", text.context.into(), 1, max)?;
+    check_count("data.stride", text.stride.into(), 1, max)
 }
 
 fn validate_csv(field: &'static str, csv: &CsvSource) -> Result<(), SpecError> {

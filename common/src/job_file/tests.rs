@@ -1,7 +1,7 @@
 use super::*;
 use crate::job::{
     Architecture, ColumnRef, DataSource, Decay, EvaluateEvery, OptimizerSpec, Period, Scale,
-    TestData, TrainDuration,
+    TestData, TextSource, Tokeniser, TrainDuration,
 };
 
 const MINIMAL: &str = r#"
@@ -54,6 +54,60 @@ fn a_minimal_file_gets_the_documented_defaults() {
     assert_eq!(
         (csv.path.as_str(), csv.delimiter, csv.header),
         ("/base/d.csv", b',', true)
+    );
+}
+
+fn text(data: &str) -> String {
+    let model = "[model]\nkind = \"mlp\"\nhidden = []\n[data]\nformat = \"text\"\n";
+    let train = "[train]\nsteps = 1\nglobal_batch = 1\n[train.optimizer]\nkind = \"sgd\"\n\
+                 learning_rate = 0.1\n";
+    format!("{model}{data}\n{train}")
+}
+
+#[test]
+fn a_text_is_read_and_what_is_not_for_text_is_refused() {
+    let good = "path = \"t\"\ntokeniser = \"character\"\ncontext = 8\n";
+    let of = |data: &str| read(&text(data)).unwrap().data;
+    let expected = TextSource {
+        path: "/base/t".into(),
+        tokeniser: Tokeniser::Character,
+        context: 8,
+        stride: 8,
+    };
+    assert_eq!(of(good).source, DataSource::Text(expected.clone()));
+    let strided = of(&format!("{good}stride = 3\n[data.test]\npath = \"u\""));
+    let strided_source = TextSource {
+        stride: 3,
+        ..expected
+    };
+    let test = TextSource {
+        path: "/base/u".into(),
+        ..strided_source.clone()
+    };
+    assert_eq!(strided.source, DataSource::Text(strided_source));
+    assert_eq!(strided.test, TestData::Files(DataSource::Text(test)));
+    let refused = |data: &str| message(&text(data));
+    for (more, key) in [
+        ("scale = \"standardize\"", "data.scale"),
+        ("label = \"y\"", "data.label"),
+        ("[data.test]\nfraction = 0.1\nseed = 3", "data.test.seed"),
+    ] {
+        let message = refused(&format!("{good}{more}"));
+        assert!(
+            message.contains(&format!("unknown key `{key}`")),
+            "{message}"
+        );
+    }
+    let zero = refused(&good.replace("context = 8", "context = 0"));
+    assert!(zero.contains("`data.context` is 0: expected"), "{zero}");
+    let long = refused(&format!("{good}stride = 65537"));
+    assert!(long.contains("`data.stride` is 65537"), "{long}");
+    let missing = refused(&good.replace("context = 8", ""));
+    assert!(missing.contains("missing key `data.context`"), "{missing}");
+    let word = refused(&good.replace("character", "word"));
+    assert!(
+        word.contains("expected \"byte\" or \"character\""),
+        "{word}"
     );
 }
 

@@ -221,6 +221,44 @@ fn what_a_client_leaves_out_has_a_meaning() {
 }
 
 #[test]
+fn texts_round_trip_and_a_missing_stride_is_the_context() {
+    let source = TextSource {
+        path: "/data/t".into(),
+        tokeniser: Tokeniser::Character,
+        context: 8,
+        stride: 3,
+    };
+    let mut spec = full();
+    spec.data.scale = Scale::None;
+    spec.data.source = DataSource::Text(source);
+    let mut wire = v1::JobSpec::from(&spec);
+    assert_eq!(JobSpec::try_from(wire.clone()), Ok(spec));
+    let text = |wire: &mut v1::JobSpec, change: fn(&mut v1::TextSource)| match &mut wire
+        .data
+        .as_mut()
+        .unwrap()
+        .source
+        .as_mut()
+        .unwrap()
+        .format
+    {
+        Some(v1::data_source::Format::Text(text)) => change(text),
+        other => panic!("{other:?}"),
+    };
+    text(&mut wire, |text| text.stride = 0);
+    match JobSpec::try_from(wire.clone()).unwrap().data.source {
+        DataSource::Text(text) => assert_eq!(text.stride, 8),
+        other => panic!("{other:?}"),
+    }
+    text(&mut wire, |text| text.path = "t".into());
+    let error = JobSpec::try_from(wire.clone()).unwrap_err();
+    assert_eq!(error.field, "spec.data.path");
+    text(&mut wire, |text| text.tokeniser = 9);
+    let error = JobSpec::try_from(wire).unwrap_err();
+    assert_eq!(error.field, "spec.data.source.text.tokeniser");
+}
+
+#[test]
 fn specs_round_trip() {
     for spec in variants().into_iter().chain(rules()) {
         assert_eq!(JobSpec::try_from(v1::JobSpec::from(&spec)), Ok(spec));

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ringfold_common::dataset::{DatasetInfo, Target};
-use ringfold_common::job::{DataSource, DataSpec, Loss, TestData};
+use ringfold_common::job::{DataSource, DataSpec, Loss, TestData, TextSource};
 use ringfold_common::order::Permutation;
 use ringfold_common::random::{Domain, stream_key};
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use crate::part::{Keep, Part, open_csv, read_csv, read_idx};
 use crate::records::{Labels, Records};
 use crate::scaler::Scaler;
 use crate::stream::Pass;
+use crate::text::{Text, read_text};
 
 /// What the columns of a dataset are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,11 @@ pub enum SourceFormat {
     },
     /// A pair of IDX files.
     Idx,
+    /// A text.
+    Text {
+        /// Tokens from the start of one record to that of the next.
+        stride: u32,
+    },
 }
 
 /// Reads and validates the files that `spec` names, and says what they hold. Keeps no record.
@@ -55,7 +61,23 @@ pub fn inspect(
     loss: Loss,
     options: &ReadOptions<'_>,
 ) -> Result<DatasetInfo, StorageError> {
+    if let DataSource::Text(source) = &spec.source {
+        return whole_text(source, spec, options, Keep::Nothing).map(|text| text.info);
+    }
     Contents::read(spec, loss, options, Keep::Nothing).map(|contents| contents.info)
+}
+
+/// Reads a text dataset, watched to its end.
+fn whole_text(
+    source: &TextSource,
+    spec: &DataSpec,
+    options: &ReadOptions<'_>,
+    keep: Keep,
+) -> Result<Text, StorageError> {
+    let pass = Pass::new(&paths(spec), options)?;
+    let text = read_text(&pass, source, spec, keep)?;
+    pass.report()?;
+    Ok(text)
 }
 
 /// A dataset in memory, with the scaler fitted on its training records.
@@ -70,7 +92,7 @@ pub struct Dataset {
 
 impl Dataset {
     /// Reads the files that `spec` names: the pass of [`inspect`], with the records kept. Features
-    /// of IDX files take one byte in memory, those of CSV files four.
+    /// of IDX files take one byte in memory, those of CSV files four, tokens one or two.
     ///
     /// # Errors
     /// Those of [`inspect`], and those of fitting the scaler: [`StorageError::Divisor`],
@@ -80,6 +102,10 @@ impl Dataset {
         loss: Loss,
         options: &ReadOptions<'_>,
     ) -> Result<Self, StorageError> {
+        if let DataSource::Text(source) = &spec.source {
+            let text = whole_text(source, spec, options, Keep::Records)?;
+            return Ok(Self::of_text(text, source));
+        }
         let contents = Contents::read(spec, loss, options, Keep::Records)?;
         let table = |part: Part| Records::all(Arc::new(part.features), Arc::new(part.labels));
         let all = table(contents.train);
@@ -97,6 +123,21 @@ impl Dataset {
             train,
             test,
         })
+    }
+
+    fn of_text(text: Text, source: &TextSource) -> Self {
+        let stride = source.stride;
+        Self {
+            info: text.info,
+            columns: Columns {
+                feature_names: None,
+                label_name: None,
+                format: SourceFormat::Text { stride },
+            },
+            scaler: Scaler::None,
+            train: Records::of_text(text.train),
+            test: Records::of_text(text.test),
+        }
     }
 
     /// What [`inspect`] says of the same files.
@@ -130,7 +171,7 @@ impl Dataset {
     }
 }
 
-/// What the files of a dataset hold.
+/// What the files of a table hold.
 struct Contents {
     info: DatasetInfo,
     columns: Columns,
@@ -166,8 +207,8 @@ impl Contents {
                         test_layout.check_same(path, &layout, train_path)?;
                         Some(read_csv(&pass, file, &test_layout, &mut kind, keep)?)
                     }
-                    TestData::Files(DataSource::Idx(_)) => {
-                        return Err(formats_differ("csv", "idx"));
+                    TestData::Files(other) => {
+                        return Err(formats_differ("csv", format_name(other)));
                     }
                     TestData::None | TestData::Fraction { .. } => None,
                 };
@@ -183,8 +224,8 @@ impl Contents {
                         let (images, labels) = (Path::new(&test.images), Path::new(&test.labels));
                         Some(read_idx(&pass, images, labels, &mut kind, keep, like)?)
                     }
-                    TestData::Files(DataSource::Csv(_)) => {
-                        return Err(formats_differ("idx", "csv"));
+                    TestData::Files(other) => {
+                        return Err(formats_differ("idx", format_name(other)));
                     }
                     TestData::None | TestData::Fraction { .. } => None,
                 };
@@ -195,6 +236,7 @@ impl Contents {
                 };
                 (columns, train, test)
             }
+            DataSource::Text(_) => return Err(formats_differ("a table", "text")),
         };
         pass.report()?;
         let (train_records, test_records, mut test) = match (files, &spec.test) {
@@ -275,8 +317,18 @@ fn paths(spec: &DataSpec) -> Vec<&Path> {
     let paths = sources.into_iter().flat_map(|source| match source {
         DataSource::Csv(source) => vec![source.path.as_str()],
         DataSource::Idx(source) => vec![source.images.as_str(), source.labels.as_str()],
+        DataSource::Text(source) => vec![source.path.as_str()],
     });
     paths.map(Path::new).collect()
+}
+
+/// The name of a source's format in a job file.
+pub(crate) fn format_name(source: &DataSource) -> &'static str {
+    match source {
+        DataSource::Csv(_) => "csv",
+        DataSource::Idx(_) => "idx",
+        DataSource::Text(_) => "text",
+    }
 }
 
 pub(crate) fn formats_differ(expected: &'static str, got: &'static str) -> StorageError {

@@ -26,12 +26,14 @@
 //! | [`optimizer`] | update rules over the flat arenas; parameter groups; clipping |
 //! | [`ema`] | the moving average of the weights |
 //! | [`schedule`] | the learning rate of a step |
+//! | [`batch_buffer`] | room for the inputs and labels of a batch |
 //! | [`batches`] | which samples a rank sees in a step |
 //! | [`trainer`] | the loop |
 //! | [`evaluate`] | sharded evaluation; confusion matrix |
 //! | [`predict`] | a saved model applied to records |
 //! | [`error`] | [`TrainError`] |
 
+pub mod batch_buffer;
 pub mod batches;
 pub mod ema;
 pub mod error;

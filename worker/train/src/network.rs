@@ -1,17 +1,18 @@
 //! A job's model as a graph, its layout, and its plans for every batch size that will occur.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use ringfold_common::dataset::Target;
 use ringfold_common::job::{Activation, Architecture, Initialiser, Loss, ModelSpec};
-use ringfold_compute::{
-    Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, TensorRef, Workspace,
-};
+use ringfold_compute::{Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, Workspace};
 use ringfold_graph::models::{self, LOSS, MlpOptions};
 use ringfold_graph::{DType, Graph, InitialiserScheme, differentiate};
-use ringfold_storage::{LabelsOut, NamedTensor};
+use ringfold_storage::NamedTensor;
 
+use crate::batch_buffer::BatchBuffer;
 use crate::error::TrainError;
+use crate::evaluate::{EVALUATION_BATCH, EVALUATION_TOKENS, chunks};
 
 /// A differentiated model with its layout.
 #[derive(Clone, Debug)]
@@ -86,7 +87,7 @@ impl Network {
         &self.target
     }
 
-    /// Numbers in one record.
+    /// Numbers or tokens in one record.
     #[must_use]
     pub fn features(&self) -> usize {
         self.features
@@ -118,6 +119,19 @@ impl Network {
             workspace: Workspace::new(elements)?,
             batch: BatchBuffer::new(batch_max, self.features, &self.target),
         })
+    }
+
+    /// The runs in which `records` are evaluated or predicted, in order: of at most
+    /// [`EVALUATION_BATCH`] records, and of text of so many that they have [`EVALUATION_TOKENS`]
+    /// tokens, but one record at least.
+    pub fn chunks(&self, records: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+        let batch = match self.target {
+            Target::Tokens(_) => {
+                (EVALUATION_TOKENS / self.features.max(1)).clamp(1, EVALUATION_BATCH)
+            }
+            Target::Classes(_) | Target::Values(_) => EVALUATION_BATCH,
+        };
+        chunks(records, batch)
     }
 
     /// The parameters as named tensors.
@@ -157,61 +171,5 @@ impl Plans {
     ) -> (&CpuPlan<f32>, &mut Workspace<f32>, &mut BatchBuffer) {
         let plan = &self.plans[&(mode as u8, batch)];
         (plan, &mut self.workspace, &mut self.batch)
-    }
-}
-
-/// Room for the features and labels of a batch.
-#[derive(Clone, Debug)]
-pub struct BatchBuffer {
-    width: usize,
-    features: Vec<f32>,
-    labels: LabelBuffer,
-}
-
-#[derive(Clone, Debug)]
-enum LabelBuffer {
-    Classes(Vec<i32>),
-    Values(Vec<f32>),
-}
-
-impl BatchBuffer {
-    fn new(batch: usize, width: usize, target: &Target) -> Self {
-        Self {
-            width,
-            features: vec![0.0; batch * width],
-            labels: match target {
-                Target::Classes(_) => LabelBuffer::Classes(vec![0; batch]),
-                Target::Values(count) => LabelBuffer::Values(vec![0.0; batch * *count as usize]),
-            },
-        }
-    }
-
-    /// The first `batch` rows, to be filled.
-    pub fn fill(&mut self, batch: usize) -> (&mut [f32], LabelsOut<'_>) {
-        let labels = match &mut self.labels {
-            LabelBuffer::Classes(labels) => LabelsOut::Classes(&mut labels[..batch]),
-            LabelBuffer::Values(labels) => LabelsOut::Values(&mut labels[..batch]),
-        };
-        (&mut self.features[..batch * self.width], labels)
-    }
-
-    /// The inputs of a run that takes labels, and of one that doesn't.
-    pub(crate) fn inputs(&self, batch: usize) -> [TensorRef<'_, f32>; 2] {
-        let labels = match &self.labels {
-            LabelBuffer::Classes(labels) => TensorRef::Int(&labels[..batch]),
-            LabelBuffer::Values(labels) => TensorRef::Float(&labels[..batch]),
-        };
-        [
-            TensorRef::Float(&self.features[..batch * self.width]),
-            labels,
-        ]
-    }
-
-    /// The class labels of the batch, if labels are classes.
-    pub(crate) fn classes(&self, batch: usize) -> Option<&[i32]> {
-        match &self.labels {
-            LabelBuffer::Classes(labels) => Some(&labels[..batch]),
-            LabelBuffer::Values(_) => None,
-        }
     }
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::batches::{Batches, MicroBatch};
 use crate::ema::Ema;
 use crate::error::TrainError;
-use crate::evaluate::{chunks, evaluate};
+use crate::evaluate::evaluate;
 use crate::network::{Network, Plans};
 use crate::optimizer::{Optimizer, clip_scale, clip_values, global_norm, segments};
 use crate::schedule::Schedule;
@@ -152,7 +152,8 @@ impl<'a> Run<'a> {
             .lengths()
             .into_iter()
             .map(|len| (Mode::Training, len));
-        let evaluation = chunks(job.part.test_records.clone())
+        let evaluation = network
+            .chunks(job.part.test_records.clone())
             .map(|chunk| (Mode::Evaluation, (chunk.end - chunk.start) as usize));
         let plans = network.plans(training.chain(evaluation))?;
         let schedule = Schedule::new(
@@ -314,13 +315,12 @@ impl<'a> Run<'a> {
     ) -> Result<f64, TrainError> {
         let len = batch.len();
         let (plan, workspace, buffer) = self.plans.get(Mode::Training, len);
-        let (features, labels) = buffer.fill(len);
         let dataset = self.job.dataset;
-        dataset.train().gather(
-            self.batches.records(batch),
+        buffer.gather(
+            len,
+            dataset.train(),
             dataset.scaler(),
-            features,
-            labels,
+            self.batches.records(batch),
         );
         let separate = self.round_gradients.as_mut().filter(|_| !first);
         let adds = separate.is_some();
@@ -429,7 +429,7 @@ impl<'a> Run<'a> {
         let weights = averaged(&self.ema, &self.parameters);
         let mut sums = evaluate(
             &mut self.plans,
-            self.network.target(),
+            &self.network,
             weights,
             (dataset.test(), dataset.scaler()),
             self.job.part.test_records.clone(),

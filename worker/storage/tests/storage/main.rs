@@ -9,3 +9,4 @@ mod model_files;
 mod prediction;
 mod records;
 mod support;
+mod text_files;
