@@ -163,7 +163,7 @@ pub struct TrainMemory<'a, W: ?Sized, A: ?Sized> {
 pub trait Backend<T: Element> {
     /// A graph compiled for one mode and batch size. Immutable: threads may share it.
     type Plan;
-    /// Flat device memory for parameters, gradients and optimizer state.
+    /// Flat device memory for parameters, gradients, model state and optimizer state.
     type Arena;
     /// Device memory for intermediate values and outputs.
     type Workspace;
@@ -192,7 +192,8 @@ pub trait Backend<T: Element> {
     fn workspace(&self, plans: &[&Self::Plan]) -> Result<Self::Workspace, ComputeError>;
 
     /// Runs a training plan: writes losses and predictions into the workspace, overwrites the
-    /// gradients, and tells `ready` of each finished one.
+    /// gradients, tells `ready` of each finished one, and at the end updates `state`, an arena laid
+    /// out as [`StateLayout`](crate::layout::StateLayout) says; empty for most graphs.
     ///
     /// # Errors
     /// Buffers, inputs or labels that don't fit, or a plan of another mode; nothing is written.
@@ -200,12 +201,14 @@ pub trait Backend<T: Element> {
         &self,
         plan: &Self::Plan,
         memory: TrainMemory<'_, Self::Workspace, Self::Arena>,
+        state: &mut Self::Arena,
         inputs: &[TensorRef<'_, T>],
         args: &RunArgs,
         ready: &mut dyn GradientReady<T>,
     ) -> Result<(), ComputeError>;
 
-    /// Runs an evaluation or prediction plan: writes outputs into the workspace.
+    /// Runs an evaluation or prediction plan with the state that training left: writes outputs into
+    /// the workspace.
     ///
     /// # Errors
     /// As [`Backend::train`].
@@ -214,6 +217,7 @@ pub trait Backend<T: Element> {
         plan: &Self::Plan,
         workspace: &mut Self::Workspace,
         parameters: &Self::Arena,
+        state: &Self::Arena,
         inputs: &[TensorRef<'_, T>],
     ) -> Result<(), ComputeError>;
 

@@ -160,6 +160,8 @@ pub struct StateSlot {
     pub len: usize,
     /// Every element before the first run.
     pub initial: f64,
+    /// True if its elements are counts: whole numbers.
+    pub counts: bool,
 }
 
 impl StateSlot {
@@ -199,6 +201,7 @@ impl StateLayout {
                 offset: end,
                 len,
                 initial: state.initial,
+                counts: state.counts,
             });
             end = padded::<T>(len)
                 .and_then(|len| end.checked_add(len))

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::error::GraphError;
 use crate::infer::infer;
 use crate::init::Initialiser;
-use crate::op::Op;
+use crate::op::{Binary, Op};
 use crate::shape::{DType, Shape, TensorType};
 
 /// The longest name of an input, parameter or output, in bytes.
@@ -155,6 +155,9 @@ pub struct State {
     pub value: ValueId,
     /// Every element before the first run.
     pub initial: f64,
+    /// True if it counts runs: its elements are whole numbers, also where a trainer means the
+    /// states of several runs.
+    pub counts: bool,
 }
 
 /// After a training run, a state takes this value.
@@ -423,6 +426,29 @@ impl Graph {
         shape: Shape,
         initial: f64,
     ) -> Result<(StateId, ValueId), GraphError> {
+        self.push_state(name, shape, initial, false)
+    }
+
+    /// Declares a scalar state that counts training runs from 0, with its update; PyTorch's
+    /// `num_batches_tracked`.
+    ///
+    /// # Errors
+    /// A bad or taken name.
+    pub fn add_counter(&mut self, name: &str) -> Result<StateId, GraphError> {
+        let (id, count) = self.push_state(name, Shape::scalar(), 0.0, true)?;
+        let one = self.add_scalar(1.0)?;
+        let next = self.apply(Binary::Add, &[count, one])?;
+        self.add_update(id, next)?;
+        Ok(id)
+    }
+
+    fn push_state(
+        &mut self,
+        name: &str,
+        shape: Shape,
+        initial: f64,
+        counts: bool,
+    ) -> Result<(StateId, ValueId), GraphError> {
         let position = self.states.len();
         let id = StateId(position as u32);
         let ty = TensorType::new(self.dtype, shape);
@@ -431,6 +457,7 @@ impl Graph {
             name: name.to_owned(),
             value,
             initial,
+            counts,
         });
         let checked = self.verify_state(position);
         if checked.is_err() {

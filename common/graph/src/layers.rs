@@ -29,8 +29,6 @@ pub fn batch_norm(
     let bias = graph.add_parameter(&named("bias"), channels.clone(), Initialiser::Zeros)?;
     let (mean_id, mean) = graph.add_state(&named("running_mean"), channels.clone(), 0.0)?;
     let (var_id, var) = graph.add_state(&named("running_var"), channels, 1.0)?;
-    let tracked = named("num_batches_tracked");
-    let (count_id, count) = graph.add_state(&tracked, Shape::scalar(), 0.0)?;
     let norm = Norm {
         over: NormOver::Batch { momentum },
         eps,
@@ -38,9 +36,7 @@ pub fn batch_norm(
     let results = graph.apply_all(norm, &[x, weight, bias, mean, var])?;
     graph.add_update(mean_id, results[3])?;
     graph.add_update(var_id, results[4])?;
-    let one = graph.add_scalar(1.0)?;
-    let next = graph.apply(Binary::Add, &[count, one])?;
-    graph.add_update(count_id, next)?;
+    graph.add_counter(&named("num_batches_tracked"))?;
     Ok(results[0])
 }
 

@@ -98,15 +98,15 @@ impl Sums {
     }
 }
 
-/// Evaluates `range` of `records` and hands every label's true and predicted class or token to
-/// `seen`, unless labels are numbers. `go_on` is asked before each run.
+/// Evaluates `range` of `records` with parameters and state, and hands every label's true and
+/// predicted class or token to `seen`, unless labels are numbers. `go_on` is asked before each run.
 ///
 /// # Errors
 /// What a run refuses, and what `go_on` says.
 pub fn evaluate(
     plans: &mut Plans,
     network: &Network,
-    parameters: &[f32],
+    (parameters, state): (&[f32], &[f32]),
     (records, scaler): (&Records, &Scaler),
     range: Range<u64>,
     mut seen: impl FnMut(usize, usize),
@@ -118,7 +118,7 @@ pub fn evaluate(
         let len = (chunk.end - chunk.start) as usize;
         let (plan, workspace, batch) = plans.get(Mode::Evaluation, len);
         batch.gather(len, records, scaler, chunk);
-        plan.infer(workspace, parameters, &batch.inputs(len))?;
+        plan.infer_with_state(workspace, parameters, state, &batch.inputs(len))?;
         let loss = plan
             .scalar(workspace, DATA_LOSS)
             .map_or(f64::NAN, f64::from);

@@ -9,8 +9,14 @@
 //! - **Uneven shares.** A batch that *W* does not divide, and an epoch's last partial batch, are
 //!   weighted by samples: the update is that of the mean over the whole batch. A rank without a
 //!   sample adds zeros.
+//! - **State** (running statistics). Every part of a step, whether a rank or a round of one, starts
+//!   from the state before the step and updates it by its own samples; the state after the step is
+//!   the mean of what the parts made of it, weighted by samples, summed in the same all-reduce as
+//!   the gradient. So all ranks hold the same bits of it too. Evaluation uses it, a saved model
+//!   holds it beside the weights under PyTorch's names, and a moving average of the weights leaves
+//!   it as it is. One worker in one round does what PyTorch does.
 //! - **Identical weights.** Every `check_steps` steps and at the end, ranks compare the BLAKE3 of
-//!   their parameters; a rank that differs is named and the job fails.
+//!   their parameters and states; a rank that differs is named and the job fails.
 //! - **Accumulation.** A rank may compute its share in several rounds, one after the other, in the
 //!   memory of one. Rounds are weighted by samples too: the update is the same.
 //! - **Memory.** Parameters, gradients and optimizer state are flat arenas of one layout, in
@@ -25,6 +31,7 @@
 //! | [`network`] | a job's model as a graph, its layout and its plans |
 //! | [`optimizer`] | update rules over the flat arenas; parameter groups; clipping |
 //! | [`ema`] | the moving average of the weights |
+//! | `contribution` | what some samples add to a step: gradient and state |
 //! | [`schedule`] | the learning rate of a step |
 //! | [`batch_buffer`] | room for the inputs and labels of a batch |
 //! | [`batches`] | which samples a rank sees in a step |
@@ -35,6 +42,7 @@
 
 pub mod batch_buffer;
 pub mod batches;
+mod contribution;
 pub mod ema;
 pub mod error;
 pub mod evaluate;

@@ -5,20 +5,23 @@ use std::ops::Range;
 
 use ringfold_common::dataset::Target;
 use ringfold_common::job::{Activation, Architecture, Initialiser, Loss, ModelSpec};
-use ringfold_compute::{Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, Workspace};
+use ringfold_compute::{
+    Arena, Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, StateLayout, Workspace,
+};
 use ringfold_graph::models::{self, LOSS, MlpOptions};
 use ringfold_graph::{DType, Graph, InitialiserScheme, differentiate};
-use ringfold_storage::NamedTensor;
+use ringfold_storage::{NamedTensor, Tensor};
 
 use crate::batch_buffer::BatchBuffer;
 use crate::error::TrainError;
 use crate::evaluate::{EVALUATION_BATCH, EVALUATION_TOKENS, chunks};
 
-/// A differentiated model with its layout.
+/// A differentiated model with its layouts.
 #[derive(Clone, Debug)]
 pub struct Network {
     graph: Graph,
     layout: ParameterLayout,
+    states: StateLayout,
     target: Target,
     features: usize,
     cpu: Cpu,
@@ -63,12 +66,27 @@ impl Network {
             },
             dtype: DType::F32,
         })?;
-        let graph = differentiate(&forward, LOSS)?;
+        Self::from_graph(&forward, features, target, threads)
+    }
+
+    /// The network of a model that is not differentiated yet.
+    ///
+    /// # Errors
+    /// As [`Network::new`].
+    pub(crate) fn from_graph(
+        forward: &Graph,
+        features: u32,
+        target: &Target,
+        threads: usize,
+    ) -> Result<Self, TrainError> {
+        let graph = differentiate(forward, LOSS)?;
         let layout = ParameterLayout::new::<f32>(&graph)?;
+        let states = StateLayout::new::<f32>(&graph)?;
         let cpu = Cpu::new(CpuOptions { threads })?;
         Ok(Self {
             graph,
             layout,
+            states,
             target: target.clone(),
             features: features as usize,
             cpu,
@@ -79,6 +97,12 @@ impl Network {
     #[must_use]
     pub fn layout(&self) -> &ParameterLayout {
         &self.layout
+    }
+
+    /// Where each state stands: running statistics.
+    #[must_use]
+    pub fn states(&self) -> &StateLayout {
+        &self.states
     }
 
     /// What a label is.
@@ -134,18 +158,66 @@ impl Network {
         chunks(records, batch)
     }
 
-    /// The parameters as named tensors.
+    /// Parameters and states as named tensors.
     #[must_use]
-    pub fn tensors<'a>(&'a self, parameters: &'a [f32]) -> Vec<NamedTensor<'a>> {
-        self.layout
-            .slots()
-            .iter()
-            .map(|slot| NamedTensor {
-                name: &slot.name,
-                shape: &slot.shape,
-                values: &parameters[slot.range()],
-            })
-            .collect()
+    pub fn tensors<'a>(&'a self, parameters: &'a [f32], state: &'a [f32]) -> Vec<NamedTensor<'a>> {
+        let parameters = self.layout.slots().iter().map(|slot| NamedTensor {
+            name: &slot.name,
+            shape: &slot.shape,
+            values: &parameters[slot.range()],
+        });
+        let states = self.states.slots().iter().map(|slot| NamedTensor {
+            name: &slot.name,
+            shape: &slot.shape,
+            values: &state[slot.range()],
+        });
+        parameters.chain(states).collect()
+    }
+
+    /// Parameters and state of a model that was saved.
+    ///
+    /// # Errors
+    /// A tensor that is missing, superfluous or of another shape.
+    pub(crate) fn load(&self, tensors: &[Tensor]) -> Result<(Arena<f32>, Arena<f32>), TrainError> {
+        let (mut parameters, mut state) = (self.layout.zeros()?, self.states.initial()?);
+        // Every place that waits for its tensor: the shape, the range, and whether it is a state's.
+        let slots = self.layout.slots().iter();
+        let slots = slots.map(|slot| (&*slot.name, (&*slot.shape, slot.range(), false)));
+        let states = self.states.slots().iter();
+        let states = states.map(|slot| (&*slot.name, (&*slot.shape, slot.range(), true)));
+        let mut places: BTreeMap<&str, (&[usize], Range<usize>, bool)> =
+            slots.chain(states).collect();
+        for Tensor {
+            name,
+            shape,
+            values,
+        } in tensors
+        {
+            let place = places.remove(name.as_str());
+            let expected = place.as_ref().map(|(shape, ..)| shape.to_vec());
+            let Some((_, range, is_state)) = place.filter(|(expected, ..)| expected == shape)
+            else {
+                return Err(TrainError::Tensor {
+                    name: name.clone(),
+                    got: Some(shape.clone()),
+                    expected,
+                });
+            };
+            let arena = if is_state {
+                &mut state
+            } else {
+                &mut parameters
+            };
+            arena[range].copy_from_slice(values);
+        }
+        if let Some((name, (shape, ..))) = places.pop_first() {
+            return Err(TrainError::Tensor {
+                name: name.to_owned(),
+                got: None,
+                expected: Some(shape.to_vec()),
+            });
+        }
+        Ok((parameters, state))
     }
 }
 

@@ -15,6 +15,7 @@ pub struct Predictor {
     description: ModelDescription,
     network: Network,
     parameters: Arena<f32>,
+    state: Arena<f32>,
 }
 
 /// What is predicted for one record.
@@ -47,37 +48,12 @@ impl Predictor {
             0.0,
             1,
         )?;
-        let mut parameters = network.layout().zeros()?;
-        for tensor in &model.tensors {
-            let slot = network.layout().slot(&tensor.name);
-            match slot.filter(|slot| slot.shape == tensor.shape) {
-                Some(slot) => parameters[slot.range()].copy_from_slice(&tensor.values),
-                None => {
-                    return Err(TrainError::Tensor {
-                        name: tensor.name.clone(),
-                        got: Some(tensor.shape.clone()),
-                        expected: slot.map(|slot| slot.shape.clone()),
-                    });
-                }
-            }
-        }
-        let found = |name: &str| model.tensors.iter().any(|tensor| tensor.name == name);
-        if let Some(slot) = network
-            .layout()
-            .slots()
-            .iter()
-            .find(|slot| !found(&slot.name))
-        {
-            return Err(TrainError::Tensor {
-                name: slot.name.clone(),
-                got: None,
-                expected: Some(slot.shape.clone()),
-            });
-        }
+        let (parameters, state) = network.load(&model.tensors)?;
         Ok(Self {
             description,
             network,
             parameters,
+            state,
         })
     }
 
@@ -106,7 +82,7 @@ impl Predictor {
             let (plan, workspace, batch) = plans.get(Mode::Prediction, len);
             batch.gather_features(len, features, &self.description.scaler, chunk);
             let inputs = batch.inputs(len);
-            plan.infer(workspace, &self.parameters, &inputs[..1])
+            plan.infer_with_state(workspace, &self.parameters, &self.state, &inputs[..1])
                 .map_err(TrainError::from)?;
             match self.network.target() {
                 Target::Classes(names) => {
@@ -156,7 +132,7 @@ impl Predictor {
         let sums = evaluate(
             &mut plans,
             &self.network,
-            &self.parameters,
+            (&self.parameters, &self.state),
             (records, &self.description.scaler),
             0..records.len(),
             |truth, predicted| {

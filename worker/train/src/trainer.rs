@@ -16,6 +16,7 @@ use ringfold_storage::{
 use serde::Serialize;
 
 use crate::batches::{Batches, MicroBatch};
+use crate::contribution::Contribution;
 use crate::ema::Ema;
 use crate::error::TrainError;
 use crate::evaluate::evaluate;
@@ -91,9 +92,12 @@ struct Run<'a> {
     schedule: Schedule,
     optimizer: Optimizer,
     parameters: Arena<f32>,
-    gradients: Arena<f32>,
-    /// The gradient of a round after the first; unset if there is none.
-    round_gradients: Option<Arena<f32>>,
+    /// The model's state after the last step: running statistics.
+    state: Arena<f32>,
+    /// What this rank's samples add to the step.
+    contribution: Contribution,
+    /// What a round after the first adds; unset if there is none.
+    round_contribution: Option<Contribution>,
     ema: Option<Ema>,
     metrics: Option<MetricsWriter>,
     started: Duration,
@@ -139,7 +143,6 @@ impl<'a> Run<'a> {
         clock: &'a dyn Clock,
     ) -> Result<Self, TrainError> {
         let (spec, info) = (job.spec, job.dataset.info());
-        let started = clock.monotonic();
         let network = Network::new(
             &spec.model,
             info.features,
@@ -147,6 +150,18 @@ impl<'a> Run<'a> {
             spec.train.l2,
             job.threads.max(1) as usize,
         )?;
+        Self::with_network(job, network, abort, observer, clock)
+    }
+
+    fn with_network(
+        job: &'a RankJob<'a>,
+        network: Network,
+        abort: &'a AbortSignal,
+        observer: &'a dyn Observer,
+        clock: &'a dyn Clock,
+    ) -> Result<Self, TrainError> {
+        let (spec, info) = (job.spec, job.dataset.info());
+        let started = clock.monotonic();
         let batches = Batches::new(&spec.train, info.train_records, job.rank, job.world)?;
         let training = batches
             .lengths()
@@ -169,9 +184,11 @@ impl<'a> Run<'a> {
             batches.steps_per_epoch(),
         );
         let parameters = layout.initial(spec.train.seed)?;
-        let gradients = layout.zeros()?;
-        let round_gradients = (spec.train.accumulate > 1)
-            .then(|| layout.zeros())
+        let states = network.states();
+        let state = states.initial()?;
+        let contribution = Contribution::new(layout, states)?;
+        let round_contribution = (spec.train.accumulate > 1)
+            .then(|| Contribution::new(layout, states))
             .transpose()?;
         let ema = spec.train.ema.map(|ema| Ema::new(ema, layout.len()));
         let ema = ema.transpose()?;
@@ -193,8 +210,9 @@ impl<'a> Run<'a> {
             schedule,
             optimizer,
             parameters,
-            gradients,
-            round_gradients,
+            state,
+            contribution,
+            round_contribution,
             ema,
             metrics,
             started,
@@ -213,7 +231,7 @@ impl<'a> Run<'a> {
             let batch = self.step(step, ring)?;
             let (check_steps, last) = (self.job.spec.train.check_steps, number == steps_total);
             if last || (check_steps > 0 && number.is_multiple_of(check_steps)) {
-                check_weights(ring, step, &self.parameters)?;
+                check_weights(ring, step, &[&self.parameters, &self.state])?;
             }
             if last || self.evaluates_after(step, &batch) {
                 last_evaluation = self.evaluate(step, &batch, ring)?;
@@ -230,16 +248,17 @@ impl<'a> Run<'a> {
         let began = self.clock.monotonic();
         let train = &self.job.spec.train;
         let batch = self.batches.micro_batch(step);
-        let loss = self.gradient(step, &batch)?;
+        let loss = self.contribute(step, &batch)?;
 
         let before_ring = self.clock.monotonic();
-        ring.all_reduce_sum_f32(&mut self.gradients)?;
+        ring.all_reduce_sum_f32(self.contribution.as_mut_slice())?;
         let after_ring = self.clock.monotonic();
 
         let reports = step.0.is_multiple_of(train.report_steps)
             || batch.samples.ends_epoch
             || step.0 == self.batches.steps_total();
-        let norm = (reports || train.clip_norm.is_some()).then(|| global_norm(&self.gradients));
+        let norm = (reports || train.clip_norm.is_some())
+            .then(|| global_norm(self.contribution.gradients()));
         if let Some(value) = norm.filter(|norm| !norm.is_finite()) {
             return Err(TrainError::NotFinite {
                 what: "gradient's norm",
@@ -249,8 +268,11 @@ impl<'a> Run<'a> {
         }
         let scale = self.clip(norm);
         let rate = self.schedule.rate(step);
+        let gradients = self.contribution.gradients();
         self.optimizer
-            .update(rate, scale, &mut self.parameters, &self.gradients);
+            .update(rate, scale, &mut self.parameters, gradients);
+        self.contribution
+            .finish_state(self.network.states(), &mut self.state);
         if let Some(ema) = &mut self.ema {
             ema.update(&self.parameters);
         }
@@ -275,8 +297,9 @@ impl<'a> Run<'a> {
         let train = &self.job.spec.train;
         let mut norm = norm;
         if let Some(value_max) = train.clip_value {
-            clip_values(&mut self.gradients, value_max);
-            norm = train.clip_norm.map(|_| global_norm(&self.gradients));
+            let gradients = self.contribution.gradients_mut();
+            clip_values(gradients, value_max);
+            norm = train.clip_norm.map(|_| global_norm(gradients));
         }
         match (train.clip_norm, norm) {
             (Some(norm_max), Some(norm)) => clip_scale(norm, norm_max),
@@ -284,9 +307,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Writes this rank's weighted gradient, round by round, and returns the sum of the losses of
-    /// its samples.
-    fn gradient(&mut self, step: Step, batch: &MicroBatch) -> Result<f64, TrainError> {
+    /// Writes this rank's contribution, round by round, and returns the sum of the losses of its
+    /// samples. Every round starts from the state before the step.
+    fn contribute(&mut self, step: Step, batch: &MicroBatch) -> Result<f64, TrainError> {
         let rounds = self.job.spec.train.accumulate;
         let (mut loss, mut first) = (0.0, true);
         for round in 0..rounds {
@@ -299,13 +322,13 @@ impl<'a> Run<'a> {
             first = false;
         }
         if first {
-            self.gradients.fill(0.0);
+            self.contribution.clear();
         }
         Ok(loss)
     }
 
-    /// Writes the weighted gradient of one round, or adds it if it is not the `first`, and returns
-    /// the mean loss of its samples.
+    /// Writes the contribution of one round, or adds it if it is not the `first`, and returns the
+    /// mean loss of its samples.
     fn round(
         &mut self,
         step: Step,
@@ -322,12 +345,14 @@ impl<'a> Run<'a> {
             dataset.scaler(),
             self.batches.records(batch),
         );
-        let separate = self.round_gradients.as_mut().filter(|_| !first);
+        let separate = self.round_contribution.as_mut().filter(|_| !first);
         let adds = separate.is_some();
+        let contribution = separate.unwrap_or(&mut self.contribution);
+        let (gradients, state) = contribution.start(&self.state);
         let memory = TrainMemory {
             workspace: &mut *workspace,
             parameters: &*self.parameters,
-            gradients: &mut **separate.unwrap_or(&mut self.gradients),
+            gradients,
         };
         let args = RunArgs {
             seed: self.job.spec.train.seed,
@@ -336,16 +361,16 @@ impl<'a> Run<'a> {
             replica: u64::from(self.job.rank.0) + u64::from(round) * u64::from(self.job.world),
             loss_scale: batch.weight(),
         };
-        plan.train(
+        plan.train_with_state(
             memory,
+            state,
             &buffer.inputs(len),
             &args,
             &mut |_: usize, _: &[f32]| {},
         )?;
-        if let (true, Some(part)) = (adds, &self.round_gradients) {
-            for (sum, part) in self.gradients.iter_mut().zip(part.iter()) {
-                *sum += part;
-            }
+        contribution.weigh_state(batch.weight());
+        if let (true, Some(part)) = (adds, &self.round_contribution) {
+            self.contribution.add(part);
         }
         Ok(plan
             .scalar(workspace, DATA_LOSS)
@@ -430,7 +455,7 @@ impl<'a> Run<'a> {
         let mut sums = evaluate(
             &mut self.plans,
             &self.network,
-            weights,
+            (weights, &self.state),
             (dataset.test(), dataset.scaler()),
             self.job.part.test_records.clone(),
             |_, _| {},
@@ -470,7 +495,9 @@ impl<'a> Run<'a> {
 
     fn save(&self, evaluation: Option<Evaluation>) -> Result<Summary, TrainError> {
         let (spec, tally) = (self.job.spec, &self.tally);
-        let tensors = self.network.tensors(averaged(&self.ema, &self.parameters));
+        let tensors = self
+            .network
+            .tensors(averaged(&self.ema, &self.parameters), &self.state);
         let mut metrics = evaluation
             .map(|evaluation| evaluation.metrics)
             .unwrap_or_default();
@@ -495,7 +522,7 @@ impl<'a> Run<'a> {
             ModelDescription::new(spec.name.clone(), spec.model.clone(), self.job.dataset);
         let dir = Path::new(&spec.output.dir);
         let raw = self.ema.is_some();
-        let raw = raw.then(|| self.network.tensors(&self.parameters));
+        let raw = raw.then(|| self.network.tensors(&self.parameters, &self.state));
         ModelFiles::write_raw(dir, &description, raw.as_deref())?;
         ModelFiles::write(dir, &description, &tensors, &summary)?;
         Ok(summary)
@@ -516,14 +543,15 @@ fn check_abort(abort: &AbortSignal) -> Result<(), TrainError> {
     }
 }
 
-/// Compares the hashes of all ranks' parameters.
+/// Compares the hashes of all ranks' weights: parameters and state.
 ///
 /// # Errors
 /// [`TrainError::WeightsDiffer`] on every rank, naming those that differ from the most common.
-pub fn check_weights(ring: &mut Ring, step: Step, parameters: &[f32]) -> Result<(), TrainError> {
+pub fn check_weights(ring: &mut Ring, step: Step, weights: &[&[f32]]) -> Result<(), TrainError> {
     let mut hasher = blake3::Hasher::new();
     let mut bytes = [0u8; 4096];
-    for chunk in parameters.chunks(bytes.len() / 4) {
+    let chunks = weights.iter().flat_map(|part| part.chunks(1024));
+    for chunk in chunks {
         for (to, value) in bytes.chunks_exact_mut(4).zip(chunk) {
             to.copy_from_slice(&value.to_le_bytes());
         }

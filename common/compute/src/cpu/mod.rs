@@ -156,6 +156,7 @@ impl<T: Element> Backend<T> for Cpu {
         &self,
         plan: &CpuPlan<T>,
         memory: TrainMemory<'_, Workspace<T>, Arena<T>>,
+        state: &mut Arena<T>,
         inputs: &[TensorRef<'_, T>],
         args: &RunArgs,
         ready: &mut dyn GradientReady<T>,
@@ -165,7 +166,7 @@ impl<T: Element> Backend<T> for Cpu {
             parameters: memory.parameters.as_slice(),
             gradients: memory.gradients.as_mut_slice(),
         };
-        plan.train(memory, inputs, args, ready)
+        plan.train_with_state(memory, state, inputs, args, ready)
     }
 
     fn infer(
@@ -173,9 +174,10 @@ impl<T: Element> Backend<T> for Cpu {
         plan: &CpuPlan<T>,
         workspace: &mut Workspace<T>,
         parameters: &Arena<T>,
+        state: &Arena<T>,
         inputs: &[TensorRef<'_, T>],
     ) -> Result<(), ComputeError> {
-        plan.infer(workspace, parameters, inputs)
+        plan.infer_with_state(workspace, parameters, state, inputs)
     }
 
     fn read_output(

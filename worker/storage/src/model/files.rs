@@ -46,7 +46,7 @@ struct Version {
 }
 
 impl ModelFiles {
-    /// The parameters, all of type F32. Their metadata has one key, `ringfold`: a JSON object of
+    /// Parameters and states (running statistics), all of type F32. Their metadata has one key, `ringfold`: a JSON object of
     /// `format_version` and `job_name`.
     pub const WEIGHTS: &'static str = "weights.safetensors";
     /// The parameters as the last update left them, if those of [`Self::WEIGHTS`] are an average of
@@ -141,7 +141,7 @@ impl ModelFiles {
     }
 }
 
-/// BLAKE3 over every parameter's values as little-endian bytes, in the order of the bytes of their
+/// BLAKE3 over every tensor's values as little-endian bytes, in the order of the bytes of their
 /// names; in hexadecimal.
 #[must_use]
 pub fn weights_blake3(tensors: &[NamedTensor<'_>]) -> String {

@@ -286,7 +286,7 @@ fn a_rank_whose_weights_differ_is_named_by_all() {
         } else {
             1.0
         };
-        check_weights(&mut ring, Step(7), &[0.5, value])
+        check_weights(&mut ring, Step(7), &[&[0.5], &[value]])
             .unwrap_err()
             .to_string()
     });
@@ -297,9 +297,10 @@ fn a_rank_whose_weights_differ_is_named_by_all() {
         );
     }
     let agreed = run_ring(3, |mut ring| {
-        check_weights(&mut ring, Step(7), &[0.5]).is_ok()
+        check_weights(&mut ring, Step(7), &[&[0.5]]).is_ok()
     });
     assert_eq!(agreed, [true; 3]);
 }
 
+mod states;
 mod updates;

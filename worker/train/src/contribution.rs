@@ -1,0 +1,125 @@
+//! What some samples add to a step: their gradient, and what they make of the model's state.
+
+use ringfold_compute::{Arena, ComputeError, ParameterLayout, StateLayout};
+
+/// The weighted gradient of some samples of a step, and the state after them times the same
+/// weight, one after the other in one arena. The weights of a step's parts add up to 1, so the sum
+/// of all contributions is the gradient of the whole batch and the mean of the states; one
+/// all-reduce makes it.
+#[derive(Debug)]
+pub struct Contribution {
+    arena: Arena<f32>,
+    gradients_len: usize,
+}
+
+impl Contribution {
+    /// Zeros.
+    ///
+    /// # Errors
+    /// [`ComputeError::TooLarge`].
+    pub fn new(parameters: &ParameterLayout, states: &StateLayout) -> Result<Self, ComputeError> {
+        Ok(Self {
+            arena: Arena::zeros(parameters.len() + states.len())?,
+            gradients_len: parameters.len(),
+        })
+    }
+
+    /// The gradient, laid out as the parameters.
+    #[must_use]
+    pub fn gradients(&self) -> &[f32] {
+        &self.arena[..self.gradients_len]
+    }
+
+    /// The gradient, to be changed.
+    pub fn gradients_mut(&mut self) -> &mut [f32] {
+        &mut self.arena[..self.gradients_len]
+    }
+
+    /// Gradient and state, for a run: the state starts as `before`, which the run updates.
+    pub fn start(&mut self, before: &[f32]) -> (&mut [f32], &mut [f32]) {
+        let (gradients, state) = self.arena.split_at_mut(self.gradients_len);
+        state.copy_from_slice(before);
+        (gradients, state)
+    }
+
+    /// Weighs the state that a run left; the run weighs its gradient itself.
+    pub fn weigh_state(&mut self, weight: f64) {
+        let weight = weight as f32;
+        let state = &mut self.arena[self.gradients_len..];
+        state.iter_mut().for_each(|element| *element *= weight);
+    }
+
+    /// That of no sample.
+    pub fn clear(&mut self) {
+        self.arena.fill(0.0);
+    }
+
+    /// Adds that of other samples.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, part) in self.arena.iter_mut().zip(other.arena.iter()) {
+            *sum += part;
+        }
+    }
+
+    /// All that is summed over the ranks.
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+        &mut self.arena
+    }
+
+    /// Once all parts of the step are in: the state after it. Counts are rounded, since the weights
+    /// add up to 1 in rounded numbers only.
+    ///
+    /// # Panics
+    /// If `state` is of another layout.
+    pub fn finish_state(&self, states: &StateLayout, state: &mut [f32]) {
+        state.copy_from_slice(&self.arena[self.gradients_len..]);
+        for slot in states.slots().iter().filter(|slot| slot.counts) {
+            let counts = &mut state[slot.range()];
+            counts.iter_mut().for_each(|count| *count = count.round());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfold_graph::op::MeanSquaredError;
+    use ringfold_graph::{DType, Graph, OutputRole, Shape, TensorType, differentiate, layers};
+
+    use super::*;
+
+    #[test]
+    fn parts_add_up_to_the_mean_of_the_states_and_counts_stay_whole() {
+        let mut graph = Graph::new("bn", DType::F32).unwrap();
+        let ty = TensorType::new(DType::F32, Shape::batched(&[2]));
+        let x = graph.add_input("x", ty).unwrap();
+        let y = layers::batch_norm(&mut graph, "bn", x, 1e-5, 0.1).unwrap();
+        let loss = graph.apply(MeanSquaredError::Loss, &[y, x]).unwrap();
+        graph.add_output("loss", OutputRole::Loss, loss).unwrap();
+        let graph = differentiate(&graph, "loss").unwrap();
+        let parameters = ParameterLayout::new::<f32>(&graph).unwrap();
+        let states = StateLayout::new::<f32>(&graph).unwrap();
+        let mut state = states.initial::<f32>().unwrap();
+        let mean = states.slot("bn.running_mean").unwrap().range();
+        let tracked = states.slot("bn.num_batches_tracked").unwrap().range();
+        for step in 0..1000u16 {
+            let mut sum = Contribution::new(&parameters, &states).unwrap();
+            let mut part = Contribution::new(&parameters, &states).unwrap();
+            // Three parts of seven samples.
+            for (len, value) in [(3.0, 1.0), (2.0, 2.0), (2.0, 6.0)] {
+                let weight = len / 7.0;
+                let (gradients, after) = part.start(&state);
+                gradients.fill(weight as f32);
+                after[mean.clone()].fill(value);
+                after[tracked.clone()][0] += 1.0;
+                part.weigh_state(weight);
+                sum.add(&part);
+            }
+            sum.finish_state(&states, &mut state);
+            assert!((sum.gradients()[0] - 1.0).abs() < 1e-6);
+            assert!((state[mean.clone()][1] - 19.0 / 7.0).abs() < 1e-6);
+            assert_eq!(state[tracked.clone()], [f32::from(step) + 1.0]);
+            sum.clear();
+            assert!(sum.as_mut_slice().iter().all(|&x| x == 0.0));
+        }
+    }
+}
