@@ -3,7 +3,7 @@
 use crate::error::GraphError;
 use crate::graph::{Graph, ValueId};
 use crate::init::Initialiser;
-use crate::op::{Binary, Conv, Norm, NormOver, Reshape, Unary};
+use crate::op::{Attention, Binary, Conv, Dense, Norm, NormOver, Reshape, Unary};
 use crate::shape::{Dim, Shape};
 
 /// PyTorch's batch normalisation of `x [n, c, ..]`: parameters `NAME.weight` (ones) and `NAME.bias`
@@ -38,6 +38,56 @@ pub fn batch_norm(
     graph.add_update(var_id, results[4])?;
     graph.add_counter(&named("num_batches_tracked"))?;
     Ok(results[0])
+}
+
+/// The options of [`self_attention`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SelfAttention {
+    /// The number of heads: a divisor of the width.
+    pub heads: usize,
+    /// A position sees itself and those before.
+    pub causal: bool,
+    /// Both projections have a bias, zeros at first.
+    pub bias: bool,
+    /// How the weight of the projection to queries, keys and values starts.
+    pub input: Initialiser,
+    /// How the weight of the projection of the result starts.
+    pub output: Initialiser,
+}
+
+/// Multi-head self-attention of `x [.., t, width] -> [.., t, width]` with the parameters of PyTorch's
+/// `MultiheadAttention`: `NAME.in_proj_weight [3 · width, width]` (queries, keys, values),
+/// `NAME.in_proj_bias`, `NAME.out_proj.weight [width, width]` and `NAME.out_proj.bias`.
+///
+/// # Errors
+/// Names that are taken; heads that don't divide the width; a batch among the last two dimensions.
+pub fn self_attention(
+    graph: &mut Graph,
+    name: &str,
+    x: ValueId,
+    options: &SelfAttention,
+) -> Result<ValueId, GraphError> {
+    let width = match graph.value(x).ty.shape.dims().last() {
+        Some(Dim::Fixed(width)) => *width,
+        // The projection refuses it.
+        _ => 1,
+    };
+    let project = |graph: &mut Graph, x, names: [&str; 2], rows: usize, initialiser| {
+        let [weight, bias] = names.map(|part| format!("{name}.{part}"));
+        let shape = Shape::fixed(&[rows, width]);
+        let mut operands = vec![x, graph.add_parameter(&weight, shape, initialiser)?];
+        if options.bias {
+            let shape = Shape::fixed(&[rows]);
+            operands.push(graph.add_parameter(&bias, shape, Initialiser::Zeros)?);
+        }
+        graph.apply(Dense::Affine, &operands)
+    };
+    let names = ["in_proj_weight", "in_proj_bias"];
+    let qkv = project(graph, x, names, width.saturating_mul(3), options.input)?;
+    let attention = Attention::packed(options.heads, options.causal);
+    let y = graph.apply_all(attention, &[qkv])?[0];
+    let names = ["out_proj.weight", "out_proj.bias"];
+    project(graph, y, names, width, options.output)
 }
 
 /// A convolution over one dimension: `x [n, c, l]`, `w [o, c/groups, k]`, `b [o]?`. It is one over

@@ -1,10 +1,9 @@
 //! Matrix products by the `gemm` crate.
 //!
-//! Invariant of this module: [`matmul`] is the only caller of
-//! `gemm::gemm`, and before the call it has asserted that each of the three slices holds exactly
-//! the elements of its dense, row-major matrix. Every address that the callee computes is base +
-//! row · row stride + column · column stride within those dimensions; the destination is borrowed
-//! mutably, so it overlaps neither operand.
+//! Invariant of this module: [`matmul_strided`] is the only caller of `gemm::gemm`, and before the
+//! call it has asserted that each of the three row-major matrices ends within its slice. Every
+//! address that the callee computes is base + row · row stride + column · column stride within those
+//! dimensions; the destination is borrowed mutably, so it overlaps neither operand.
 //!
 //! The sum over `k` is cut here into runs of [`K_RUN`]. The callee cuts longer sums at a length
 //! that it derives from the machine's cache sizes; up to 512 it doesn't cut. So the order of
@@ -36,6 +35,35 @@ pub struct MatMul {
     pub threads: usize,
 }
 
+/// How far apart the rows of the three matrices lie, as they are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowStrides {
+    /// Of the result.
+    pub dst: usize,
+    /// Of `lhs`.
+    pub lhs: usize,
+    /// Of `rhs`.
+    pub rhs: usize,
+}
+
+impl MatMul {
+    /// Rows and columns of `lhs` as it is stored.
+    fn lhs(&self) -> (usize, usize) {
+        match self.lhs_transposed {
+            true => (self.k, self.m),
+            false => (self.m, self.k),
+        }
+    }
+
+    /// Rows and columns of `rhs` as it is stored.
+    fn rhs(&self) -> (usize, usize) {
+        match self.rhs_transposed {
+            true => (self.n, self.k),
+            false => (self.k, self.n),
+        }
+    }
+}
+
 /// Computes the product.
 ///
 /// # Panics
@@ -45,9 +73,46 @@ pub fn matmul<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T]) {
     assert_eq!(dst.len(), m * n, "destination of {spec:?}");
     assert_eq!(lhs.len(), m * k, "left operand of {spec:?}");
     assert_eq!(rhs.len(), k * n, "right operand of {spec:?}");
+    let strides = RowStrides {
+        dst: n,
+        lhs: spec.lhs().1,
+        rhs: spec.rhs().1,
+    };
+    matmul_strided(spec, &strides, T::ONE, dst, lhs, rhs);
+}
+
+/// Computes `dst (+)= factor · lhs · rhs` for matrices whose rows may lie apart.
+///
+/// # Panics
+/// If a slice ends before its matrix, or rows overlap.
+pub fn matmul_strided<T: Element>(
+    spec: &MatMul,
+    strides: &RowStrides,
+    factor: T,
+    dst: &mut [T],
+    lhs: &[T],
+    rhs: &[T],
+) {
+    let &MatMul { m, n, k, .. } = spec;
+    let fits = |len: usize, (rows, columns): (usize, usize), stride: usize| {
+        rows == 0 || (columns <= stride && (rows - 1) * stride + columns <= len)
+    };
+    assert!(
+        fits(dst.len(), (m, n), strides.dst),
+        "destination of {spec:?}"
+    );
+    assert!(
+        fits(lhs.len(), spec.lhs(), strides.lhs),
+        "left operand of {spec:?}"
+    );
+    assert!(
+        fits(rhs.len(), spec.rhs(), strides.rhs),
+        "right operand of {spec:?}"
+    );
     // (column stride, row stride)
-    let lhs_strides = if spec.lhs_transposed { (m, 1) } else { (1, k) };
-    let rhs_strides = if spec.rhs_transposed { (k, 1) } else { (1, n) };
+    let both = |transposed, stride| if transposed { (stride, 1) } else { (1, stride) };
+    let lhs_strides = both(spec.lhs_transposed, strides.lhs);
+    let rhs_strides = both(spec.rhs_transposed, strides.rhs);
     let parallelism = if spec.threads == 1 {
         Parallelism::None
     } else {
@@ -62,7 +127,7 @@ pub fn matmul<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T]) {
         let rhs = &rhs[start * rhs_strides.1..];
         #[cfg(test)]
         let _inside = crate::cpu::counting::inside_gemm();
-        // SAFETY: the matrices are dense with these strides and the asserted lengths; columns
+        // SAFETY: the matrices have these strides and, as asserted, end within their slices; columns
         // `start .. start + run` of lhs and rows `start .. start + run` of rhs lie within them,
         // and `dst` is a unique borrow. `T` is `f32` or `f64`, which the callee supports.
         unsafe {
@@ -72,7 +137,7 @@ pub fn matmul<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T]) {
                 run,
                 dst.as_mut_ptr(),
                 1,
-                n as isize,
+                strides.dst as isize,
                 accumulate,
                 lhs.as_ptr(),
                 lhs_strides.0 as isize,
@@ -81,7 +146,7 @@ pub fn matmul<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T]) {
                 rhs_strides.0 as isize,
                 rhs_strides.1 as isize,
                 T::ONE,
-                T::ONE,
+                factor,
                 false,
                 false,
                 false,

@@ -7,7 +7,8 @@ use ringfold_graph::Op;
 use ringfold_graph::op::Unary;
 
 use super::kernels::{
-    conv, dense, dropout, elementwise, layout, loss, matmul, norm, pair_loss, pool, reduce, rows,
+    attention, conv, dense, dropout, elementwise, layout, loss, matmul, norm, pair_loss, pool,
+    reduce, rows,
 };
 use super::memory::{Memory, Operands, Results, WRITES_MAX};
 use crate::backend::RunArgs;
@@ -50,6 +51,8 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::Gather(op) => layout::gather(*op, call),
         Op::GatherGrad(op) => layout::gather_grad(*op, call),
         Op::MatMul(op) => matmul::lower(*op, call, threads),
+        Op::Attention(op) => attention::forward(*op, call, threads),
+        Op::AttentionGrad(op) => attention::backward(*op, call, threads),
         Op::Norm(op) => norm::norm(*op, call),
         Op::NormGrad(op) => norm::norm_grad(op.0, call),
         Op::PairLoss(op) => pair_loss::pair(*op, call),
@@ -74,6 +77,8 @@ pub(crate) fn scratch_len(op: &Op, operands: &[Vec<usize>], results: &[Vec<usize
     match op {
         Op::Reduce(op) => reduce::scratch_len(op.reduction, len(&results[0])),
         Op::ReduceGrad(op) => reduce::grad_scratch_len(op.reduction, len(&operands[1])),
+        Op::Attention(op) => attention::scratch_len(*op, operands),
+        Op::AttentionGrad(op) => attention::grad_scratch_len(*op, operands),
         Op::Conv(op) => conv::scratch_len(op, operands, results),
         _ => 0,
     }

@@ -8,6 +8,7 @@
 //! | `plan` | [`CpuPlan`]: checks, runs, outputs |
 //! | `kernel` | instructions: calls with places and dimensions resolved; which kernel an operator has |
 //! | `memory` | how an instruction borrows from the memories |
+//! | `parallel` | work on slices of results, cut for the pool |
 //! | `view` | integers and truth values in memories of floats |
 //! | [`kernels`] | a file a group of operators: their kernels, and the loops over slices |
 //! | [`gemm`] | matrix products |
@@ -21,6 +22,7 @@ mod kernel;
 pub mod kernels;
 pub mod math;
 mod memory;
+mod parallel;
 mod plan;
 mod simd;
 mod view;
@@ -46,9 +48,9 @@ use crate::plan::Program;
 /// How plans use the cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuOptions {
-    /// 1: a run stays on the calling thread. More: matrix products are cut into this many parts
-    /// for the rayon pool that the caller runs in, by default the global one, which the caller
-    /// configures; other kernels stay on the calling thread. The bits don't depend on this.
+    /// 1: a run stays on the calling thread. More: matrix products and attention are cut into this
+    /// many parts for the rayon pool that the caller runs in, by default the global one, which the
+    /// caller configures; other kernels stay on the calling thread. The bits don't depend on this.
     pub threads: usize,
 }
 

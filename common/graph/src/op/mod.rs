@@ -6,6 +6,7 @@
 //! In formulas `x` is an activation, `w` and `b` parameters, `d…` the gradient of the scaled loss
 //! with respect to `…`. `[]` is a scalar, `[..]` any dimensions.
 
+mod attention;
 mod binary;
 mod dense;
 mod gather;
@@ -22,6 +23,7 @@ mod unary;
 
 use std::fmt;
 
+pub use self::attention::{Attention, AttentionGrad, AttentionLayout};
 pub use self::binary::{Binary, BinaryGrad, Cast, Compare, Expand, Logic, Side, SumTo, Where};
 pub use self::dense::Dense;
 pub use self::gather::{Gather, GatherGrad};
@@ -177,6 +179,10 @@ operators! {
     GatherGrad(GatherGrad),
     /// Products of matrices.
     MatMul(MatMul),
+    /// Scaled-dot-product attention.
+    Attention(Attention),
+    /// The gradient of attention.
+    AttentionGrad(AttentionGrad),
     /// A normalisation.
     Norm(Norm),
     /// The gradient of a normalisation.

@@ -4,6 +4,7 @@
 //! Sums are taken in one fixed order (by lane, then over lanes), so that their bits depend on
 //! nothing but the operands.
 
+pub(crate) mod attention;
 pub mod broadcast;
 pub(crate) mod conv;
 pub(crate) mod dense;

@@ -1,3 +1,4 @@
+mod attention;
 mod gradients;
 mod networks;
 mod runs;
