@@ -10,6 +10,7 @@ mod report;
 mod schedule;
 mod spec;
 mod state;
+mod text_model;
 mod validate;
 
 pub use optimizer::{
@@ -24,4 +25,5 @@ pub use spec::{
     OutputSpec, Scale, TestData, TextSource, Tokeniser, TrainDuration, TrainSpec,
 };
 pub use state::{Cause, Failure, JobState, Phase, Reason};
+pub use text_model::GptSpec;
 pub use validate::{SpecError, limits};

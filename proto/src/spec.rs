@@ -2,8 +2,8 @@
 
 use ringfold_common::job::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
-    IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale, TestData,
-    TextSource, Tokeniser,
+    GptSpec, IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale,
+    TestData, TextSource, Tokeniser,
 };
 
 use crate::error::{FieldError, required};
@@ -120,14 +120,23 @@ fn require_absolute_paths(spec: &JobSpec) -> Result<(), FieldError> {
 
 impl From<&ModelSpec> for v1::ModelSpec {
     fn from(model: &ModelSpec) -> Self {
-        let Architecture::Mlp(mlp) = &model.architecture;
+        use v1::model_spec::Architecture as Wire;
         Self {
-            architecture: Some(v1::model_spec::Architecture::Mlp(v1::MlpSpec {
-                hidden: mlp.hidden.clone(),
-                activation: v1::Activation::from(mlp.activation).into(),
-                dropout: mlp.dropout,
-                initialiser: v1::Initialiser::from(mlp.initialiser).into(),
-            })),
+            architecture: Some(match &model.architecture {
+                Architecture::Mlp(mlp) => Wire::Mlp(v1::MlpSpec {
+                    hidden: mlp.hidden.clone(),
+                    activation: v1::Activation::from(mlp.activation).into(),
+                    dropout: mlp.dropout,
+                    initialiser: v1::Initialiser::from(mlp.initialiser).into(),
+                }),
+                Architecture::Gpt(gpt) => Wire::Gpt(v1::GptSpec {
+                    layers: gpt.layers,
+                    heads: gpt.heads,
+                    width: gpt.width,
+                    dropout: gpt.dropout,
+                    tied_embeddings: gpt.tied_embeddings,
+                }),
+            }),
             loss: v1::Loss::from(model.loss).into(),
         }
     }
@@ -138,17 +147,23 @@ impl TryFrom<v1::ModelSpec> for ModelSpec {
 
     fn try_from(model: v1::ModelSpec) -> Result<Self, FieldError> {
         let loss = model.loss().try_into()?;
-        let v1::model_spec::Architecture::Mlp(mlp) =
-            required(model.architecture, "spec.model.architecture")?;
-        Ok(Self {
-            architecture: Architecture::Mlp(MlpSpec {
+        use v1::model_spec::Architecture as Wire;
+        let architecture = match required(model.architecture, "spec.model.architecture")? {
+            Wire::Mlp(mlp) => Architecture::Mlp(MlpSpec {
                 activation: mlp.activation().try_into()?,
                 initialiser: mlp.initialiser().try_into()?,
                 dropout: mlp.dropout,
                 hidden: mlp.hidden,
             }),
-            loss,
-        })
+            Wire::Gpt(gpt) => Architecture::Gpt(GptSpec {
+                layers: gpt.layers,
+                heads: gpt.heads,
+                width: gpt.width,
+                dropout: gpt.dropout,
+                tied_embeddings: gpt.tied_embeddings,
+            }),
+        };
+        Ok(Self { architecture, loss })
     }
 }
 

@@ -265,8 +265,10 @@ momentum = 0.5
 "#,
     r#"
 [model]
-kind = "mlp"
-hidden = [8]
+kind = "gpt"
+layers = 1
+heads = 6
+width = 12
 [data]
 format = "text"
 path = "t.txt"

@@ -1,5 +1,7 @@
 //! Built-in models.
 
+mod gpt;
+
 use crate::error::GraphError;
 use crate::graph::{Graph, OutputRole, ValueId};
 use crate::init::InitialiserScheme;
@@ -7,9 +9,11 @@ use crate::op::{Binary, Dense, Dropout, L2Penalty, MeanSquaredError, Softmax};
 use crate::op::{SoftmaxCrossEntropy, Unary};
 use crate::shape::{DType, Shape, TensorType};
 
-/// The name of the features, float `[batch, inputs]`.
+pub use gpt::{GptOptions, GptStep, gpt, gpt_step};
+
+/// The name of the features, float `[batch, inputs]`; of text, tokens `i32 [batch, length]`.
 pub const FEATURES: &str = "x";
-/// The name of the labels: `i32 [batch]` for cross-entropy, float `[batch, outputs]` for mean
+/// The name of the labels: `i32 [batch]` for cross-entropy, `i32 [batch, length]` for text, float `[batch, outputs]` for mean
 /// squared error.
 pub const LABELS: &str = "y";
 /// The loss that is differentiated: the data loss plus the L2 penalty.

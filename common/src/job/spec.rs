@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::{GroupSpec, OptimizerSpec};
 use super::schedule::{Period, ScheduleSpec};
+use super::text_model::GptSpec;
 use crate::dataset::DatasetInfo;
 use crate::ids::SpecHash;
 
@@ -49,6 +50,25 @@ pub struct ModelSpec {
 pub enum Architecture {
     /// `"mlp"`: a multi-layer perceptron.
     Mlp(MlpSpec),
+    /// `"gpt"`: a causal transformer over text.
+    Gpt(GptSpec),
+}
+
+impl Architecture {
+    /// `model.kind`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Mlp(_) => "mlp",
+            Self::Gpt(_) => "gpt",
+        }
+    }
+
+    /// True if its inputs are tokens.
+    #[must_use]
+    pub fn takes_text(&self) -> bool {
+        matches!(self, Self::Gpt(_))
+    }
 }
 
 /// A multi-layer perceptron: affine layers with an activation, and dropout, between them. Inputs

@@ -2,6 +2,7 @@
 
 mod optimizer;
 mod schedule;
+mod text_model;
 mod train;
 
 use std::borrow::Cow;
@@ -21,6 +22,8 @@ pub mod limits {
     pub const HIDDEN_LAYERS_MAX: usize = 64;
     /// Width of one hidden layer.
     pub const WIDTH_MAX: u32 = 1 << 16;
+    /// Blocks or layers of a network over text.
+    pub const TEXT_LAYERS_MAX: u32 = 256;
     /// Tokens of a record of text, and from one record to the next.
     pub const CONTEXT_MAX: u32 = 1 << 16;
     /// Samples of a global batch.
@@ -134,8 +137,11 @@ impl JobSpec {
                 limits::NAME_BYTES_MAX
             ),
         )?;
-        let Architecture::Mlp(mlp) = &self.model.architecture;
-        validate_mlp(mlp)?;
+        match &self.model.architecture {
+            Architecture::Mlp(mlp) => validate_mlp(mlp)?,
+            Architecture::Gpt(gpt) => text_model::validate_gpt(gpt)?,
+        }
+        text_model::validate_kind(&self.model.architecture, &self.data.source)?;
         validate_data(&self.data)?;
         train::validate(&self.train)?;
         check_count(

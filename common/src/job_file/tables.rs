@@ -6,8 +6,8 @@ use super::document::{Item, Located, Value};
 use super::reader::Reader;
 use crate::job::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
-    IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale, TestData,
-    TextSource, Tokeniser,
+    GptSpec, IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale,
+    TestData, TextSource, Tokeniser,
 };
 
 const ACTIVATIONS: [(&str, Activation); 4] = [
@@ -29,6 +29,14 @@ const LOSSES: [(&str, Loss); 2] = [
     ("cross_entropy", Loss::CrossEntropy),
     ("mean_squared_error", Loss::MeanSquaredError),
 ];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Mlp,
+    Gpt,
+}
+
+const KINDS: [(&str, Kind); 2] = [("mlp", Kind::Mlp), ("gpt", Kind::Gpt)];
 
 #[derive(Clone, Copy, PartialEq)]
 enum Format {
@@ -66,19 +74,33 @@ pub(super) fn job(root: &Item, default_name: &str) -> Result<JobSpec, Located> {
 }
 
 fn model(table: Reader<'_>) -> Result<ModelSpec, Located> {
-    table.choice("kind", &[("mlp", ())])?;
-    let mlp = MlpSpec {
-        hidden: table.whole_u32_list("hidden", "a list of widths such as [128, 64]")?,
-        activation: table.choice_or("activation", &ACTIVATIONS, Activation::Relu)?,
-        dropout: table.number_or("dropout", 0.0)?,
-        initialiser: table.choice_or("initialiser", &INITIALISERS, Initialiser::HeUniform)?,
+    let architecture = match table.choice("kind", &KINDS)? {
+        Kind::Mlp => Architecture::Mlp(MlpSpec {
+            hidden: table.whole_u32_list("hidden", "a list of widths such as [128, 64]")?,
+            activation: table.choice_or("activation", &ACTIVATIONS, Activation::Relu)?,
+            dropout: table.number_or("dropout", 0.0)?,
+            initialiser: table.choice_or("initialiser", &INITIALISERS, Initialiser::HeUniform)?,
+        }),
+        Kind::Gpt => Architecture::Gpt(gpt(&table)?),
     };
     let loss = table.choice_or("loss", &LOSSES, Loss::CrossEntropy)?;
     table.finish()?;
-    Ok(ModelSpec {
-        architecture: Architecture::Mlp(mlp),
-        loss,
+    Ok(ModelSpec { architecture, loss })
+}
+
+fn gpt(table: &Reader<'_>) -> Result<GptSpec, Located> {
+    Ok(GptSpec {
+        layers: required_u32(table, "layers")?,
+        heads: required_u32(table, "heads")?,
+        width: required_u32(table, "width")?,
+        dropout: table.number_or("dropout", 0.0)?,
+        tied_embeddings: table.boolean_or("tied_embeddings", true)?,
     })
+}
+
+fn required_u32(table: &Reader<'_>, key: &'static str) -> Result<u32, Located> {
+    let number = table.whole_u32(key)?;
+    number.ok_or_else(|| table.missing(key, "a whole number"))
 }
 
 fn data(table: Reader<'_>) -> Result<DataSpec, Located> {
@@ -111,9 +133,7 @@ fn data(table: Reader<'_>) -> Result<DataSpec, Located> {
 }
 
 fn text(table: &Reader<'_>) -> Result<TextSource, Located> {
-    let context = table
-        .whole_u32("context")?
-        .ok_or_else(|| table.missing("context", "a number of tokens"))?;
+    let context = required_u32(table, "context")?;
     Ok(TextSource {
         path: table.string("path", "the path of a text file")?,
         tokeniser: table.choice("tokeniser", &TOKENISERS)?,

@@ -1,7 +1,7 @@
 use super::*;
 use crate::job::{
-    Architecture, ColumnRef, DataSource, Decay, EvaluateEvery, OptimizerSpec, Period, Scale,
-    TestData, TextSource, Tokeniser, TrainDuration,
+    Architecture, ColumnRef, DataSource, Decay, EvaluateEvery, GptSpec, OptimizerSpec, Period,
+    Scale, TestData, TextSource, Tokeniser, TrainDuration,
 };
 
 const MINIMAL: &str = r#"
@@ -58,7 +58,8 @@ fn a_minimal_file_gets_the_documented_defaults() {
 }
 
 fn text(data: &str) -> String {
-    let model = "[model]\nkind = \"mlp\"\nhidden = []\n[data]\nformat = \"text\"\n";
+    let model =
+        "[model]\nkind = \"gpt\"\nlayers = 2\nheads = 3\nwidth = 12\n[data]\nformat = \"text\"\n";
     let train = "[train]\nsteps = 1\nglobal_batch = 1\n[train.optimizer]\nkind = \"sgd\"\n\
                  learning_rate = 0.1\n";
     format!("{model}{data}\n{train}")
@@ -98,6 +99,56 @@ fn a_text_is_read_and_what_is_not_for_text_is_refused() {
             "{message}"
         );
     }
+    let gpt = GptSpec {
+        layers: 2,
+        heads: 3,
+        width: 12,
+        dropout: 0.0,
+        tied_embeddings: true,
+    };
+    let spec = read(&text(good)).unwrap();
+    assert_eq!(spec.model.architecture, Architecture::Gpt(gpt));
+    for (from, to, expected) in [
+        (
+            "heads = 3",
+            "heads = 5",
+            "`model.heads` is 5: expected a divisor of model.width (12)",
+        ),
+        (
+            "heads = 3",
+            "heads = 0",
+            "`model.heads` is 0: expected a divisor",
+        ),
+        ("layers = 2", "layers = 0", "`model.layers` is 0"),
+        ("width = 12", "hidden = []", "missing key `model.width`"),
+        (
+            "width = 12",
+            "width = 12\nactivation = \"relu\"",
+            "unknown key `model.activation`",
+        ),
+        (
+            "heads = 3",
+            "heads = 3\nloss = \"mean_squared_error\"",
+            "`model.loss` is",
+        ),
+        (
+            "kind = \"gpt\"\nlayers = 2\nheads = 3\nwidth = 12",
+            "kind = \"mlp\"\nhidden = []",
+            "`model.kind` is \"mlp\": expected \"gpt\"",
+        ),
+    ] {
+        let message = message(&text(good).replace(from, to));
+        assert!(message.contains(expected), "{message}");
+    }
+    let table = MINIMAL.replace(
+        "kind = \"mlp\"\nhidden = [8]",
+        "kind = \"gpt\"\nlayers = 1\nheads = 1\nwidth = 1",
+    );
+    let message = message(&table);
+    assert!(
+        message.contains("`model.kind` is \"gpt\": expected a model of numbers"),
+        "{message}"
+    );
     let zero = refused(&good.replace("context = 8", "context = 0"));
     assert!(zero.contains("`data.context` is 0: expected"), "{zero}");
     let long = refused(&format!("{good}stride = 65537"));
@@ -163,7 +214,9 @@ dir = "./o"
 "#,
     )
     .unwrap();
-    let Architecture::Mlp(mlp) = &spec.model.architecture;
+    let Architecture::Mlp(mlp) = &spec.model.architecture else {
+        panic!("mlp")
+    };
     assert_eq!(
         (mlp.hidden.as_slice(), mlp.dropout),
         ([128, 64].as_slice(), 0.1)

@@ -231,6 +231,13 @@ fn texts_round_trip_and_a_missing_stride_is_the_context() {
     let mut spec = full();
     spec.data.scale = Scale::None;
     spec.data.source = DataSource::Text(source);
+    spec.model.architecture = Architecture::Gpt(GptSpec {
+        layers: 2,
+        heads: 3,
+        width: 12,
+        dropout: 0.1,
+        tied_embeddings: true,
+    });
     let mut wire = v1::JobSpec::from(&spec);
     assert_eq!(JobSpec::try_from(wire.clone()), Ok(spec));
     let text = |wire: &mut v1::JobSpec, change: fn(&mut v1::TextSource)| match &mut wire

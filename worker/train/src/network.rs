@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use ringfold_common::dataset::Target;
-use ringfold_common::job::{Activation, Architecture, Initialiser, Loss, ModelSpec};
+use ringfold_common::job::{
+    Activation, Architecture, GptSpec, Initialiser, Loss, MlpSpec, ModelSpec,
+};
 use ringfold_compute::{
     Arena, Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, StateLayout, Workspace,
 };
-use ringfold_graph::models::{self, LOSS, MlpOptions};
-use ringfold_graph::{DType, Graph, InitialiserScheme, differentiate};
+use ringfold_graph::models::{self, GptOptions, LOSS, MlpOptions};
+use ringfold_graph::{DType, Graph, GraphError, InitialiserScheme, differentiate};
 use ringfold_storage::{NamedTensor, Tensor};
 
 use crate::batch_buffer::BatchBuffer;
@@ -40,32 +42,11 @@ impl Network {
         l2: f64,
         threads: usize,
     ) -> Result<Self, TrainError> {
-        let Architecture::Mlp(mlp) = &model.architecture;
-        let forward = models::mlp(&MlpOptions {
-            inputs: features as usize,
-            hidden: mlp.hidden.iter().map(|&width| width as usize).collect(),
-            outputs: target.outputs() as usize,
-            activation: match mlp.activation {
-                Activation::Relu => ringfold_graph::Activation::Relu,
-                Activation::Gelu => ringfold_graph::Activation::Gelu,
-                Activation::Tanh => ringfold_graph::Activation::Tanh,
-                Activation::Sigmoid => ringfold_graph::Activation::Sigmoid,
-            },
-            dropout: mlp.dropout,
-            loss: match model.loss {
-                Loss::CrossEntropy => models::Loss::CrossEntropy,
-                Loss::MeanSquaredError => models::Loss::MeanSquaredError,
-            },
-            l2,
-            initialiser: match mlp.initialiser {
-                Initialiser::HeNormal => InitialiserScheme::HeNormal,
-                Initialiser::HeUniform => InitialiserScheme::HeUniform,
-                Initialiser::GlorotNormal => InitialiserScheme::GlorotNormal,
-                Initialiser::GlorotUniform => InitialiserScheme::GlorotUniform,
-                Initialiser::FanInUniform => InitialiserScheme::LinearDefault,
-            },
-            dtype: DType::F32,
-        })?;
+        let features = features as usize;
+        let forward = match &model.architecture {
+            Architecture::Mlp(mlp) => mlp_graph(mlp, model.loss, features, target, l2)?,
+            Architecture::Gpt(gpt) => models::gpt(&gpt_options(gpt, [features; 2], target, l2))?,
+        };
         Self::from_graph(&forward, features, target, threads)
     }
 
@@ -75,7 +56,7 @@ impl Network {
     /// As [`Network::new`].
     pub(crate) fn from_graph(
         forward: &Graph,
-        features: u32,
+        features: usize,
         target: &Target,
         threads: usize,
     ) -> Result<Self, TrainError> {
@@ -88,7 +69,7 @@ impl Network {
             layout,
             states,
             target: target.clone(),
-            features: features as usize,
+            features,
             cpu,
         })
     }
@@ -218,6 +199,61 @@ impl Network {
             });
         }
         Ok((parameters, state))
+    }
+}
+
+fn mlp_graph(
+    mlp: &MlpSpec,
+    loss: Loss,
+    features: usize,
+    target: &Target,
+    l2: f64,
+) -> Result<Graph, GraphError> {
+    models::mlp(&MlpOptions {
+        inputs: features,
+        hidden: mlp.hidden.iter().map(|&width| width as usize).collect(),
+        outputs: target.outputs() as usize,
+        activation: match mlp.activation {
+            Activation::Relu => ringfold_graph::Activation::Relu,
+            Activation::Gelu => ringfold_graph::Activation::Gelu,
+            Activation::Tanh => ringfold_graph::Activation::Tanh,
+            Activation::Sigmoid => ringfold_graph::Activation::Sigmoid,
+        },
+        dropout: mlp.dropout,
+        loss: match loss {
+            Loss::CrossEntropy => models::Loss::CrossEntropy,
+            Loss::MeanSquaredError => models::Loss::MeanSquaredError,
+        },
+        l2,
+        initialiser: match mlp.initialiser {
+            Initialiser::HeNormal => InitialiserScheme::HeNormal,
+            Initialiser::HeUniform => InitialiserScheme::HeUniform,
+            Initialiser::GlorotNormal => InitialiserScheme::GlorotNormal,
+            Initialiser::GlorotUniform => InitialiserScheme::GlorotUniform,
+            Initialiser::FanInUniform => InitialiserScheme::LinearDefault,
+        },
+        dtype: DType::F32,
+    })
+}
+
+/// The options of a GPT of a context that runs on texts of a length.
+pub(crate) fn gpt_options(
+    gpt: &GptSpec,
+    [context, length]: [usize; 2],
+    target: &Target,
+    l2: f64,
+) -> GptOptions {
+    GptOptions {
+        vocabulary: target.outputs() as usize,
+        context,
+        length,
+        layers: gpt.layers as usize,
+        heads: gpt.heads as usize,
+        width: gpt.width as usize,
+        dropout: gpt.dropout,
+        tied: gpt.tied_embeddings,
+        l2,
+        dtype: DType::F32,
     }
 }
 
