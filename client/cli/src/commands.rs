@@ -2,6 +2,7 @@
 
 pub mod coordinator;
 pub mod evaluate;
+pub mod generate;
 pub mod jobs;
 pub mod nodes;
 pub mod predict;

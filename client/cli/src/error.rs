@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use ringfold_client::ClientError;
 use ringfold_common::error::{ErrorCode, one_line};
 use ringfold_common::job_file::JobFileError;
+use ringfold_common::vocabulary::EncodeError;
 use ringfold_coordinator::CoordinatorError;
 use ringfold_coordinator_store::StoreError;
 use ringfold_net::channel::ConnectError;
@@ -87,6 +88,9 @@ pub enum CliError {
     /// Records that don't fit the model.
     #[error("{0}")]
     Mismatch(String),
+    /// A prompt that the model has no tokens for.
+    #[error("--prompt")]
+    Prompt(#[from] EncodeError),
     /// Output can't be written.
     #[error("can't write {what}")]
     Write {
@@ -135,15 +139,21 @@ impl CliError {
             Self::Bind(BindError::PortInUse { .. }) => {
                 Some("choose another with --listen IP:PORT; port 0 takes a free one".to_owned())
             }
+            Self::Prompt(EncodeError::UnknownCharacter { .. }) => {
+                Some("the model knows the characters of its training text only".to_owned())
+            }
             _ => None,
         }
     }
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::JobFile(_) | Self::Flag { .. } | Self::Exposed { .. } | Self::Mismatch(_) => {
-                ErrorCode::InvalidArgument.exit_code()
-            }
+            Self::JobFile(_)
+            | Self::Flag { .. }
+            | Self::Exposed { .. }
+            | Self::Mismatch(_)
+            | Self::Prompt(_)
+            | Self::Train(TrainError::NotOfText { .. }) => ErrorCode::InvalidArgument.exit_code(),
             Self::ReadJobFile { .. } => ErrorCode::NotFound.exit_code(),
             Self::Storage(error) | Self::Train(TrainError::Storage(error)) => {
                 error.code().exit_code()

@@ -55,5 +55,6 @@ async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Nodes(args) => commands::nodes::run(args).await,
         Command::Predict(args) => commands::predict::run(&args),
         Command::Evaluate(args) => commands::evaluate::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
     }
 }

@@ -38,6 +38,8 @@
 //! | [`trainer`] | the loop |
 //! | [`evaluate`] | sharded evaluation; confusion matrix |
 //! | [`predict`] | a saved model applied to records |
+//! | [`generate`] | text from a saved model |
+//! | [`sampling`] | which token follows, given the scores of all |
 //! | [`error`] | [`TrainError`] |
 
 pub mod batch_buffer;
@@ -46,12 +48,16 @@ mod contribution;
 pub mod ema;
 pub mod error;
 pub mod evaluate;
+pub mod generate;
 pub mod network;
 pub mod optimizer;
 pub mod predict;
+pub mod sampling;
 pub mod schedule;
 pub mod trainer;
 
 pub use error::TrainError;
+pub use generate::Generator;
 pub use predict::Predictor;
+pub use sampling::{Sampler, SamplingOptions};
 pub use trainer::{Observer, RankJob, train};

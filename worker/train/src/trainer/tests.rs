@@ -303,4 +303,5 @@ fn a_rank_whose_weights_differ_is_named_by_all() {
 }
 
 mod states;
+mod text;
 mod updates;
