@@ -13,6 +13,7 @@
 //! | [`errors`] | wrong input: one clear line and the right exit code |
 //! | [`api`] | the gRPC API, with a client that isn't ours |
 //! | [`models`] | `predict`, `evaluate`, and the weights in Python |
+//! | [`generate`] | training on text, and text from the model |
 //! | [`fashion_mnist`] | a data set of 70,000 images |
 //!
 //! What a machine lacks is said in a line `skipped: reason`.
@@ -22,6 +23,7 @@ mod cluster;
 mod errors;
 mod fashion_mnist;
 mod faults;
+mod generate;
 mod models;
 mod queue;
 mod restart;
