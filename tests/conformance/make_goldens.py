@@ -121,6 +121,7 @@ def operators():
     ]
     cases += unary_cases() + binary_cases() + softmax_cases()
     cases += reduction_cases() + layout_cases() + norm_cases() + loss_cases() + image_cases()
+    cases += attention_cases() + recurrent_cases() + element_cases()
     torch.set_default_dtype(torch.float32)
     write("operators.json", {"count": len(cases), "cases": cases})
 
@@ -245,6 +246,85 @@ def layout_cases():
         operator_case("matmul, b transposed", mm(False, True), lambda a, b: a @ t(b), [r(2, 3, 4), r(2, 4)]),
         operator_case("matmul, both transposed", mm(True, True), lambda a, b: t(a) @ t(b), [r(2, 4, 3), r(2, 2, 4)]),
     ]
+
+
+def attention_cases():
+    r = torch.randn
+    sdpa = F.scaled_dot_product_attention
+    op = lambda causal=False, **more: {"kind": "attention", "causal": causal, **more}
+    packed = {"heads": 2, "groups": 1}
+
+    def apply_packed(qkv):
+        q, k, v = (t.unflatten(-1, (-1, 3)).transpose(1, 2) for t in qkv.split([6, 3, 3], -1))
+        y = sdpa(q, k, v, is_causal=True, enable_gqa=True)
+        return y.transpose(1, 2).flatten(-2)
+
+    return [
+        operator_case("attention", op(), sdpa, [r(2, 2, 5, 3), r(2, 2, 7, 3), r(2, 2, 7, 4)]),
+        operator_case(
+            "causal attention over blocks",
+            op(True),
+            lambda q, k, v: sdpa(q, k, v, is_causal=True),
+            [r(1, 70, 2), r(1, 70, 2), r(1, 70, 2)],
+        ),
+        operator_case(
+            "attention of grouped queries",
+            op(scale=0.25),
+            lambda q, k, v: sdpa(q, k, v, scale=0.25, enable_gqa=True),
+            [r(2, 4, 3, 2), r(2, 2, 5, 2), r(2, 2, 5, 2)],
+        ),
+        operator_case(
+            "attention with a mask of floats",
+            op(),
+            lambda q, k, v, m: sdpa(q, k, v, attn_mask=m),
+            [r(2, 2, 3, 2), r(2, 2, 5, 2), r(2, 2, 5, 2), r(2, 1, 3, 5)],
+        ),
+        operator_case("packed attention", {**op(True), **packed}, apply_packed, [r(2, 4, 12)]),
+    ]
+
+
+def recurrent_cases():
+    """One layer in one direction; the reverse one is PyTorch's second direction."""
+    cases = []
+    for kind, gates, states in (("lstm", 4, 2), ("gru", 3, 1)):
+        for time_first in (False, True):
+            for reverse in (False, True):
+                n, t, i, h = 2, 4, 3, 2
+
+                def apply(x, w_ih, w_hh, b_ih, b_hh, *start):
+                    order = (lambda x: x.flip(0 if time_first else 1)) if reverse else (lambda x: x)
+                    weights = [w_ih, w_hh, b_ih, b_hh]
+                    start = [s.unsqueeze(0) for s in start]
+                    start = start if kind == "lstm" else start[0]
+                    run = getattr(torch, kind)
+                    y = run(order(x), start, weights, True, 1, 0.0, False, False, not time_first)
+                    return order(y[0])
+
+                x = torch.randn(t, n, i) if time_first else torch.randn(n, t, i)
+                shapes = [(gates * h, i), (gates * h, h), (gates * h,), (gates * h,)]
+                operands = [x] + [torch.randn(*s) for s in shapes + [(n, h)] * states]
+                op = {"kind": kind, "time_first": time_first, "reverse": reverse}
+                name = f"{kind}, time first: {time_first}, reverse: {reverse}"
+                cases.append(operator_case(name, op, apply, operands))
+    return cases
+
+
+def element_cases():
+    cases = []
+    for exclusive, reverse in ((False, False), (False, True)):
+        op = {"kind": "cum_sum", "axis": 1, "exclusive": exclusive, "reverse": reverse}
+        f = (lambda x: x.flip(1).cumsum(1).flip(1)) if reverse else (lambda x: x.cumsum(1))
+        cases.append(operator_case(f"running sum, reverse: {reverse}", op, f, [torch.randn(2, 4)]))
+    picks = torch.tensor([[2, 0, 1, 1], [0, 0, 2, 1]])
+    case = operator_case(
+        "gather of elements",
+        {"kind": "gather_elements", "axis": 0},
+        lambda x, i: x.gather(0, i),
+        [torch.randn(3, 4)],
+        labels=picks,
+    )
+    case["labels_shape"] = list(picks.shape)
+    return cases + [case]
 
 
 def norm_cases():

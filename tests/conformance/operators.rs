@@ -6,9 +6,10 @@ use ringfold_compute::{
     Cpu, CpuOptions, Element, Mode, ParameterLayout, PlanOptions, RunArgs, TensorRef, TrainMemory,
 };
 use ringfold_graph::op::{
-    Binary, Concat, Conv, ConvPart, CrossEntropy, Dense, Distance, Gather, L2Penalty,
-    LossReduction, Margin, MatMul, MeanSquaredError, Norm, NormOver, Pad, PairLoss, Pool, Pooling,
-    Reduce, Reduction, Slice, Softmax, SoftmaxCrossEntropy, Transpose, Unary, Windows,
+    Attention, AttentionLayout, Binary, Cell, Concat, Conv, ConvPart, CrossEntropy, CumSum, Dense,
+    Distance, Gather, GatherElements, L2Penalty, LossReduction, Margin, MatMul, MeanSquaredError,
+    Norm, NormOver, Pad, PairLoss, Pool, Pooling, Recurrent, Reduce, Reduction, Slice, Softmax,
+    SoftmaxCrossEntropy, Transpose, Unary, Windows,
 };
 use ringfold_graph::{
     ConstantData, DType, Graph, Initialiser, Op, OutputRole, Shape, TensorType, ValueId,
@@ -106,6 +107,35 @@ fn op(case: &Value) -> Op {
             },
         }
         .into(),
+        "gather_elements" => GatherElements { axis: size("axis") }.into(),
+        "cum_sum" => CumSum {
+            axis: size("axis"),
+            exclusive: flag(spec, "exclusive"),
+            reverse: flag(spec, "reverse"),
+        }
+        .into(),
+        "attention" => Attention {
+            layout: match spec.get("heads") {
+                Some(_) => AttentionLayout::Packed {
+                    heads: size("heads"),
+                    groups: size("groups"),
+                },
+                None => AttentionLayout::Heads,
+            },
+            causal: flag(spec, "causal"),
+            scale: spec["scale"].as_f64(),
+        }
+        .into(),
+        kind @ ("lstm" | "gru") => Recurrent {
+            cell: if kind == "lstm" {
+                Cell::Lstm
+            } else {
+                Cell::Gru
+            },
+            time_first: flag(spec, "time_first"),
+            reverse: flag(spec, "reverse"),
+        }
+        .into(),
         "gather" => Gather { axis: size("axis") }.into(),
         "matmul" => MatMul {
             a_transposed: spec["a_transposed"].as_bool().unwrap(),
@@ -163,6 +193,10 @@ fn op(case: &Value) -> Op {
 
 fn text<'a>(spec: &'a Value, name: &str) -> &'a str {
     spec[name].as_str().expect("a text")
+}
+
+fn flag(spec: &Value, name: &str) -> bool {
+    spec[name].as_bool().expect("true or false")
 }
 
 fn pair(value: &Value) -> [usize; 2] {
@@ -232,7 +266,11 @@ fn graph(case: &Value, dtype: DType) -> Graph {
         operands.push(parameter.unwrap());
     }
     if let Some(labels) = case.get("labels") {
-        let shape = Shape::fixed(&[labels.as_array().unwrap().len()]);
+        let shape = match case.get("labels_shape") {
+            Some(shape) => support::sizes(shape),
+            None => vec![labels.as_array().unwrap().len()],
+        };
+        let shape = Shape::fixed(&shape);
         let ty = TensorType::new(DType::I32, shape);
         operands.push(graph.add_input("labels", ty).unwrap());
     }

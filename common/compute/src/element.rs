@@ -43,6 +43,10 @@ pub trait Element:
     /// 1.
     const ONE: Self;
 
+    /// The elements, if they are `f32`.
+    fn as_f32(elements: &[Self]) -> Option<&[f32]>;
+    /// The elements to change, if they are `f32`.
+    fn as_f32_mut(elements: &mut [Self]) -> Option<&mut [f32]>;
     /// The nearest number of this type.
     fn from_f64(value: f64) -> Self;
     /// The same number as `f64`.
@@ -83,6 +87,16 @@ impl Element for f32 {
     const DTYPE: DType = DType::F32;
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
+
+    #[inline(always)]
+    fn as_f32(elements: &[Self]) -> Option<&[f32]> {
+        Some(elements)
+    }
+
+    #[inline(always)]
+    fn as_f32_mut(elements: &mut [Self]) -> Option<&mut [f32]> {
+        Some(elements)
+    }
 
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
@@ -174,6 +188,16 @@ impl Element for f64 {
     const DTYPE: DType = DType::F64;
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
+
+    #[inline(always)]
+    fn as_f32(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+
+    #[inline(always)]
+    fn as_f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
+    }
 
     #[inline(always)]
     fn from_f64(value: f64) -> Self {

@@ -3,7 +3,9 @@
 use crate::error::GraphError;
 use crate::graph::{Graph, ValueId};
 use crate::init::Initialiser;
-use crate::op::{Attention, Binary, Conv, Dense, Norm, NormOver, Reshape, Unary};
+use crate::op::{
+    Attention, Binary, Cell, Concat, Conv, Dense, Expand, Norm, NormOver, Recurrent, Reshape, Unary,
+};
 use crate::shape::{Dim, Shape};
 
 /// PyTorch's batch normalisation of `x [n, c, ..]`: parameters `NAME.weight` (ones) and `NAME.bias`
@@ -88,6 +90,95 @@ pub fn self_attention(
     let y = graph.apply_all(attention, &[qkv])?[0];
     let names = ["out_proj.weight", "out_proj.bias"];
     project(graph, y, names, width, options.output)
+}
+
+/// The options of [`recurrent`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecurrentStack {
+    /// What a step computes.
+    pub cell: Cell,
+    /// Elements of the state.
+    pub hidden: usize,
+    /// Layers one after another, at least 1.
+    pub layers: usize,
+    /// Each layer runs in both directions; their results stand side by side.
+    pub bidirectional: bool,
+    /// x is `[t, n, i]`, not `[n, t, i]`.
+    pub time_first: bool,
+}
+
+/// Layers of LSTM or GRU over `x [n, t, i]`, states 0 at first, with the parameters of PyTorch's
+/// `LSTM` and `GRU`: `NAME.weight_ih_lN`, `NAME.weight_hh_lN`, `NAME.bias_ih_lN`, `NAME.bias_hh_lN`,
+/// with `_reverse` for the other direction; all uniform on `±1/√hidden` at first. Returns `y [n, t,
+/// hidden]` (twice `hidden` in both directions), and for each layer and direction the last state
+/// h `[n, hidden]` with, for LSTM, c.
+///
+/// # Errors
+/// Names that are taken; no hidden element; a batch among steps or features.
+pub fn recurrent(
+    graph: &mut Graph,
+    name: &str,
+    x: ValueId,
+    options: &RecurrentStack,
+) -> Result<(ValueId, Vec<Vec<ValueId>>), GraphError> {
+    let (mut y, mut last) = (x, Vec::new());
+    for layer in 0..options.layers {
+        let mut directions = Vec::new();
+        for reverse in [false, true]
+            .into_iter()
+            .take(1 + usize::from(options.bidirectional))
+        {
+            let results = direction(graph, name, y, options, (layer, reverse))?;
+            let states = options.cell.states();
+            directions.push(results[0]);
+            last.push(results[1..=states].to_vec());
+        }
+        y = match directions[..] {
+            [one] => one,
+            _ => graph.apply(Concat { axis: 2 }, &directions)?,
+        };
+    }
+    Ok((y, last))
+}
+
+/// The results of one layer in one direction.
+fn direction(
+    graph: &mut Graph,
+    name: &str,
+    x: ValueId,
+    options: &RecurrentStack,
+    (layer, reverse): (usize, bool),
+) -> Result<Vec<ValueId>, GraphError> {
+    let suffix = if reverse { "_reverse" } else { "" };
+    let dims = graph.value(x).ty.shape.dims().to_vec();
+    let inputs = dims.last().and_then(|dim| dim.fixed()).unwrap_or(1);
+    let hidden = options.hidden;
+    let rows = hidden.saturating_mul(options.cell.gates());
+    let bound = 1.0 / (hidden.max(1) as f64).sqrt();
+    let mut operands = vec![x];
+    for (part, shape) in [
+        ("weight_ih", &[rows, inputs][..]),
+        ("weight_hh", &[rows, hidden]),
+        ("bias_ih", &[rows]),
+        ("bias_hh", &[rows]),
+    ] {
+        let name = format!("{name}.{part}_l{layer}{suffix}");
+        let initialiser = Initialiser::Uniform { bound };
+        operands.push(graph.add_parameter(&name, Shape::fixed(shape), initialiser)?);
+    }
+    let zero = graph.add_scalar(0.0)?;
+    let shape = Shape::fixed(&[1, 1]);
+    let zero = graph.apply(Reshape { shape }, &[zero])?;
+    let samples = dims.get(usize::from(options.time_first)).copied();
+    let shape = Shape::new(vec![samples.unwrap_or(Dim::Fixed(1)), Dim::Fixed(hidden)]);
+    let zeros = graph.apply(Expand { shape }, &[zero])?;
+    operands.extend(vec![zeros; options.cell.states()]);
+    let op = Recurrent {
+        cell: options.cell,
+        time_first: options.time_first,
+        reverse,
+    };
+    graph.apply_all(op, &operands)
 }
 
 /// A convolution over one dimension: `x [n, c, l]`, `w [o, c/groups, k]`, `b [o]?`. It is one over

@@ -32,12 +32,14 @@
 //! | `infer`, `verify` | what type rules are said with; the check of a whole graph |
 //! | `dump` | the stable text form: `Display` of [`Graph`] |
 //! | [`autodiff`] | [`differentiate`] |
+//! | [`compose`] | functions composed of operators |
 //! | [`init`] | [`Initialiser`]: initial values as a pure function of seed, name, element |
 //! | [`layers`] | pieces of models that are more than one operator |
 //! | [`models`] | built-in models: [`models::mlp`] |
 //! | [`error`] | [`GraphError`] |
 
 pub mod autodiff;
+pub mod compose;
 mod dump;
 pub mod error;
 pub mod graph;

@@ -1,7 +1,8 @@
-//! Matrix products by the `gemm` crate.
+//! Matrix products: those of `f32` by [`super::product`] where the processor has AVX-512, others by the
+//! `gemm` crate.
 //!
-//! Invariant of this module: [`matmul_strided`] is the only caller of `gemm::gemm`, and before the
-//! call it has asserted that each of the three row-major matrices ends within its slice. Every
+//! Invariant of this module: [`by_crate`] is the only caller of `gemm::gemm`, and before the
+//! call [`matmul_strided`] has asserted that each of the three row-major matrices ends within its slice. Every
 //! address that the callee computes is base + row · row stride + column · column stride within those
 //! dimensions; the destination is borrowed mutably, so it overlaps neither operand.
 //!
@@ -11,6 +12,10 @@
 
 use gemm::Parallelism;
 
+#[cfg(target_arch = "x86_64")]
+use super::parallel::for_units;
+#[cfg(target_arch = "x86_64")]
+use super::product;
 use crate::element::Element;
 
 /// The longest sum that is handed over in one piece.
@@ -93,7 +98,7 @@ pub fn matmul_strided<T: Element>(
     lhs: &[T],
     rhs: &[T],
 ) {
-    let &MatMul { m, n, k, .. } = spec;
+    let &MatMul { m, n, .. } = spec;
     let fits = |len: usize, (rows, columns): (usize, usize), stride: usize| {
         rows == 0 || (columns <= stride && (rows - 1) * stride + columns <= len)
     };
@@ -109,6 +114,75 @@ pub fn matmul_strided<T: Element>(
         fits(rhs.len(), spec.rhs(), strides.rhs),
         "right operand of {spec:?}"
     );
+    #[cfg(test)]
+    let _inside = crate::cpu::counting::inside_gemm();
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(proof), Some(lhs), Some(rhs), Some(dst), Some(factor)) = (
+        product::Avx512::detect(),
+        T::as_f32(lhs),
+        T::as_f32(rhs),
+        T::as_f32_mut(dst),
+        T::as_f32(&[factor]),
+    ) {
+        return by_product(proof, spec, strides, factor[0], dst, lhs, rhs);
+    }
+    by_crate(spec, strides, factor, dst, lhs, rhs);
+}
+
+/// By the kernel of our own, rows of the result cut into a piece a thread.
+#[cfg(target_arch = "x86_64")]
+fn by_product(
+    proof: product::Avx512,
+    spec: &MatMul,
+    strides: &RowStrides,
+    factor: f32,
+    dst: &mut [f32],
+    lhs: &[f32],
+    rhs: &[f32],
+) {
+    let &MatMul { m, n, k, .. } = spec;
+    let view = |elements, transposed, stride| product::View {
+        elements,
+        strides: if transposed { (1, stride) } else { (stride, 1) },
+    };
+    let lhs = view(lhs, spec.lhs_transposed, strides.lhs);
+    let rhs = view(rhs, spec.rhs_transposed, strides.rhs);
+    let rows = m
+        .div_ceil(spec.threads)
+        .max(1)
+        .next_multiple_of(product::ROWS);
+    let steps = [rows * strides.dst];
+    for_units(
+        0..m.div_ceil(rows),
+        [dst],
+        steps,
+        spec.threads,
+        &|unit, [dst]| {
+            let row = unit * rows;
+            for start in (0..k).step_by(K_RUN) {
+                let to = product::Target {
+                    stride: strides.dst,
+                    accumulate: spec.accumulate || start > 0,
+                    factor,
+                };
+                let sizes = [rows.min(m - row), n, K_RUN.min(k - start)];
+                let (lhs, rhs) = (lhs.from(row, start), rhs.from(start, 0));
+                product::multiply(proof, sizes, dst, to, lhs, rhs);
+            }
+        },
+    );
+}
+
+/// By the `gemm` crate.
+fn by_crate<T: Element>(
+    spec: &MatMul,
+    strides: &RowStrides,
+    factor: T,
+    dst: &mut [T],
+    lhs: &[T],
+    rhs: &[T],
+) {
+    let &MatMul { m, n, k, .. } = spec;
     // (column stride, row stride)
     let both = |transposed, stride| if transposed { (stride, 1) } else { (1, stride) };
     let lhs_strides = both(spec.lhs_transposed, strides.lhs);
@@ -125,8 +199,6 @@ pub fn matmul_strided<T: Element>(
         // The first element of the run: column `start` of lhs, row `start` of rhs.
         let lhs = &lhs[start * lhs_strides.0..];
         let rhs = &rhs[start * rhs_strides.1..];
-        #[cfg(test)]
-        let _inside = crate::cpu::counting::inside_gemm();
         // SAFETY: the matrices have these strides and, as asserted, end within their slices; columns
         // `start .. start + run` of lhs and rows `start .. start + run` of rhs lie within them,
         // and `dst` is a unique borrow. `T` is `f32` or `f64`, which the callee supports.
@@ -207,6 +279,49 @@ mod tests {
         let mut got = single(&start);
         matmul(spec, &mut got, &single(&lhs), &single(&rhs));
         assert_eq!(got, single(&expected), "{spec:?}");
+        // What machines without our own kernel do.
+        let mut got = single(&start);
+        let strides = RowStrides {
+            dst: n,
+            lhs: spec.lhs().1,
+            rhs: spec.rhs().1,
+        };
+        by_crate(spec, &strides, 1.0, &mut got, &single(&lhs), &single(&rhs));
+        assert_eq!(got, single(&expected), "{spec:?}");
+    }
+
+    /// Operands large enough to be packed, in every form, with rows apart and a factor.
+    #[test]
+    fn large_products_are_exact() {
+        for (lhs_transposed, rhs_transposed) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            for (m, n, k) in [(201, 1601, 40), (300, 131, 530), (35, 70, 1000)] {
+                let spec = MatMul {
+                    m,
+                    n,
+                    k,
+                    lhs_transposed,
+                    rhs_transposed,
+                    accumulate: true,
+                    threads: 2,
+                };
+                assert_exact(&spec);
+                let strides = RowStrides {
+                    dst: n + 3,
+                    lhs: spec.lhs().1 + 1,
+                    rhs: spec.rhs().1 + 2,
+                };
+                let number = |i: usize| element(i) as f32;
+                let lhs: Vec<f32> = (0..spec.lhs().0 * strides.lhs).map(number).collect();
+                let rhs: Vec<f32> = (0..spec.rhs().0 * strides.rhs).map(number).collect();
+                let mut got = vec![1.0; m * strides.dst];
+                let mut expected = got.clone();
+                matmul_strided(&spec, &strides, 0.5, &mut got, &lhs, &rhs);
+                by_crate(&spec, &strides, 0.5, &mut expected, &lhs, &rhs);
+                assert_eq!(got, expected, "{spec:?}");
+            }
+        }
     }
 
     proptest! {

@@ -7,8 +7,8 @@ use ringfold_graph::Op;
 use ringfold_graph::op::Unary;
 
 use super::kernels::{
-    attention, conv, dense, dropout, elementwise, layout, loss, matmul, norm, pair_loss, pool,
-    reduce, rows,
+    attention, conv, dense, dropout, elements, elementwise, layout, loss, matmul, norm, pair_loss,
+    pool, recurrent, reduce, rows,
 };
 use super::memory::{Memory, Operands, Results, WRITES_MAX};
 use crate::backend::RunArgs;
@@ -50,9 +50,14 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::PadGrad(op) => layout::pad_grad(op.0, call),
         Op::Gather(op) => layout::gather(*op, call),
         Op::GatherGrad(op) => layout::gather_grad(*op, call),
+        Op::GatherElements(op) => elements::gather(*op, call),
+        Op::GatherElementsGrad(op) => elements::gather_grad(op, call),
+        Op::CumSum(op) => elements::cum_sum(*op, call),
         Op::MatMul(op) => matmul::lower(*op, call, threads),
         Op::Attention(op) => attention::forward(*op, call, threads),
         Op::AttentionGrad(op) => attention::backward(*op, call, threads),
+        Op::Recurrent(op) => recurrent::forward(*op, call, threads),
+        Op::RecurrentGrad(op) => recurrent::backward(*op, call, threads),
         Op::Norm(op) => norm::norm(*op, call),
         Op::NormGrad(op) => norm::norm_grad(op.0, call),
         Op::PairLoss(op) => pair_loss::pair(*op, call),
@@ -79,6 +84,7 @@ pub(crate) fn scratch_len(op: &Op, operands: &[Vec<usize>], results: &[Vec<usize
         Op::ReduceGrad(op) => reduce::grad_scratch_len(op.reduction, len(&operands[1])),
         Op::Attention(op) => attention::scratch_len(*op, operands),
         Op::AttentionGrad(op) => attention::grad_scratch_len(*op, operands),
+        Op::RecurrentGrad(op) => recurrent::scratch_len(*op, operands),
         Op::Conv(op) => conv::scratch_len(op, operands, results),
         _ => 0,
     }

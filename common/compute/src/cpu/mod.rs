@@ -12,6 +12,7 @@
 //! | `view` | integers and truth values in memories of floats |
 //! | [`kernels`] | a file a group of operators: their kernels, and the loops over slices |
 //! | [`gemm`] | matrix products |
+//! | `product` | their kernel for AVX-512 |
 //! | [`conv`] | fast convolution and pooling on slices; not yet behind [`kernels`] |
 //! | [`math`] | elementary functions |
 //! | `simd` | the same loop for wider vectors |
@@ -24,6 +25,8 @@ pub mod math;
 mod memory;
 mod parallel;
 mod plan;
+#[cfg(target_arch = "x86_64")]
+mod product;
 mod simd;
 mod view;
 

@@ -10,6 +10,7 @@ mod attention;
 mod binary;
 mod dense;
 mod gather;
+mod gather_elements;
 mod image;
 mod layout;
 mod loss;
@@ -17,7 +18,9 @@ mod matmul;
 mod norm;
 mod pair_loss;
 mod random;
+mod recurrent;
 mod reduce;
+mod scan;
 mod softmax;
 mod unary;
 
@@ -27,6 +30,7 @@ pub use self::attention::{Attention, AttentionGrad, AttentionLayout};
 pub use self::binary::{Binary, BinaryGrad, Cast, Compare, Expand, Logic, Side, SumTo, Where};
 pub use self::dense::Dense;
 pub use self::gather::{Gather, GatherGrad};
+pub use self::gather_elements::{GatherElements, GatherElementsGrad};
 pub use self::image::{Conv, ConvPart, Pool, PoolGrad, Pooling, Windows};
 pub use self::layout::{Concat, Margin, Pad, PadGrad, Reshape, Slice, SliceGrad, Transpose};
 pub use self::loss::{L2Penalty, L2PenaltyGrad, MeanSquaredError, SoftmaxCrossEntropy};
@@ -36,7 +40,9 @@ pub use self::pair_loss::{
     CrossEntropy, CrossEntropyGrad, Distance, LossReduction, PairLoss, PairLossGrad,
 };
 pub use self::random::Dropout;
+pub use self::recurrent::{Cell, Recurrent, RecurrentGrad};
 pub use self::reduce::{ArgMax, Reduce, ReduceGrad, Reduction, Spread};
+pub use self::scan::CumSum;
 pub use self::softmax::Softmax;
 pub use self::unary::{Saved, Unary, UnaryGrad};
 use crate::autodiff::Rule;
@@ -177,12 +183,22 @@ operators! {
     Gather(Gather),
     /// The gradient of picking.
     GatherGrad(GatherGrad),
+    /// Picking single elements by index.
+    GatherElements(GatherElements),
+    /// The gradient of picking single elements.
+    GatherElementsGrad(GatherElementsGrad),
+    /// Running sums.
+    CumSum(CumSum),
     /// Products of matrices.
     MatMul(MatMul),
     /// Scaled-dot-product attention.
     Attention(Attention),
     /// The gradient of attention.
     AttentionGrad(AttentionGrad),
+    /// A recurrent layer.
+    Recurrent(Recurrent),
+    /// The gradient of a recurrent layer.
+    RecurrentGrad(RecurrentGrad),
     /// A normalisation.
     Norm(Norm),
     /// The gradient of a normalisation.

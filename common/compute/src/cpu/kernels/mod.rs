@@ -9,6 +9,7 @@ pub mod broadcast;
 pub(crate) mod conv;
 pub(crate) mod dense;
 pub mod dropout;
+pub(crate) mod elements;
 pub(crate) mod elementwise;
 pub mod functions;
 pub(crate) mod layout;
@@ -17,6 +18,7 @@ pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod pair_loss;
 pub(crate) mod pool;
+pub(crate) mod recurrent;
 pub(crate) mod reduce;
 pub mod rows;
 

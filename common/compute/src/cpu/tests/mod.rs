@@ -1,4 +1,6 @@
 mod attention;
+mod composed;
 mod gradients;
 mod networks;
+mod recurrent;
 mod runs;
