@@ -126,7 +126,7 @@ fn what_a_model_of_text_cannot_do_is_said() {
     );
     let said = ringfold(&["predict", "--model", &output, "--input", &more]).error(2);
     assert!(said.contains("the data is text"), "{said}");
-    let said = ringfold(&["generate", &output, "--temperature", "-1"]).exited(2);
+    let said = ringfold(&["generate", &output, "--temperature=-1"]).exited(2);
     assert!(
         said.stderr.contains("expected a number of 0 or more"),
         "{said}"
