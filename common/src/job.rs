@@ -25,5 +25,5 @@ pub use spec::{
     OutputSpec, Scale, TestData, TextSource, Tokeniser, TrainDuration, TrainSpec,
 };
 pub use state::{Cause, Failure, JobState, Phase, Reason};
-pub use text_model::GptSpec;
+pub use text_model::{GptSpec, LstmSpec};
 pub use validate::{SpecError, limits};

@@ -2,8 +2,8 @@
 
 use ringfold_common::job::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
-    GptSpec, IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale,
-    TestData, TextSource, Tokeniser,
+    GptSpec, IdxSource, Initialiser, JobSpec, Loss, LstmSpec, MlpSpec, ModelSpec, OutputSpec,
+    Scale, TestData, TextSource, Tokeniser,
 };
 
 use crate::error::{FieldError, required};
@@ -136,6 +136,12 @@ impl From<&ModelSpec> for v1::ModelSpec {
                     dropout: gpt.dropout,
                     tied_embeddings: gpt.tied_embeddings,
                 }),
+                Architecture::Lstm(lstm) => Wire::Lstm(v1::LstmSpec {
+                    embedding: lstm.embedding,
+                    hidden: lstm.hidden,
+                    layers: lstm.layers,
+                    dropout: lstm.dropout,
+                }),
             }),
             loss: v1::Loss::from(model.loss).into(),
         }
@@ -161,6 +167,12 @@ impl TryFrom<v1::ModelSpec> for ModelSpec {
                 width: gpt.width,
                 dropout: gpt.dropout,
                 tied_embeddings: gpt.tied_embeddings,
+            }),
+            Wire::Lstm(lstm) => Architecture::Lstm(LstmSpec {
+                embedding: lstm.embedding,
+                hidden: lstm.hidden,
+                layers: lstm.layers,
+                dropout: lstm.dropout,
             }),
         };
         Ok(Self { architecture, loss })

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes golden/gpt*.json: what PyTorch computes for networks over text. See make_goldens.py.
+"""Writes golden/gpt*.json and golden/lstm.json: what PyTorch computes for networks over text. See make_goldens.py.
 
     /tmp/torch/bin/python tests/conformance/make_text_goldens.py
 """
@@ -74,6 +74,38 @@ def document(model, shapes, logits_of, batches):
     }
 
 
+HIDDEN, EMBEDDING = 4, 3
+
+
+def lstm_shapes():
+    module = torch.nn.LSTM(EMBEDDING, HIDDEN, LAYERS)
+    shapes = {f"lstm.{name}": p.shape for name, p in module.named_parameters()}
+    shapes["embedding.weight"] = (VOCABULARY, EMBEDDING)
+    shapes["head.weight"] = (VOCABULARY, HIDDEN)
+    shapes["head.bias"] = (VOCABULARY,)
+    return shapes
+
+
+def lstm_logits(p, x):
+    module = torch.nn.LSTM(EMBEDDING, HIDDEN, LAYERS, batch_first=True)
+    inner = {name[5:]: value for name, value in p.items() if name.startswith("lstm.")}
+    y, _ = torch.func.functional_call(module, inner, (p["embedding.weight"][x.long()],))
+    return F.linear(y, p["head.weight"], p["head.bias"])
+
+
+def lstm(name):
+    torch.manual_seed(4)
+    model = {
+        "kind": "lstm",
+        "vocabulary": VOCABULARY,
+        "context": CONTEXT,
+        "embedding": EMBEDDING,
+        "hidden": HIDDEN,
+        "layers": LAYERS,
+    }
+    write(name, document(model, lstm_shapes(), lstm_logits, BATCH))
+
+
 def gpt(name, tied):
     torch.manual_seed(3)
     model = {
@@ -91,3 +123,4 @@ def gpt(name, tied):
 if __name__ == "__main__":
     gpt("gpt.json", tied=False)
     gpt("gpt_tied.json", tied=True)
+    lstm("lstm.json")

@@ -5,7 +5,7 @@ mod support;
 use ringfold_compute::{
     Cpu, CpuOptions, Mode, ParameterLayout, PlanOptions, RunArgs, TensorRef, TrainMemory,
 };
-use ringfold_graph::models::{GptOptions, LOGITS, LOSS, PROBABILITIES, gpt};
+use ringfold_graph::models::{GptOptions, LOGITS, LOSS, LstmOptions, PROBABILITIES, gpt, lstm};
 use ringfold_graph::{DType, Graph, differentiate};
 use serde_json::Value;
 
@@ -25,6 +25,16 @@ fn model(file: &Value, length: usize) -> Graph {
             width: size("width"),
             dropout: 0.0,
             tied: model["tied"].as_bool().unwrap(),
+            l2: 0.0,
+            dtype: DType::F32,
+        }),
+        "lstm" => lstm(&LstmOptions {
+            vocabulary: size("vocabulary"),
+            length,
+            embedding: size("embedding"),
+            hidden: size("hidden"),
+            layers: size("layers"),
+            dropout: 0.0,
             l2: 0.0,
             dtype: DType::F32,
         }),
@@ -133,6 +143,12 @@ fn assert_a_prefix_is_a_prefix(name: &str) {
 fn gpt_of_untied_embeddings() {
     assert_first_batch("gpt.json");
     assert_a_prefix_is_a_prefix("gpt.json");
+}
+
+#[test]
+fn lstm_of_two_layers() {
+    assert_first_batch("lstm.json");
+    assert_a_prefix_is_a_prefix("lstm.json");
 }
 
 #[test]

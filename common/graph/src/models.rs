@@ -1,6 +1,7 @@
 //! Built-in models.
 
 mod gpt;
+mod lstm;
 
 use crate::error::GraphError;
 use crate::graph::{Graph, OutputRole, ValueId};
@@ -10,6 +11,7 @@ use crate::op::{SoftmaxCrossEntropy, Unary};
 use crate::shape::{DType, Shape, TensorType};
 
 pub use gpt::{GptOptions, GptStep, gpt, gpt_step};
+pub use lstm::{LstmOptions, LstmStep, lstm, lstm_step};
 
 /// The name of the features, float `[batch, inputs]`; of text, tokens `i32 [batch, length]`.
 pub const FEATURES: &str = "x";

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::{GroupSpec, OptimizerSpec};
 use super::schedule::{Period, ScheduleSpec};
-use super::text_model::GptSpec;
+use super::text_model::{GptSpec, LstmSpec};
 use crate::dataset::DatasetInfo;
 use crate::ids::SpecHash;
 
@@ -52,6 +52,8 @@ pub enum Architecture {
     Mlp(MlpSpec),
     /// `"gpt"`: a causal transformer over text.
     Gpt(GptSpec),
+    /// `"lstm"`: a recurrent network over text.
+    Lstm(LstmSpec),
 }
 
 impl Architecture {
@@ -61,13 +63,14 @@ impl Architecture {
         match self {
             Self::Mlp(_) => "mlp",
             Self::Gpt(_) => "gpt",
+            Self::Lstm(_) => "lstm",
         }
     }
 
     /// True if its inputs are tokens.
     #[must_use]
     pub fn takes_text(&self) -> bool {
-        matches!(self, Self::Gpt(_))
+        matches!(self, Self::Gpt(_) | Self::Lstm(_))
     }
 }
 

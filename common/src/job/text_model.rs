@@ -17,3 +17,17 @@ pub struct GptSpec {
     /// The output's weight is that of the token embedding.
     pub tied_embeddings: bool,
 }
+
+/// `"lstm"`: layers of long short-term memory. Every record starts from states of 0.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LstmSpec {
+    /// Elements of an embedding.
+    pub embedding: u32,
+    /// Elements of a layer's state.
+    pub hidden: u32,
+    /// Layers, one after the other.
+    pub layers: u32,
+    /// The share of values set to zero in training, after the embedding and after each layer, in
+    /// [0, 1).
+    pub dropout: f64,
+}

@@ -140,6 +140,7 @@ impl JobSpec {
         match &self.model.architecture {
             Architecture::Mlp(mlp) => validate_mlp(mlp)?,
             Architecture::Gpt(gpt) => text_model::validate_gpt(gpt)?,
+            Architecture::Lstm(lstm) => text_model::validate_lstm(lstm)?,
         }
         text_model::validate_kind(&self.model.architecture, &self.data.source)?;
         validate_data(&self.data)?;

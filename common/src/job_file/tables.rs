@@ -6,8 +6,8 @@ use super::document::{Item, Located, Value};
 use super::reader::Reader;
 use crate::job::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
-    GptSpec, IdxSource, Initialiser, JobSpec, Loss, MlpSpec, ModelSpec, OutputSpec, Scale,
-    TestData, TextSource, Tokeniser,
+    GptSpec, IdxSource, Initialiser, JobSpec, Loss, LstmSpec, MlpSpec, ModelSpec, OutputSpec,
+    Scale, TestData, TextSource, Tokeniser,
 };
 
 const ACTIVATIONS: [(&str, Activation); 4] = [
@@ -34,9 +34,10 @@ const LOSSES: [(&str, Loss); 2] = [
 enum Kind {
     Mlp,
     Gpt,
+    Lstm,
 }
 
-const KINDS: [(&str, Kind); 2] = [("mlp", Kind::Mlp), ("gpt", Kind::Gpt)];
+const KINDS: [(&str, Kind); 3] = [("mlp", Kind::Mlp), ("gpt", Kind::Gpt), ("lstm", Kind::Lstm)];
 
 #[derive(Clone, Copy, PartialEq)]
 enum Format {
@@ -82,6 +83,12 @@ fn model(table: Reader<'_>) -> Result<ModelSpec, Located> {
             initialiser: table.choice_or("initialiser", &INITIALISERS, Initialiser::HeUniform)?,
         }),
         Kind::Gpt => Architecture::Gpt(gpt(&table)?),
+        Kind::Lstm => Architecture::Lstm(LstmSpec {
+            embedding: required_u32(&table, "embedding")?,
+            hidden: required_u32(&table, "hidden")?,
+            layers: table.whole_u32("layers")?.unwrap_or(1),
+            dropout: table.number_or("dropout", 0.0)?,
+        }),
     };
     let loss = table.choice_or("loss", &LOSSES, Loss::CrossEntropy)?;
     table.finish()?;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::job::{
-    Architecture, ColumnRef, DataSource, Decay, EvaluateEvery, GptSpec, OptimizerSpec, Period,
-    Scale, TestData, TextSource, Tokeniser, TrainDuration,
+    Architecture, ColumnRef, DataSource, Decay, EvaluateEvery, GptSpec, LstmSpec, OptimizerSpec,
+    Period, Scale, TestData, TextSource, Tokeniser, TrainDuration,
 };
 
 const MINIMAL: &str = r#"
@@ -134,12 +134,24 @@ fn a_text_is_read_and_what_is_not_for_text_is_refused() {
         (
             "kind = \"gpt\"\nlayers = 2\nheads = 3\nwidth = 12",
             "kind = \"mlp\"\nhidden = []",
-            "`model.kind` is \"mlp\": expected \"gpt\"",
+            "`model.kind` is \"mlp\": expected \"gpt\" or \"lstm\"",
         ),
     ] {
         let message = message(&text(good).replace(from, to));
         assert!(message.contains(expected), "{message}");
     }
+    let gpt_keys = "kind = \"gpt\"\nlayers = 2\nheads = 3\nwidth = 12";
+    let lstm = |keys: &str| text(good).replace(gpt_keys, &format!("kind = \"lstm\"\n{keys}"));
+    let expected = LstmSpec {
+        embedding: 3,
+        hidden: 5,
+        layers: 1,
+        dropout: 0.0,
+    };
+    let spec = read(&lstm("embedding = 3\nhidden = 5")).unwrap();
+    assert_eq!(spec.model.architecture, Architecture::Lstm(expected));
+    let message_of = message(&lstm("embedding = 3\nhidden = 0"));
+    assert!(message_of.contains("`model.hidden` is 0"), "{message_of}");
     let table = MINIMAL.replace(
         "kind = \"mlp\"\nhidden = [8]",
         "kind = \"gpt\"\nlayers = 1\nheads = 1\nwidth = 1",

@@ -239,7 +239,15 @@ fn texts_round_trip_and_a_missing_stride_is_the_context() {
         tied_embeddings: true,
     });
     let mut wire = v1::JobSpec::from(&spec);
-    assert_eq!(JobSpec::try_from(wire.clone()), Ok(spec));
+    assert_eq!(JobSpec::try_from(wire.clone()), Ok(spec.clone()));
+    spec.model.architecture = Architecture::Lstm(LstmSpec {
+        embedding: 3,
+        hidden: 5,
+        layers: 2,
+        dropout: 0.5,
+    });
+    let lstm = v1::JobSpec::from(&spec);
+    assert_eq!(JobSpec::try_from(lstm), Ok(spec));
     let text = |wire: &mut v1::JobSpec, change: fn(&mut v1::TextSource)| match &mut wire
         .data
         .as_mut()

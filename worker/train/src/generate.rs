@@ -1,7 +1,7 @@
 //! Text from a saved model, token by token.
 //!
-//! A model reads one token at a time and keeps what it needs of those before: a transformer the
-//! keys and values of its context. When the context is full, its older half is forgotten: the
+//! A model reads one token at a time and keeps what it needs of those before: a recurrent network
+//! its states, a transformer the keys and values of its context. When the context is full, its older half is forgotten: the
 //! newer half is read again from the start, so that every token has between half a context and a
 //! whole one before it, once there were so many.
 
@@ -11,11 +11,11 @@ use ringfold_common::vocabulary::Vocabulary;
 use ringfold_compute::{
     Arena, Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, TensorRef, Workspace,
 };
-use ringfold_graph::models::{LOGITS, gpt_step};
+use ringfold_graph::models::{GptOptions, LOGITS, gpt_step, lstm_step};
 use ringfold_storage::{Model, ModelDescription};
 
 use crate::error::TrainError;
-use crate::network::{Network, gpt_options};
+use crate::network::{Network, gpt_options, lstm_options};
 use crate::sampling::Sampler;
 
 /// A saved model of text, with the tokens that it has read.
@@ -26,9 +26,24 @@ pub struct Generator {
     parameters: Arena<f32>,
     plan: CpuPlan<f32>,
     workspace: Workspace<f32>,
-    cache: Cache,
-    /// Tokens in the cache, oldest first.
+    memory: Memory,
+    /// Tokens in a transformer's cache, oldest first.
     read: Vec<i32>,
+}
+
+/// What a model keeps of the tokens that it has read.
+#[derive(Debug)]
+enum Memory {
+    Transformer(Cache),
+    Recurrent(States),
+}
+
+/// What a recurrent network keeps: h and c of each layer.
+#[derive(Debug)]
+struct States {
+    layers: Vec<[Vec<f32>; 2]>,
+    /// The outputs that are the next ones.
+    names: Vec<[String; 2]>,
 }
 
 /// What a transformer keeps of the tokens that it has read.
@@ -54,12 +69,12 @@ impl Generator {
     /// [`TrainError::NotOfText`]; a tensor that is missing, superfluous or of another shape.
     pub fn new(model: Model, threads: usize) -> Result<Self, TrainError> {
         let description = model.description;
-        let (Target::Tokens(vocabulary), Architecture::Gpt(gpt)) =
-            (&description.target, &description.model.architecture)
-        else {
-            return Err(TrainError::NotOfText {
-                kind: description.model.architecture.kind(),
-            });
+        let architecture = &description.model.architecture;
+        let not_of_text = || TrainError::NotOfText {
+            kind: architecture.kind(),
+        };
+        let Target::Tokens(vocabulary) = &description.target else {
+            return Err(not_of_text());
         };
         let context = description.features as usize;
         let network = Network::new(
@@ -70,26 +85,36 @@ impl Generator {
             threads,
         )?;
         let (parameters, _) = network.load(&model.tensors)?;
-        let options = gpt_options(gpt, [context; 2], &description.target, 0.0);
-        let step = gpt_step(&options)?;
-        let (plan, workspace) = plan(&step.graph, network.layout(), threads)?;
-        let head_width = options.width / options.heads;
-        let cache = vec![0.0; context * options.width];
+        let (graph, memory) = match architecture {
+            Architecture::Gpt(gpt) => {
+                let options = gpt_options(gpt, [context; 2], &description.target, 0.0);
+                let step = gpt_step(&options)?;
+                (
+                    step.graph,
+                    Memory::Transformer(Cache::new(&options, step.rows)),
+                )
+            }
+            Architecture::Lstm(lstm) => {
+                let options = lstm_options(lstm, context, &description.target, 0.0);
+                let step = lstm_step(&options)?;
+                let zeros = vec![0.0; options.hidden];
+                let states = States {
+                    layers: vec![[zeros.clone(), zeros]; step.states.len()],
+                    names: step.states,
+                };
+                (step.graph, Memory::Recurrent(states))
+            }
+            Architecture::Mlp(_) => return Err(not_of_text()),
+        };
+        let (plan, workspace) = plan(&graph, network.layout(), threads)?;
         Ok(Self {
             vocabulary: vocabulary.clone(),
-            cache: Cache {
-                context,
-                heads: options.heads,
-                head_width,
-                blocks: vec![[cache.clone(), cache]; step.rows.len()],
-                rows: step.rows,
-                mask: vec![0; context + 1],
-            },
+            memory,
             description,
             parameters,
             plan,
             workspace,
-            read: Vec::with_capacity(context),
+            read: Vec::new(),
         })
     }
 
@@ -105,10 +130,13 @@ impl Generator {
         &self.vocabulary
     }
 
-    /// Tokens that it sees at once.
+    /// Tokens that it sees at once; unset for a recurrent network, which has no limit.
     #[must_use]
-    pub fn context(&self) -> usize {
-        self.cache.context
+    pub fn context(&self) -> Option<usize> {
+        match &self.memory {
+            Memory::Transformer(cache) => Some(cache.context),
+            Memory::Recurrent(_) => None,
+        }
     }
 
     /// Reads a token, and returns the scores (logits) of all tokens to follow it.
@@ -116,10 +144,12 @@ impl Generator {
     /// # Errors
     /// A number that is no token.
     pub fn read(&mut self, token: u32) -> Result<&[f32], TrainError> {
-        if self.read.len() == self.cache.context {
-            let newer = self.read.split_off(self.cache.context.div_ceil(2));
+        if let Memory::Transformer(cache) = &mut self.memory
+            && self.read.len() == cache.context
+        {
+            let newer = self.read.split_off(cache.context.div_ceil(2));
             self.read.clear();
-            self.cache.mask.fill(0);
+            cache.mask.fill(0);
             for token in newer {
                 self.step(token)?;
             }
@@ -145,7 +175,10 @@ impl Generator {
         mut each: impl FnMut(u32) -> Result<(), E>,
     ) -> Result<(), E> {
         let prompt = if prompt.is_empty() { &[0] } else { prompt };
-        let seen = &prompt[prompt.len().saturating_sub(self.cache.context)..];
+        let skipped = self
+            .context()
+            .map_or(0, |context| prompt.len().saturating_sub(context));
+        let seen = &prompt[skipped..];
         let (last, before) = seen.split_last().unwrap_or((&0, &[]));
         for &token in before {
             self.read(token)?;
@@ -158,34 +191,69 @@ impl Generator {
         Ok(())
     }
 
-    /// Runs one token at the next position, which must be free.
+    /// Runs one token at the next position, which must be free, and remembers it.
     fn step(&mut self, token: i32) -> Result<(), TrainError> {
-        let cache = &mut self.cache;
-        let position = self.read.len();
-        cache.mask[cache.context] = 1;
-        let (token_input, position_input) = ([token], [position as i32]);
-        let mut inputs = vec![
-            TensorRef::Int(&token_input),
-            TensorRef::Int(&position_input),
-            TensorRef::Bool(&cache.mask),
-        ];
-        let blocks = cache.blocks.iter().flatten();
-        inputs.extend(blocks.map(|cached| TensorRef::Float(cached)));
+        let (tokens, positions) = ([token], [self.read.len() as i32]);
+        let mut inputs = vec![TensorRef::Int(&tokens)];
+        let kept = match &mut self.memory {
+            Memory::Transformer(cache) => {
+                cache.mask[cache.context] = 1;
+                inputs.push(TensorRef::Int(&positions));
+                inputs.push(TensorRef::Bool(&cache.mask));
+                &cache.blocks
+            }
+            Memory::Recurrent(states) => &states.layers,
+        };
+        let kept = kept.iter().flatten();
+        inputs.extend(kept.map(|kept| TensorRef::Float(kept)));
         self.plan
             .infer(&mut self.workspace, &self.parameters, &inputs)?;
-        for (cached, names) in cache.blocks.iter_mut().zip(&cache.rows) {
-            for (cached, name) in cached.iter_mut().zip(names) {
-                let row = self.plan.output(&self.workspace, name).unwrap_or_default();
-                let width = cache.head_width;
-                for (head, row) in row.chunks_exact(width).enumerate().take(cache.heads) {
-                    let start = (head * cache.context + position) * width;
-                    cached[start..start + width].copy_from_slice(row);
+        let output = |name: &String| {
+            let output = self.plan.output(&self.workspace, name);
+            output.unwrap_or_default()
+        };
+        match &mut self.memory {
+            Memory::Transformer(cache) => {
+                cache.keep(self.read.len(), output);
+                self.read.push(token);
+            }
+            Memory::Recurrent(states) => {
+                let names = states.names.iter().flatten();
+                for (state, name) in states.layers.iter_mut().flatten().zip(names) {
+                    state.copy_from_slice(output(name));
                 }
             }
         }
-        cache.mask[position] = 1;
-        self.read.push(token);
         Ok(())
+    }
+}
+
+impl Cache {
+    /// Nothing yet.
+    fn new(options: &GptOptions, rows: Vec<[String; 2]>) -> Self {
+        let zeros = vec![0.0; options.context * options.width];
+        Self {
+            context: options.context,
+            heads: options.heads,
+            head_width: options.width / options.heads,
+            blocks: vec![[zeros.clone(), zeros]; rows.len()],
+            rows,
+            mask: vec![0; options.context + 1],
+        }
+    }
+
+    /// Takes the new rows into a position.
+    fn keep<'o>(&mut self, position: usize, output: impl Fn(&String) -> &'o [f32]) {
+        let width = self.head_width;
+        let names = self.rows.iter().flatten();
+        for (cached, name) in self.blocks.iter_mut().flatten().zip(names) {
+            let rows = output(name).chunks_exact(width);
+            for (head, row) in rows.enumerate().take(self.heads) {
+                let start = (head * self.context + position) * width;
+                cached[start..start + width].copy_from_slice(row);
+            }
+        }
+        self.mask[position] = 1;
     }
 }
 

@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use ringfold_common::dataset::Target;
 use ringfold_common::job::{
-    Activation, Architecture, GptSpec, Initialiser, Loss, MlpSpec, ModelSpec,
+    Activation, Architecture, GptSpec, Initialiser, Loss, LstmSpec, MlpSpec, ModelSpec,
 };
 use ringfold_compute::{
     Arena, Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, StateLayout, Workspace,
 };
-use ringfold_graph::models::{self, GptOptions, LOSS, MlpOptions};
+use ringfold_graph::models::{self, GptOptions, LOSS, LstmOptions, MlpOptions};
 use ringfold_graph::{DType, Graph, GraphError, InitialiserScheme, differentiate};
 use ringfold_storage::{NamedTensor, Tensor};
 
@@ -45,6 +45,7 @@ impl Network {
         let features = features as usize;
         let forward = match &model.architecture {
             Architecture::Mlp(mlp) => mlp_graph(mlp, model.loss, features, target, l2)?,
+            Architecture::Lstm(lstm) => models::lstm(&lstm_options(lstm, features, target, l2))?,
             Architecture::Gpt(gpt) => models::gpt(&gpt_options(gpt, [features; 2], target, l2))?,
         };
         Self::from_graph(&forward, features, target, threads)
@@ -234,6 +235,25 @@ fn mlp_graph(
         },
         dtype: DType::F32,
     })
+}
+
+/// The options of an LSTM over texts of a length.
+pub(crate) fn lstm_options(
+    lstm: &LstmSpec,
+    length: usize,
+    target: &Target,
+    l2: f64,
+) -> LstmOptions {
+    LstmOptions {
+        vocabulary: target.outputs() as usize,
+        length,
+        embedding: lstm.embedding as usize,
+        hidden: lstm.hidden as usize,
+        layers: lstm.layers as usize,
+        dropout: lstm.dropout,
+        l2,
+        dtype: DType::F32,
+    }
 }
 
 /// The options of a GPT of a context that runs on texts of a length.

@@ -1,7 +1,7 @@
 //! `[model]` of networks over text.
 
 use super::{SpecError, check, check_count, check_share, limits};
-use crate::job::{Architecture, DataSource, GptSpec};
+use crate::job::{Architecture, DataSource, GptSpec, LstmSpec};
 
 pub(super) fn validate_gpt(gpt: &GptSpec) -> Result<(), SpecError> {
     let layers_max = limits::TEXT_LAYERS_MAX.into();
@@ -17,6 +17,15 @@ pub(super) fn validate_gpt(gpt: &GptSpec) -> Result<(), SpecError> {
     check_share("model.dropout", gpt.dropout)
 }
 
+pub(super) fn validate_lstm(lstm: &LstmSpec) -> Result<(), SpecError> {
+    let layers_max = limits::TEXT_LAYERS_MAX.into();
+    let width_max = limits::WIDTH_MAX.into();
+    check_count("model.embedding", lstm.embedding.into(), 1, width_max)?;
+    check_count("model.hidden", lstm.hidden.into(), 1, width_max)?;
+    check_count("model.layers", lstm.layers.into(), 1, layers_max)?;
+    check_share("model.dropout", lstm.dropout)
+}
+
 /// Networks over text take text, and others don't.
 pub(super) fn validate_kind(model: &Architecture, data: &DataSource) -> Result<(), SpecError> {
     let is_text = matches!(data, DataSource::Text(_));
@@ -25,7 +34,7 @@ pub(super) fn validate_kind(model: &Architecture, data: &DataSource) -> Result<(
         "model.kind",
         format!("{:?}", model.kind()),
         if is_text {
-            "\"gpt\" for data.format \"text\""
+            "\"gpt\" or \"lstm\" for data.format \"text\""
         } else {
             "a model of numbers, such as \"mlp\", unless data.format is \"text\""
         },

@@ -1,4 +1,4 @@
-use ringfold_common::job::{GptSpec, Loss, ModelSpec};
+use ringfold_common::job::{GptSpec, Loss, LstmSpec, ModelSpec};
 use ringfold_common::random::Stream;
 use ringfold_storage::{Columns, Scaler, SourceFormat, Tensor};
 
@@ -25,15 +25,28 @@ fn description(architecture: Architecture) -> ModelDescription {
     }
 }
 
-/// A model of random weights, and its network.
-fn model(tied_embeddings: bool) -> (Model, Network) {
-    let description = description(Architecture::Gpt(GptSpec {
+fn gpt(tied_embeddings: bool) -> Architecture {
+    Architecture::Gpt(GptSpec {
         layers: 2,
         heads: 3,
         width: 12,
         dropout: 0.5,
         tied_embeddings,
-    }));
+    })
+}
+
+fn lstm() -> Architecture {
+    Architecture::Lstm(LstmSpec {
+        embedding: 5,
+        hidden: 8,
+        layers: 2,
+        dropout: 0.5,
+    })
+}
+
+/// A model of random weights, and its network.
+fn model(architecture: Architecture) -> (Model, Network) {
+    let description = description(architecture);
     let network = Network::new(
         &description.model,
         description.features,
@@ -60,7 +73,7 @@ fn model(tied_embeddings: bool) -> (Model, Network) {
 }
 
 fn generator() -> Generator {
-    Generator::new(model(true).0, 1).unwrap()
+    Generator::new(model(gpt(true)).0, 1).unwrap()
 }
 
 fn tokens(count: usize) -> Vec<u32> {
@@ -90,8 +103,8 @@ fn whole(model: &Model, network: &Network, tokens: &[u32]) -> Vec<f32> {
 
 #[test]
 fn reading_token_by_token_gives_what_the_whole_network_does() {
-    for tied in [true, false] {
-        let (model, network) = model(tied);
+    for architecture in [gpt(true), gpt(false), lstm()] {
+        let (model, network) = model(architecture);
         let tokens = tokens(CONTEXT);
         let expected = whole(&model, &network, &tokens);
         let mut generator = Generator::new(model, 1).unwrap();
@@ -151,7 +164,7 @@ fn a_seed_gives_the_same_text_and_a_long_prompt_that_of_its_end() {
 fn what_is_no_token_and_what_knows_no_text_is_refused() {
     let error = generator().read(256).unwrap_err();
     assert!(matches!(error, TrainError::Compute(_)), "{error}");
-    let (mut model, _) = model(true);
+    let (mut model, _) = model(gpt(true));
     model.description.target = Target::Values(1);
     let error = Generator::new(model, 1).unwrap_err();
     assert!(matches!(error, TrainError::NotOfText { .. }), "{error}");
