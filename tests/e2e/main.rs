@@ -14,6 +14,7 @@
 //! | [`api`] | the gRPC API, with a client that isn't ours |
 //! | [`bench`] | `ringfold bench` |
 //! | [`models`] | `predict`, `evaluate`, and the weights in Python |
+//! | [`generate`] | training on text, and text from the model |
 //! | [`fashion_mnist`] | a data set of 70,000 images |
 //!
 //! What a machine lacks is said in a line `skipped: reason`.
@@ -24,6 +25,7 @@ mod cluster;
 mod errors;
 mod fashion_mnist;
 mod faults;
+mod generate;
 mod models;
 mod queue;
 mod restart;

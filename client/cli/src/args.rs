@@ -90,7 +90,7 @@ pub enum Command {
   ringfold predict --model out --input new.csv --probabilities --output p.csv
   ringfold predict --model out --input t10k-images-idx3-ubyte.gz")]
     Predict(PredictArgs),
-    /// Print a trained model's accuracy and confusion matrix
+    /// Print a trained model's loss, accuracy and confusion matrix
     #[command(after_help = "Examples:
   ringfold evaluate --model out --job job.toml           (the job's own test records)
   ringfold evaluate --model out --input labelled.csv
@@ -108,6 +108,15 @@ pub enum Command {
   ringfold model inspect job.toml
   ringfold model inspect out --mode prediction --json")]
     Model(ModelArgs),
+    /// Write text with a model that was trained on text
+    #[command(after_help = "Examples:
+  ringfold generate out --prompt 'HAMLET.' --tokens 500
+  ringfold generate out --prompt 'To be' --temperature 0.8 --top-k 20 --seed 7
+  ringfold generate out --top-p 0.9 --json | tail -1
+
+The same model, prompt and seed give the same text on one kind of processor. When the model's
+context is full, its older half is forgotten.")]
+    Generate(GenerateArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -481,7 +490,7 @@ pub struct EvaluateArgs {
     /// The directory of the trained model
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// A labelled CSV file with the columns of the training data
+    /// A labelled CSV file with the columns of the training data; or a text, for a model of text
     #[arg(long, value_name = "FILE", group = "records")]
     pub input: Option<PathBuf>,
     /// IDX images; needs --labels
@@ -533,6 +542,52 @@ pub enum ModeArg {
 pub enum DumpArg {
     Text,
     Dot,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The directory of the trained model
+    #[arg(value_name = "MODEL_DIR")]
+    pub model: PathBuf,
+    /// What the text begins with; of a long one the model sees the end [default: nothing]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub prompt: String,
+    /// Tokens to write: characters or bytes, as the model was trained
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub tokens: u64,
+    /// Below 1 likely tokens become likelier, above 1 less so; 0 always takes the likeliest
+    #[arg(long, value_name = "X", default_value = "1", value_parser = temperature)]
+    pub temperature: f64,
+    /// Draw from the N likeliest tokens only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub top_k: Option<u32>,
+    /// Draw from the likeliest tokens only that together have probability X
+    #[arg(long, value_name = "X", value_parser = probability)]
+    pub top_p: Option<f64>,
+    /// Which tokens are drawn
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON object a token; the last line has "event":"finished" and the whole text
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    number_within(text, |x| x.is_finite() && x >= 0.0, "a number of 0 or more")
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    number_within(text, |x| x > 0.0 && x <= 1.0, "a number above 0, at most 1")
+}
+
+fn number_within(text: &str, fits: fn(f64) -> bool, expected: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|&number| fits(number));
+    number.ok_or_else(|| format!("expected {expected}"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -589,5 +644,17 @@ mod tests {
         }
         assert_eq!(lease("1"), Ok(LEASE_MIN));
         assert!(lease("0.9").is_err());
+    }
+
+    #[test]
+    fn numbers_of_sampling_are_checked() {
+        assert_eq!(temperature("0"), Ok(0.0));
+        assert_eq!(probability("1"), Ok(1.0));
+        for bad in ["-0.1", "inf", "nan", "x"] {
+            assert!(temperature(bad).is_err(), "{bad}");
+        }
+        for bad in ["0", "1.1", "nan", ""] {
+            assert!(probability(bad).is_err(), "{bad}");
+        }
     }
 }

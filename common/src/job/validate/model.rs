@@ -1,5 +1,6 @@
 //! `[model]`.
 
+use super::text_model::{validate_gpt, validate_lstm};
 use super::{
     SpecError, check, check_count, check_non_negative, check_positive, check_share, limits,
 };
@@ -40,6 +41,8 @@ pub(super) fn validate(model: &ModelSpec) -> Result<(), SpecError> {
             layers(&sequential.layers, "model.layers", 1, &mut count)?;
             initialiser(sequential.initialiser)?;
         }
+        Architecture::Gpt(gpt) => validate_gpt(gpt)?,
+        Architecture::Lstm(lstm) => validate_lstm(lstm)?,
     }
     input(&model.input)?;
     loss(model.loss, &model.loss_options)
