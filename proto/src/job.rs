@@ -163,7 +163,7 @@ impl From<&JobEvent> for v1::JobEvent {
                     state: v1::JobState::from(*state).into(),
                     reason: reason.to_string(),
                     failure: failure_to_wire(reason),
-                    summary: summary.as_ref().map(Into::into),
+                    summary: summary.as_deref().map(Into::into),
                 }),
                 JobEventKind::Progress(progress) => Kind::Progress(progress.into()),
                 JobEventKind::Evaluation(evaluation) => Kind::Evaluation(evaluation.into()),

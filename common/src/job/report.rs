@@ -140,7 +140,7 @@ pub enum JobEventKind {
         /// Why.
         reason: Reason,
         /// In [`JobState::Succeeded`] only.
-        summary: Option<Summary>,
+        summary: Option<Box<Summary>>,
     },
     /// It trained on.
     Progress(Progress),

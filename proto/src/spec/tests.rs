@@ -1,9 +1,9 @@
 use ringfold_common::job::{
     Activation, AdaGradOptions, AdamOptions, Anneal, Architecture, BarzilaiBorweinFormula,
-    BarzilaiBorweinOptions, CnnSpec, Decay, EmaSpec, EvaluateEvery, GroupSpec, Initialiser,
-    LambOptions, LastBatch, LinearSpec, LionOptions, Loss, Milestones, MlpSpec, ModelSpec,
-    OneCycle, OptimizerSpec, Period, Resnet18Spec, RmsPropOptions, ScheduleSpec, SgdOptions, Stem,
-    TrainDuration, TrainSpec,
+    BarzilaiBorweinOptions, CnnSpec, Decay, EmaSpec, EvaluateEvery, GptSpec, GroupSpec,
+    Initialiser, LambOptions, LastBatch, LinearSpec, LionOptions, Loss, LstmSpec, Milestones,
+    MlpSpec, ModelSpec, OneCycle, OptimizerSpec, Period, Resnet18Spec, RmsPropOptions,
+    ScheduleSpec, SgdOptions, Stem, TrainDuration, TrainSpec,
 };
 
 use super::*;

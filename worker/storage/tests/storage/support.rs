@@ -92,15 +92,13 @@ pub fn text_source(path: &Path, tokeniser: Tokeniser, context: u32) -> DataSourc
 
 /// A model; storage doesn't look into it.
 pub fn model_spec() -> ModelSpec {
-    ModelSpec {
-        architecture: Architecture::Mlp(MlpSpec {
-            hidden: vec![3],
-            activation: Activation::Relu,
-            dropout: 0.1,
-            initialiser: Initialiser::HeUniform,
-        }),
-        loss: Loss::CrossEntropy,
-    }
+    let mlp = MlpSpec {
+        hidden: vec![3],
+        activation: Activation::Relu,
+        dropout: 0.1,
+        initialiser: Initialiser::HeUniform,
+    };
+    ModelSpec::new(Architecture::Mlp(mlp), Loss::CrossEntropy)
 }
 
 /// Training data alone, unscaled.

@@ -10,10 +10,7 @@ const CONTEXT: usize = 9;
 fn description(architecture: Architecture) -> ModelDescription {
     ModelDescription {
         job_name: "text".into(),
-        model: ModelSpec {
-            architecture,
-            loss: Loss::CrossEntropy,
-        },
+        model: ModelSpec::new(architecture, Loss::CrossEntropy),
         features: CONTEXT as u32,
         target: Target::Tokens(Vocabulary::Bytes),
         scaler: Scaler::None,
@@ -21,6 +18,7 @@ fn description(architecture: Architecture) -> ModelDescription {
             feature_names: None,
             label_name: None,
             format: SourceFormat::Text { stride: 1 },
+            dims: Vec::new(),
         },
     }
 }
@@ -49,7 +47,7 @@ fn model(architecture: Architecture) -> (Model, Network) {
     let description = description(architecture);
     let network = Network::new(
         &description.model,
-        description.features,
+        (description.features, &[]),
         &description.target,
         0.0,
         1,
