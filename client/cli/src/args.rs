@@ -101,7 +101,12 @@ pub enum Command {
   ringfold export out --onnx model.onnx     (its input x takes records as in the data files)")]
     Export(ExportArgs),
     /// Measure how fast this machine is at what jobs do
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  ringfold bench allreduce --ranks 2
+  ringfold bench train --model mlp --json"
+    )]
     Bench(BenchCommand),
     /// Look into a model
     #[command(after_help = "Examples:
