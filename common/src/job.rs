@@ -14,8 +14,8 @@ mod state;
 mod validate;
 
 pub use model::{
-    CnnBlock, CnnSpec, ConvLayer, DenseLayer, Layer, LayerSpec, LossOptions, PoolLayer,
-    Resnet18Spec, SequentialSpec, Stem,
+    CnnBlock, CnnSpec, ConvLayer, DenseLayer, Layer, LayerSpec, LossOptions, OnnxSpec, PoolLayer,
+    Resnet18Spec, SequentialSpec, SourceFile, Stem,
 };
 pub use optimizer::{
     AdaGradOptions, AdamOptions, BarzilaiBorweinFormula, BarzilaiBorweinOptions, GroupSpec,

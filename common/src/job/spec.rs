@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::model::{CnnSpec, LossOptions, Resnet18Spec, SequentialSpec};
+use super::model::{CnnSpec, LossOptions, OnnxSpec, Resnet18Spec, SequentialSpec, SourceFile};
 use super::optimizer::{GroupSpec, OptimizerSpec};
 use super::schedule::{Period, ScheduleSpec};
 use crate::dataset::DatasetInfo;
@@ -49,6 +49,9 @@ pub struct ModelSpec {
     /// files don't say so; empty otherwise.
     #[serde(default)]
     pub input: Vec<u32>,
+    /// A safetensors file of initial weights and running statistics by name, in place of drawn ones.
+    #[serde(default)]
+    pub weights: Option<SourceFile>,
 }
 
 impl ModelSpec {
@@ -60,11 +63,12 @@ impl ModelSpec {
             loss,
             loss_options: LossOptions::default(),
             input: Vec::new(),
+            weights: None,
         }
     }
 }
 
-/// `model.kind`: a built-in network.
+/// `model.kind`: a built-in network, or one from a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Architecture {
@@ -80,6 +84,8 @@ pub enum Architecture {
     Resnet18(Resnet18Spec),
     /// `"sequential"`: a list of layers.
     Sequential(SequentialSpec),
+    /// `"onnx"`: what an ONNX file says.
+    Onnx(OnnxSpec),
 }
 
 /// A multi-layer perceptron: affine layers with an activation, and dropout, between them. Inputs

@@ -2,8 +2,8 @@
 
 use ringfold_common::job::{
     Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, Initialiser, Layer,
-    LayerSpec, LinearSpec, Loss, LossOptions, MlpSpec, ModelSpec, PoolLayer, Resnet18Spec,
-    SequentialSpec, Stem, limits,
+    LayerSpec, LinearSpec, Loss, LossOptions, MlpSpec, ModelSpec, OnnxSpec, PoolLayer,
+    Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
 };
 
 use crate::error::{FieldError, required};
@@ -77,6 +77,7 @@ impl From<&ModelSpec> for v1::ModelSpec {
             Architecture::Cnn(cnn) => Wire::Cnn(cnn.into()),
             Architecture::Resnet18(resnet) => Wire::Resnet18((*resnet).into()),
             Architecture::Sequential(sequential) => Wire::Sequential(sequential.into()),
+            Architecture::Onnx(onnx) => Wire::Onnx(onnx.into()),
         };
         let options = &model.loss_options;
         Self {
@@ -89,6 +90,7 @@ impl From<&ModelSpec> for v1::ModelSpec {
                 shape: Some(options.shape),
             }),
             input: model.input.clone(),
+            weights: model.weights.as_ref().map(Into::into),
         }
     }
 }
@@ -106,6 +108,7 @@ impl TryFrom<v1::ModelSpec> for ModelSpec {
             Wire::Cnn(cnn) => Architecture::Cnn(cnn.try_into()?),
             Wire::Resnet18(resnet) => Architecture::Resnet18(resnet.try_into()?),
             Wire::Sequential(sequential) => Architecture::Sequential(sequential.try_into()?),
+            Wire::Onnx(onnx) => Architecture::Onnx(onnx.try_into()?),
         };
         let defaults = LossOptions::default();
         let options = model.loss_options.unwrap_or_default();
@@ -119,6 +122,7 @@ impl TryFrom<v1::ModelSpec> for ModelSpec {
                 shape: options.shape.unwrap_or(defaults.shape),
             },
             input: model.input,
+            weights: model.weights.map(Into::into),
         })
     }
 }
@@ -257,6 +261,46 @@ impl TryFrom<v1::SequentialSpec> for SequentialSpec {
             layers: layers_from_wire(sequential.layers, "spec.model.sequential.layers", 1)?,
             initialiser,
         })
+    }
+}
+
+impl From<&OnnxSpec> for v1::OnnxSpec {
+    fn from(onnx: &OnnxSpec) -> Self {
+        Self {
+            file: Some((&onnx.file).into()),
+            output: onnx.output.clone(),
+            freeze: onnx.freeze.clone(),
+        }
+    }
+}
+
+impl TryFrom<v1::OnnxSpec> for OnnxSpec {
+    type Error = FieldError;
+
+    fn try_from(onnx: v1::OnnxSpec) -> Result<Self, FieldError> {
+        Ok(Self {
+            file: required(onnx.file, "spec.model.onnx.file")?.into(),
+            output: onnx.output,
+            freeze: onnx.freeze,
+        })
+    }
+}
+
+impl From<&SourceFile> for v1::SourceFile {
+    fn from(file: &SourceFile) -> Self {
+        Self {
+            path: file.path.clone(),
+            blake3: file.blake3.clone(),
+        }
+    }
+}
+
+impl From<v1::SourceFile> for SourceFile {
+    fn from(file: v1::SourceFile) -> Self {
+        Self {
+            path: file.path,
+            blake3: file.blake3,
+        }
     }
 }
 

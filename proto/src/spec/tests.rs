@@ -22,6 +22,7 @@ fn full() -> JobSpec {
             loss: Loss::CrossEntropy,
             loss_options: ringfold_common::job::LossOptions::default(),
             input: Vec::new(),
+            weights: None,
         },
         data: DataSpec {
             source: DataSource::Csv(CsvSource {

@@ -9,9 +9,9 @@ use ringfold_compute::{CompileOptions, Inspection, Mode, PlanOptions};
 use ringfold_graph::Graph;
 use ringfold_graph::dump::dot;
 use ringfold_graph::pass::optimise_watched;
-use ringfold_storage::{ModelFiles, ReadOptions, inspect_columns};
+use ringfold_storage::{ModelFiles, ModelSources, ReadOptions, inspect_columns};
 use ringfold_train::TrainError;
-use ringfold_train::network::Network;
+use ringfold_train::network::{Network, Sourced};
 use ringfold_train::optimizer::state_arenas;
 
 use crate::args::{DumpArg, ModeArg, ModelInspectArgs};
@@ -67,9 +67,14 @@ fn optimizer_bytes(subject: &Subject, inspection: &Inspection) -> Option<usize> 
 /// The network of a job file, whose data say how many numbers a record has; or of a trained model.
 fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
     if args.path.is_dir() {
-        let description = ModelFiles::read(&args.path)?.description;
+        let model = ModelFiles::read(&args.path)?;
+        let description = model.description;
+        let sourced = Sourced {
+            spec: &description.model,
+            onnx: model.onnx.as_deref(),
+        };
         let network = Network::new(
-            &description.model,
+            sourced,
             (description.features, &description.columns.dims),
             &description.target,
             0.0,
@@ -100,7 +105,12 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
 pub fn network_of(spec: &JobSpec) -> Result<(Network, DatasetInfo), CliError> {
     let (info, columns) = inspect_columns(&spec.data, spec.model.loss, &ReadOptions::default())?;
     let features = (info.features, &columns.dims[..]);
-    let network = Network::new(&spec.model, features, &info.target, spec.train.l2, 1)?;
+    let sources = ModelSources::read(&spec.model)?;
+    let sourced = Sourced {
+        spec: &spec.model,
+        onnx: sources.onnx.as_deref(),
+    };
+    let network = Network::new(sourced, features, &info.target, spec.train.l2, 1)?;
     Ok((network, info))
 }
 

@@ -19,7 +19,7 @@
 mod builder;
 mod cnn;
 mod mlp;
-mod objective;
+pub(crate) mod objective;
 mod resnet;
 mod sequential;
 
@@ -225,6 +225,12 @@ pub fn build(model: &ModelSpec, frame: &Frame) -> Result<Graph, GraphError> {
         Architecture::Cnn(spec) => cnn(spec, frame),
         Architecture::Resnet18(spec) => resnet18(spec, frame),
         Architecture::Sequential(spec) => sequential(spec, frame),
+        // The file's bytes aren't here: `onnx::read_for_job` takes them.
+        Architecture::Onnx(onnx) => Err(GraphError::ModelOption {
+            option: "kind",
+            expected: "a built-in model, or the content of the file",
+            got: format!("{:?} without it", onnx.file.path),
+        }),
     }
 }
 

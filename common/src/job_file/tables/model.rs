@@ -2,8 +2,8 @@
 
 use crate::job::{
     Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, Initialiser, Layer,
-    LayerSpec, LinearSpec, Loss, LossOptions, MlpSpec, ModelSpec, PoolLayer, Resnet18Spec,
-    SequentialSpec, Stem, limits,
+    LayerSpec, LinearSpec, Loss, LossOptions, MlpSpec, ModelSpec, OnnxSpec, PoolLayer,
+    Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
 };
 use crate::job_file::Origin;
 use crate::job_file::document::{Item, Located, Value};
@@ -17,15 +17,17 @@ enum Kind {
     Cnn,
     Resnet18,
     Sequential,
+    Onnx,
 }
 
-const KINDS: [(&str, Kind); 6] = [
+const KINDS: [(&str, Kind); 7] = [
     ("mlp", Kind::Mlp),
     ("linear", Kind::Linear),
     ("softmax", Kind::Softmax),
     ("cnn", Kind::Cnn),
     ("resnet18", Kind::Resnet18),
     ("sequential", Kind::Sequential),
+    ("onnx", Kind::Onnx),
 ];
 
 const INITIALISERS: [(&str, Initialiser); 9] = [
@@ -54,24 +56,50 @@ const INITIALISERS_WITH_NUMBER: [(&str, WithNumber); 5] = [
     ("orthogonal", (Initialiser::Orthogonal, "gain", Some(1.0))),
 ];
 
+const ONNX_EXPECTED: &str = "the path of an ONNX file";
+
 const STEMS: [(&str, Stem); 2] = [("cifar", Stem::Cifar), ("imagenet", Stem::Imagenet)];
 
 pub(super) fn model(table: Reader<'_>) -> Result<ModelSpec, Located> {
-    let kind = table.choice("kind", &KINDS)?;
+    let shorthand = table.optional_string("onnx", ONNX_EXPECTED)?;
+    let kind = match shorthand {
+        None => table.choice("kind", &KINDS)?,
+        Some(_) => {
+            table.exclusive("onnx", "kind")?;
+            table.exclusive("onnx", "path")?;
+            Kind::Onnx
+        }
+    };
     let default_loss = match kind {
         Kind::Linear => Loss::MeanSquaredError,
         _ => Loss::CrossEntropy,
     };
     let spec = ModelSpec {
-        architecture: architecture(kind, &table)?,
+        architecture: match (kind, shorthand) {
+            (Kind::Onnx, Some(path)) => onnx(&table, path)?,
+            (kind, _) => architecture(kind, &table)?,
+        },
         loss: table.choice_or("loss", &Loss::NAMES, default_loss)?,
         loss_options: loss_options(&table)?,
         input: table
             .optional_u32_list("input", "a list of sizes such as [1, 28, 28]")?
             .unwrap_or_default(),
+        weights: table
+            .optional_string("weights", "the path of a safetensors file")?
+            .map(SourceFile::unread),
     };
     table.finish()?;
     Ok(spec)
+}
+
+fn onnx(table: &Reader<'_>, path: String) -> Result<Architecture, Located> {
+    Ok(Architecture::Onnx(OnnxSpec {
+        file: SourceFile::unread(path),
+        output: table.optional_string("output", "the name of one of the model's outputs")?,
+        freeze: table
+            .optional_string_list("freeze", "a list of patterns such as [\"features.*\"]")?
+            .unwrap_or_default(),
+    }))
 }
 
 fn architecture(kind: Kind, table: &Reader<'_>) -> Result<Architecture, Located> {
@@ -107,6 +135,7 @@ fn architecture(kind: Kind, table: &Reader<'_>) -> Result<Architecture, Located>
             zero_init_residual: table.boolean_or("zero_init_residual", false)?,
             initialiser: initialiser(Initialiser::HeNormalFanOut)?,
         }),
+        Kind::Onnx => onnx(table, table.string("path", ONNX_EXPECTED)?)?,
         Kind::Sequential => {
             let expected = "a list of layers such as [{ kind = \"dense\", units = 10 }]";
             let Some(tables) = table.optional_tables("layers", expected)? else {

@@ -32,6 +32,7 @@ fn description() -> ModelDescription {
             loss: Loss::CrossEntropy,
             loss_options: ringfold_common::job::LossOptions::default(),
             input: Vec::new(),
+            weights: None,
         },
         features: 2,
         target: Target::Classes(vec!["no".to_owned(), "yes".to_owned()]),
