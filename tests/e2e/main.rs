@@ -14,6 +14,7 @@
 //! | [`api`] | the gRPC API, with a client that isn't ours |
 //! | [`bench`] | `ringfold bench` |
 //! | [`models`] | `predict`, `evaluate`, and the weights in Python |
+//! | [`onnx`] | models from ONNX files, and models written as ONNX |
 //! | [`fashion_mnist`] | a data set of 70,000 images |
 //!
 //! What a machine lacks is said in a line `skipped: reason`.
@@ -25,6 +26,7 @@ mod errors;
 mod fashion_mnist;
 mod faults;
 mod models;
+mod onnx;
 mod queue;
 mod restart;
 mod signals;
