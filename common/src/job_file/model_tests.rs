@@ -299,11 +299,11 @@ fn keys_of_onnx_models_that_do_not_fit_are_named() {
         ("kind = \"onnx\"", "job.toml:1:2: missing key `model.path`"),
         (
             "onnx = \"a\"\nkind = \"mlp\"",
-            "job.toml:3:8: `model.onnx` and `model.kind` exclude each other",
+            "job.toml:3:1: `model.onnx` and `model.kind` exclude each other",
         ),
         (
             "onnx = \"a\"\npath = \"b\"",
-            "job.toml:3:8: `model.onnx` and `model.path` exclude each other",
+            "job.toml:3:1: `model.onnx` and `model.path` exclude each other",
         ),
         ("onnx = \"\"", "job.toml:2:1: `model.path` is \"\""),
         (

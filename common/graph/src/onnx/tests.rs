@@ -409,7 +409,7 @@ fn a_job_s_model_takes_rows_and_has_the_job_s_loss() {
         let inputs: Vec<String> = inputs
             .map(|input| format!("{} {}", input.name, graph.value(input.value).ty))
             .collect();
-        assert_eq!(inputs, ["x f32[N, 4]", "y i32[N]"]);
+        assert_eq!(inputs, ["x f32[batch, 4]", "y i32[batch]"]);
         let outputs = graph.outputs().iter().map(|output| output.name.as_str());
         let outputs: Vec<&str> = outputs.collect();
         let expected = ["loss", "data_loss", "logits", "probabilities", "scores"];
@@ -478,18 +478,18 @@ fn what_does_not_fit_a_job_is_named_with_both_sides() {
         ),
         (
             message(job(&images(), (&[5], 3), scores)),
-            "input \"images\": expected dimensions that fit the data's records, got [N, 1, 2, 2] \
+            "input \"images\": expected dimensions that fit the data's records, got [batch, 1, 2, 2] \
              for records of 5 numbers",
         ),
         (
             message(job(&colours, (&[2, 2, 3], 12), |_| {})),
-            "input \"a\": expected dimensions that fit the data's records, got [N, 3, 2, 2] for \
+            "input \"a\": expected dimensions that fit the data's records, got [batch, 3, 2, 2] for \
              records of [2, 2, 3]",
         ),
         (
             message(job(&images(), (&[4], 2), scores)),
             "output \"scores\": expected the batch first, then a number for each class or target \
-             of the data, got [N, 3] for 2 classes",
+             of the data, got [batch, 3] for 2 classes",
         ),
         (
             message(job(&images(), (&[4], 3), |onnx| {
@@ -502,4 +502,21 @@ fn what_does_not_fit_a_job_is_named_with_both_sides() {
     ] {
         assert_eq!(got, expected);
     }
+}
+
+#[test]
+fn a_cast_to_the_type_of_what_is_not_known_is_computed() {
+    let model = Builder::new(20)
+        .input("x", 1, &["n", "3"])
+        .input("t", 7, &["n", "3"])
+        .longs("zero", &[1], &[0])
+        .node("CastLike", &["zero", "x"], &["float"], &[])
+        .node("CastLike", &["t", "x"], &["floats"], &[])
+        .node("Add", &["floats", "float"], &["y"], &[])
+        .output("y");
+    let graph = model.read().unwrap().graph;
+    let dtype = |value| graph.value(value).ty.dtype;
+    assert_eq!(dtype(graph.outputs()[0].value), DType::F32);
+    assert_eq!(graph.constants().len(), 1);
+    assert_eq!(dtype(graph.constants()[0].value), DType::F32);
 }

@@ -383,7 +383,7 @@ fn a_label_that_the_loss_can_not_take_is_located() {
     ] {
         let error = csv_refusal(format!("x,y\n1,{good}\n2,{bad}\n"), loss).to_string();
         assert!(error.ends_with(expected), "{error}");
-        assert!(error.contains("data.csv:3"), "{error}");
+        assert!(error.contains("data.csv: line 3 (record 2)"), "{error}");
         csv_refusal(format!("x,y\n1,{good}\nz,{good}\n"), loss);
     }
 }
