@@ -265,6 +265,7 @@ pub enum ModelCommand {
   ringfold model inspect job.toml
   ringfold model inspect job.toml --batch 256 --workspace-bytes-max 8000000
   ringfold model inspect out --mode prediction --batch 1 --json
+  ringfold model inspect net.onnx
   ringfold model inspect job.toml --dump text
   ringfold model inspect job.toml --dump dot | dot -Tsvg > model.svg
 
@@ -500,13 +501,13 @@ pub struct EvaluateArgs {
 
 #[derive(Debug, Args)]
 pub struct ModelInspectArgs {
-    /// A job file, or the directory of a trained model
-    #[arg(value_name = "JOB|DIR")]
+    /// A job file, the directory of a trained model, or an ONNX file (*.onnx)
+    #[arg(value_name = "JOB|DIR|ONNX")]
     pub path: PathBuf,
-    /// What the model is run for
-    #[arg(long, value_enum, default_value_t = ModeArg::Training)]
-    pub mode: ModeArg,
-    /// Samples in one run [default: a rank's share of the job's batch; 1 for a trained model]
+    /// What the model is run for [default: training; prediction for an ONNX file, which has no loss]
+    #[arg(long, value_enum)]
+    pub mode: Option<ModeArg>,
+    /// Samples in one run [default: a rank's share of the job's batch; 1 without a job]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
     /// Compute cheap values again in the backward pass until the workspace is no larger

@@ -5,11 +5,14 @@ use std::process::ExitCode;
 
 use ringfold_common::dataset::DatasetInfo;
 use ringfold_common::job::JobSpec;
-use ringfold_compute::{CompileOptions, Inspection, Mode, PlanOptions};
+use ringfold_compute::{
+    CompileOptions, Cpu, CpuOptions, Inspection, Mode, ParameterLayout, PlanOptions,
+};
 use ringfold_graph::Graph;
 use ringfold_graph::dump::dot;
+use ringfold_graph::onnx;
 use ringfold_graph::pass::optimise_watched;
-use ringfold_storage::{ModelFiles, ModelSources, ReadOptions, inspect_columns};
+use ringfold_storage::{ModelFiles, ModelSources, ReadOptions, inspect_columns, read_onnx_file};
 use ringfold_train::TrainError;
 use ringfold_train::network::{Network, Sourced};
 use ringfold_train::optimizer::state_arenas;
@@ -19,9 +22,11 @@ use crate::error::CliError;
 use crate::job_file;
 use crate::output::{json, people};
 
-/// A network, and what a job says of how it is run.
+/// A graph, and what a job says of how it is run.
 struct Subject {
-    network: Network,
+    graph: Graph,
+    layout: ParameterLayout,
+    mode: Mode,
     /// Samples of a rank in one run.
     batch: usize,
     /// Arenas of optimizer state; `None` for a model without a job.
@@ -31,16 +36,12 @@ struct Subject {
 pub fn inspect(args: &ModelInspectArgs) -> Result<ExitCode, CliError> {
     let subject = subject(args)?;
     let options = PlanOptions {
-        mode: match args.mode {
-            ModeArg::Training => Mode::Training,
-            ModeArg::Evaluation => Mode::Evaluation,
-            ModeArg::Prediction => Mode::Prediction,
-        },
+        mode: subject.mode,
         batch: args.batch.map_or(subject.batch, |batch| batch as usize),
     };
     let mut out = std::io::stdout().lock();
     if let Some(form) = args.dump {
-        let text = dump(subject.network.graph(), options.mode, form)?;
+        let text = dump(&subject.graph, options.mode, form)?;
         out.write_all(text.as_bytes()).map_err(CliError::stdout)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -48,7 +49,10 @@ pub fn inspect(args: &ModelInspectArgs) -> Result<ExitCode, CliError> {
         workspace_bytes_max: args.workspace_bytes_max,
         ..CompileOptions::default()
     };
-    let inspection = subject.network.inspect(options, &how)?;
+    let (graph, layout) = (&subject.graph, &subject.layout);
+    let inspection = Cpu::new(CpuOptions { threads: 1 })
+        .and_then(|cpu| ringfold_compute::inspect::<f32>(&cpu, graph, layout, options, &how))
+        .map_err(TrainError::from)?;
     let optimizer_bytes = optimizer_bytes(&subject, &inspection);
     if args.json {
         let object = json::inspection(&inspection, optimizer_bytes);
@@ -64,8 +68,48 @@ fn optimizer_bytes(subject: &Subject, inspection: &Inspection) -> Option<usize> 
     (inspection.mode == Mode::Training).then_some(arenas * inspection.parameters_bytes)
 }
 
-/// The network of a job file, whose data say how many numbers a record has; or of a trained model.
+/// The mode that is asked for.
+fn mode(args: &ModelInspectArgs, default: Mode) -> Mode {
+    match args.mode {
+        None => default,
+        Some(ModeArg::Training) => Mode::Training,
+        Some(ModeArg::Evaluation) => Mode::Evaluation,
+        Some(ModeArg::Prediction) => Mode::Prediction,
+    }
+}
+
+/// The graph of an ONNX file, which has no loss.
+fn file_subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
+    let mode = mode(args, Mode::Prediction);
+    if mode == Mode::Training {
+        return Err(CliError::Flag {
+            flag: "--mode",
+            expected: "prediction or evaluation: without a job an ONNX file has no loss to train",
+            got: "training".to_owned(),
+        });
+    }
+    let bytes = read_onnx_file(&args.path)?;
+    let read = onnx::read(&bytes, &onnx::ReadOptions::default());
+    let graph = read.map_err(|source| TrainError::ReadOnnx {
+        path: args.path.display().to_string(),
+        source: Box::new(source),
+    })?;
+    let graph = graph.graph;
+    Ok(Subject {
+        layout: ParameterLayout::new::<f32>(&graph).map_err(TrainError::from)?,
+        graph,
+        mode,
+        batch: 1,
+        optimizer_arenas: None,
+    })
+}
+
+/// The network of a job file, whose data say how many numbers a record has; of a trained model; or of
+/// an ONNX file.
 fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
+    if args.path.extension().is_some_and(|name| name == "onnx") {
+        return file_subject(args);
+    }
     if args.path.is_dir() {
         let model = ModelFiles::read(&args.path)?;
         let description = model.description;
@@ -81,7 +125,9 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
             1,
         )?;
         return Ok(Subject {
-            network,
+            graph: network.graph().clone(),
+            layout: network.layout().clone(),
+            mode: mode(args, Mode::Training),
             batch: 1,
             optimizer_arenas: None,
         });
@@ -95,7 +141,9 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
         .train_records
         .div_ceil(u64::from(train.global_batch.max(1)));
     Ok(Subject {
-        network,
+        graph: network.graph().clone(),
+        layout: network.layout().clone(),
+        mode: mode(args, Mode::Training),
         batch: batch as usize,
         optimizer_arenas: Some(state_arenas(&train.optimizer, steps_per_epoch)),
     })

@@ -73,6 +73,14 @@ pub fn stamp_sources(model: &mut ModelSpec) -> Result<Option<Vec<u8>>, StorageEr
     Ok(onnx)
 }
 
+/// The bytes of an ONNX file that no job names.
+///
+/// # Errors
+/// A file that can't be read or is too long.
+pub fn read_onnx_file(path: &Path) -> Result<Vec<u8>, StorageError> {
+    read_file(path, ONNX_BYTES_MAX)
+}
+
 fn read_onnx(model: &ModelSpec) -> Result<Option<Vec<u8>>, StorageError> {
     match &model.architecture {
         Architecture::Onnx(onnx) => read_source(&onnx.file, ONNX_BYTES_MAX).map(Some),
