@@ -269,7 +269,8 @@ pub enum ModelCommand {
   ringfold model inspect job.toml --dump text
   ringfold model inspect job.toml --dump dot | dot -Tsvg > model.svg
 
-A number of operations is one multiplication, addition or function of an element.")]
+A number of operations is one multiplication, addition or function of an element. An ONNX file has
+no loss without a job: its first output gets the mean squared error.")]
     Inspect(ModelInspectArgs),
 }
 
@@ -504,9 +505,9 @@ pub struct ModelInspectArgs {
     /// A job file, the directory of a trained model, or an ONNX file (*.onnx)
     #[arg(value_name = "JOB|DIR|ONNX")]
     pub path: PathBuf,
-    /// What the model is run for [default: training; prediction for an ONNX file, which has no loss]
-    #[arg(long, value_enum)]
-    pub mode: Option<ModeArg>,
+    /// What the model is run for
+    #[arg(long, value_enum, default_value_t = ModeArg::Training)]
+    pub mode: ModeArg,
     /// Samples in one run [default: a rank's share of the job's batch; 1 without a job]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,

@@ -8,10 +8,11 @@ use ringfold_common::job::JobSpec;
 use ringfold_compute::{
     CompileOptions, Cpu, CpuOptions, Inspection, Mode, ParameterLayout, PlanOptions,
 };
-use ringfold_graph::Graph;
 use ringfold_graph::dump::dot;
+use ringfold_graph::models::LOSS;
 use ringfold_graph::onnx;
-use ringfold_graph::pass::optimise_watched;
+use ringfold_graph::pass::{optimise_watched, simplify};
+use ringfold_graph::{Graph, differentiate};
 use ringfold_storage::{ModelFiles, ModelSources, ReadOptions, inspect_columns, read_onnx_file};
 use ringfold_train::TrainError;
 use ringfold_train::network::{Network, Sourced};
@@ -26,7 +27,6 @@ use crate::output::{json, people};
 struct Subject {
     graph: Graph,
     layout: ParameterLayout,
-    mode: Mode,
     /// Samples of a rank in one run.
     batch: usize,
     /// Arenas of optimizer state; `None` for a model without a job.
@@ -36,7 +36,11 @@ struct Subject {
 pub fn inspect(args: &ModelInspectArgs) -> Result<ExitCode, CliError> {
     let subject = subject(args)?;
     let options = PlanOptions {
-        mode: subject.mode,
+        mode: match args.mode {
+            ModeArg::Training => Mode::Training,
+            ModeArg::Evaluation => Mode::Evaluation,
+            ModeArg::Prediction => Mode::Prediction,
+        },
         batch: args.batch.map_or(subject.batch, |batch| batch as usize),
     };
     let mut out = std::io::stdout().lock();
@@ -68,37 +72,22 @@ fn optimizer_bytes(subject: &Subject, inspection: &Inspection) -> Option<usize> 
     (inspection.mode == Mode::Training).then_some(arenas * inspection.parameters_bytes)
 }
 
-/// The mode that is asked for.
-fn mode(args: &ModelInspectArgs, default: Mode) -> Mode {
-    match args.mode {
-        None => default,
-        Some(ModeArg::Training) => Mode::Training,
-        Some(ModeArg::Evaluation) => Mode::Evaluation,
-        Some(ModeArg::Prediction) => Mode::Prediction,
-    }
-}
-
-/// The graph of an ONNX file, which has no loss.
+/// The graph of an ONNX file, with the mean squared error of its first output as the loss.
 fn file_subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
-    let mode = mode(args, Mode::Prediction);
-    if mode == Mode::Training {
-        return Err(CliError::Flag {
-            flag: "--mode",
-            expected: "prediction or evaluation: without a job an ONNX file has no loss to train",
-            got: "training".to_owned(),
-        });
-    }
     let bytes = read_onnx_file(&args.path)?;
-    let read = onnx::read(&bytes, &onnx::ReadOptions::default());
-    let graph = read.map_err(|source| TrainError::ReadOnnx {
+    let with_loss = onnx::read(&bytes, &onnx::ReadOptions::default()).and_then(|read| {
+        let mut graph = read.graph;
+        let first = graph.outputs().first().map(|output| output.name.clone());
+        onnx::append_loss(&mut graph, first.as_deref(), &onnx::Loss::MeanSquaredError)?;
+        Ok(differentiate(&simplify(&graph)?.graph, LOSS)?)
+    });
+    let graph = with_loss.map_err(|source| TrainError::ReadOnnx {
         path: args.path.display().to_string(),
         source: Box::new(source),
     })?;
-    let graph = graph.graph;
     Ok(Subject {
         layout: ParameterLayout::new::<f32>(&graph).map_err(TrainError::from)?,
         graph,
-        mode,
         batch: 1,
         optimizer_arenas: None,
     })
@@ -127,7 +116,6 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
         return Ok(Subject {
             graph: network.graph().clone(),
             layout: network.layout().clone(),
-            mode: mode(args, Mode::Training),
             batch: 1,
             optimizer_arenas: None,
         });
@@ -143,7 +131,6 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
     Ok(Subject {
         graph: network.graph().clone(),
         layout: network.layout().clone(),
-        mode: mode(args, Mode::Training),
         batch: batch as usize,
         optimizer_arenas: Some(state_arenas(&train.optimizer, steps_per_epoch)),
     })
