@@ -308,23 +308,23 @@ fn keys_of_onnx_models_that_do_not_fit_are_named() {
         ("onnx = \"\"", "job.toml:1:2: `model.path` is \"\""),
         (
             "onnx = \"a\"\nfreeze = \"b\"",
-            "job.toml:3:10: `model.freeze` is",
+            "job.toml:3:1: `model.freeze` is",
         ),
         (
             "onnx = \"a\"\nfreeze = [1]",
-            "job.toml:3:10: `model.freeze` is",
+            "job.toml:3:1: `model.freeze` is",
         ),
         (
             "onnx = \"a\"\nfreeze = [\"\"]",
-            "job.toml:3:10: `model.freeze` is a pattern of 0 bytes",
+            "job.toml:3:1: `model.freeze` is a pattern of 0 bytes",
         ),
         (
             "onnx = \"a\"\noutput = \"\"",
-            "job.toml:3:10: `model.output` is a name of 0 bytes",
+            "job.toml:3:1: `model.output` is a name of 0 bytes",
         ),
         (
             "onnx = \"a\"\nhidden = [1]",
-            "job.toml:3:10: unknown key `model.hidden`",
+            "job.toml:3:1: unknown key `model.hidden`",
         ),
     ] {
         let got = message(model);

@@ -272,7 +272,8 @@ fn data_in_other_files_come_from_the_caller_or_are_an_error() {
     let error = model.read().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "tensor \"b.bias\": its data stand in the file \"weights.bin\", which wasn't given"
+        "tensor \"b.bias\": its data stand in the file \"weights.bin\", which wasn't given: export \
+         the model with its weights inside (in PyTorch, external_data=False)"
     );
     let resolver = |external: &External<'_>| {
         assert_eq!((external.location, external.offset), ("weights.bin", 4));
