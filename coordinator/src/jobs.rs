@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use ringfold_common::dataset::StepPlan;
+use ringfold_common::dataset::{DatasetInfo, StepPlan};
 use ringfold_common::error::ErrorCode;
 use ringfold_common::ids::JobId;
-use ringfold_common::job::{JobEvent, JobEventKind, JobSpec, JobState};
+use ringfold_common::job::{Architecture, JobEvent, JobEventKind, JobSpec, JobState};
 use ringfold_coordinator_core::{Event, Reply};
+use ringfold_graph::models::Frame;
+use ringfold_graph::onnx::read_for_job;
 use ringfold_proto::v1::job_service_server::JobService;
 use ringfold_proto::{FieldError, required_field, v1};
-use ringfold_storage::{ReadOptions, StorageError};
+use ringfold_storage::{ReadOptions, inspect_columns, stamp_sources};
 use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +50,24 @@ impl Jobs {
     }
 }
 
+/// What the data of a job are, and the job with the hashes of its model's files. A model from an ONNX
+/// file is read as ranks will read it, so that what is wrong with it is told now.
+fn inspect(mut spec: JobSpec) -> Result<(DatasetInfo, JobSpec), Status> {
+    let options = ReadOptions::default();
+    let (info, columns) = inspect_columns(&spec.data, spec.model.loss, &options)
+        .map_err(|error| status::dataset(&error))?;
+    let bytes = stamp_sources(&mut spec.model).map_err(|error| status::model(&error))?;
+    if let (Architecture::Onnx(onnx), Some(bytes)) = (&spec.model.architecture, bytes) {
+        let dims: Vec<usize> = columns.dims.iter().map(|&size| size as usize).collect();
+        let (inputs, outputs) = (info.features as usize, info.target.outputs() as usize);
+        let frame = Frame::of_model(&spec.model, inputs, &dims, outputs, spec.train.l2)
+            .map_err(|error| status::model(&error))?;
+        read_for_job(&bytes, onnx, &frame)
+            .map_err(|error| status::model_file(&onnx.file.path, &error))?;
+    }
+    Ok((info, spec))
+}
+
 fn unknown(id: JobId) -> Status {
     status::new(ErrorCode::NotFound, format!("{id} is unknown"))
 }
@@ -78,16 +98,13 @@ impl JobService for Jobs {
 
         // Reading a dataset takes a thread and disk bandwidth: a few at a time.
         let permit = Arc::clone(&self.inspections).acquire_owned().await;
-        let inspected = spec.clone();
+        let inspected = spec;
         let (dataset, spec) = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let options = ReadOptions::default();
-            let info = ringfold_storage::inspect(&inspected.data, inspected.model.loss, &options)?;
-            Ok::<_, StorageError>((info, inspected))
+            inspect(inspected)
         })
         .await
-        .map_err(|error| status::new(ErrorCode::Internal, error))?
-        .map_err(|error| status::dataset(&error))?;
+        .map_err(|error| status::new(ErrorCode::Internal, error))??;
         StepPlan::new(
             dataset.train_records,
             spec.train.global_batch,

@@ -52,6 +52,21 @@ pub(crate) fn dataset(error: &StorageError) -> Status {
     with_details(ErrorCode::InvalidArgument, message, details)
 }
 
+/// A model whose files or options can't be used.
+pub(crate) fn model(error: &dyn std::error::Error) -> Status {
+    model_message(one_line(error))
+}
+
+/// A model file that can't be trained.
+pub(crate) fn model_file(path: &str, error: &dyn std::error::Error) -> Status {
+    model_message(format!("{path}: {}", one_line(error)))
+}
+
+fn model_message(message: String) -> Status {
+    let details = ErrorDetails::with_bad_request_violation("spec.model", &message);
+    with_details(ErrorCode::InvalidArgument, message, details)
+}
+
 /// A dataset and a batch size that give no step.
 pub(crate) fn step_plan(error: &StepPlanError) -> Status {
     let details =

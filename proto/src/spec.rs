@@ -1,8 +1,8 @@
 //! `JobSpec` both ways. Receiving validates the whole spec.
 
 use ringfold_common::job::{
-    ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device, FoldMode, IdxSource, JobSpec,
-    OutputSpec, Scale, TestData, TextSource, Tokeniser,
+    Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device, FoldMode,
+    IdxSource, JobSpec, OutputSpec, Scale, TestData, TextSource, Tokeniser,
 };
 
 use crate::error::{FieldError, required};
@@ -120,6 +120,12 @@ fn require_absolute_paths(spec: &JobSpec) -> Result<(), FieldError> {
     source("spec.data", &spec.data.source)?;
     if let TestData::Files(files) = &spec.data.test {
         source("spec.data.test", files)?;
+    }
+    if let Architecture::Onnx(onnx) = &spec.model.architecture {
+        absolute("spec.model.onnx.file.path", &onnx.file.path)?;
+    }
+    if let Some(weights) = &spec.model.weights {
+        absolute("spec.model.weights.path", &weights.path)?;
     }
     absolute("spec.output.dir", &spec.output.dir)
 }

@@ -73,6 +73,7 @@ fn network(file: &Value) -> Option<Network> {
         loss,
         loss_options: ringfold_common::job::LossOptions::default(),
         input: Vec::new(),
+        weights: None,
     };
     let features = u32::try_from(model["inputs"].as_u64().unwrap()).unwrap();
     Some(

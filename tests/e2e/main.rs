@@ -15,6 +15,7 @@
 //! | [`bench`] | `ringfold bench` |
 //! | [`models`] | `predict`, `evaluate`, and the weights in Python |
 //! | [`generate`] | training on text, and text from the model |
+//! | [`onnx`] | models from ONNX files, and models written as ONNX |
 //! | [`fashion_mnist`] | a data set of 70,000 images |
 //!
 //! What a machine lacks is said in a line `skipped: reason`.
@@ -27,6 +28,7 @@ mod fashion_mnist;
 mod faults;
 mod generate;
 mod models;
+mod onnx;
 mod queue;
 mod restart;
 mod signals;

@@ -9,7 +9,36 @@ use ringfold_common::job_file::{JobFileError, Override, parse};
 const DOC: &str = include_str!("../../docs/job-file.md");
 
 /// Files that together have a place for every key.
-const BASES: [&str; 23] = [
+const BASES: [&str; 25] = [
+    r#"
+[model]
+kind = "onnx"
+path = "net.onnx"
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+"#,
+    r#"
+[model]
+onnx = "net.onnx"
+[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+"#,
     r#"
 [model]
 kind = "lstm"

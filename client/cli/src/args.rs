@@ -143,10 +143,12 @@ pub enum ModelCommand {
   ringfold model inspect job.toml
   ringfold model inspect job.toml --batch 256 --workspace-bytes-max 8000000
   ringfold model inspect out --mode prediction --batch 1 --json
+  ringfold model inspect net.onnx
   ringfold model inspect job.toml --dump text
   ringfold model inspect job.toml --dump dot | dot -Tsvg > model.svg
 
-A number of operations is one multiplication, addition or function of an element.")]
+A number of operations is one multiplication, addition or function of an element. An ONNX file has
+no loss without a job: its first output gets the mean squared error.")]
     Inspect(ModelInspectArgs),
 }
 
@@ -378,13 +380,13 @@ pub struct EvaluateArgs {
 
 #[derive(Debug, Args)]
 pub struct ModelInspectArgs {
-    /// A job file, or the directory of a trained model
-    #[arg(value_name = "JOB|DIR")]
+    /// A job file, the directory of a trained model, or an ONNX file (*.onnx)
+    #[arg(value_name = "JOB|DIR|ONNX")]
     pub path: PathBuf,
     /// What the model is run for
     #[arg(long, value_enum, default_value_t = ModeArg::Training)]
     pub mode: ModeArg,
-    /// Samples in one run [default: a rank's share of the job's batch; 1 for a trained model]
+    /// Samples in one run [default: a rank's share of the job's batch; 1 without a job]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
     /// Compute cheap values again in the backward pass until the workspace is no larger

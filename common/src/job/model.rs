@@ -233,6 +233,38 @@ pub struct PoolLayer {
     pub padding: [u32; 2],
 }
 
+/// A network that an ONNX file describes. Its initial weights are the file's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnnxSpec {
+    /// The file.
+    pub file: SourceFile,
+    /// The output that the loss is of, by its name in the file; `None` for the only one.
+    pub output: Option<String>,
+    /// Patterns (`*`, `?`) of the names of initializers that aren't trained.
+    pub freeze: Vec<String>,
+}
+
+/// A file that a model is made from, at the same path on every host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFile {
+    /// The file. Absolute once a job file is read.
+    pub path: String,
+    /// The BLAKE3 hash of its bytes in hexadecimal, which every rank compares; empty until the
+    /// coordinator has read the file.
+    pub blake3: String,
+}
+
+impl SourceFile {
+    /// A file that nobody has read yet.
+    #[must_use]
+    pub fn unread(path: String) -> Self {
+        Self {
+            path,
+            blake3: String::new(),
+        }
+    }
+}
+
 /// Numbers of a loss. Those of other losses are at their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

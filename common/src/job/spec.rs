@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::model::{CnnSpec, LossOptions, Resnet18Spec, SequentialSpec};
+use super::model::{CnnSpec, LossOptions, OnnxSpec, Resnet18Spec, SequentialSpec, SourceFile};
 use super::optimizer::{GroupSpec, OptimizerSpec};
 use super::schedule::{Period, ScheduleSpec};
 use super::text_model::{GptSpec, LstmSpec};
@@ -50,6 +50,9 @@ pub struct ModelSpec {
     /// files don't say so; empty otherwise.
     #[serde(default)]
     pub input: Vec<u32>,
+    /// A safetensors file of initial weights and running statistics by name, in place of drawn ones.
+    #[serde(default)]
+    pub weights: Option<SourceFile>,
 }
 
 impl ModelSpec {
@@ -61,11 +64,12 @@ impl ModelSpec {
             loss,
             loss_options: LossOptions::default(),
             input: Vec::new(),
+            weights: None,
         }
     }
 }
 
-/// `model.kind`: a built-in network.
+/// `model.kind`: a built-in network, or one from a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Architecture {
@@ -85,6 +89,8 @@ pub enum Architecture {
     Gpt(GptSpec),
     /// `"lstm"`: a recurrent network over text.
     Lstm(LstmSpec),
+    /// `"onnx"`: what an ONNX file says.
+    Onnx(OnnxSpec),
 }
 
 impl Architecture {
@@ -100,6 +106,7 @@ impl Architecture {
             Self::Sequential(_) => "sequential",
             Self::Gpt(_) => "gpt",
             Self::Lstm(_) => "lstm",
+            Self::Onnx(_) => "onnx",
         }
     }
 

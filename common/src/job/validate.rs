@@ -58,6 +58,10 @@ pub mod limits {
     pub const PATTERN_BYTES_MAX: usize = 200;
     /// Milestones of a schedule.
     pub const MILESTONES_MAX: usize = 1000;
+    /// Patterns of weights that aren't trained.
+    pub const FREEZE_MAX: usize = 64;
+    /// Bytes of the name of a model's output.
+    pub const OUTPUT_NAME_BYTES_MAX: usize = 1024;
     /// Threads of a rank.
     pub const THREADS_MAX: u32 = 1024;
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::job::{
     Activation, Architecture, CnnBlock, CnnSpec, Initialiser, Layer, LayerSpec, Loss, LossOptions,
-    ModelSpec, SequentialSpec, Stem,
+    ModelSpec, OnnxSpec, SequentialSpec, SourceFile, Stem,
 };
 
 /// A file with these lines in `[model]`; the first of them is line 2.
@@ -265,4 +265,69 @@ fn a_layer_that_can_not_be_is_located() {
     assert!(got.contains("1 to 512 layers"), "{got}");
     let got = message("kind = \"sequential\"");
     assert!(got.contains("model.layers"), "{got}");
+}
+
+#[test]
+fn an_onnx_file_is_named_in_a_table_or_in_one_line() {
+    let whole = read("kind = \"onnx\"\npath = \"nets/a.onnx\"");
+    let expected = |freeze: &[&str], output: Option<&str>| {
+        Architecture::Onnx(OnnxSpec {
+            file: SourceFile::unread("/base/nets/a.onnx".into()),
+            output: output.map(Into::into),
+            freeze: freeze.iter().map(|&pattern| pattern.into()).collect(),
+        })
+    };
+    assert_eq!(whole.architecture, expected(&[], None));
+    assert_eq!((whole.loss, whole.weights), (Loss::CrossEntropy, None));
+
+    let text = file("X").replace(
+        "[model]\nX",
+        "model = { onnx = \"./nets/a.onnx\", loss = \"huber\", output = \"y\", freeze = [\"a*\"] }",
+    );
+    let inline = parse(&text, "job.toml", "/base", &[]).unwrap().model;
+    assert_eq!(inline.architecture, expected(&["a*"], Some("y")));
+    assert_eq!(inline.loss, Loss::Huber);
+
+    let with_weights = read("kind = \"softmax\"\nweights = \"/w.safetensors\"");
+    let weights = SourceFile::unread("/w.safetensors".into());
+    assert_eq!(with_weights.weights, Some(weights));
+}
+
+#[test]
+fn keys_of_onnx_models_that_do_not_fit_are_named() {
+    for (model, expected) in [
+        ("kind = \"onnx\"", "job.toml:1:2: missing key `model.path`"),
+        (
+            "onnx = \"a\"\nkind = \"mlp\"",
+            "job.toml:3:1: `model.onnx` and `model.kind` exclude each other",
+        ),
+        (
+            "onnx = \"a\"\npath = \"b\"",
+            "job.toml:3:1: `model.onnx` and `model.path` exclude each other",
+        ),
+        ("onnx = \"\"", "job.toml:1:2: `model.path` is \"\""),
+        (
+            "onnx = \"a\"\nfreeze = \"b\"",
+            "job.toml:3:1: `model.freeze` is",
+        ),
+        (
+            "onnx = \"a\"\nfreeze = [1]",
+            "job.toml:3:1: `model.freeze` is",
+        ),
+        (
+            "onnx = \"a\"\nfreeze = [\"\"]",
+            "job.toml:3:1: `model.freeze` is a pattern of 0 bytes",
+        ),
+        (
+            "onnx = \"a\"\noutput = \"\"",
+            "job.toml:3:1: `model.output` is a name of 0 bytes",
+        ),
+        (
+            "onnx = \"a\"\nhidden = [1]",
+            "job.toml:3:1: unknown key `model.hidden`",
+        ),
+    ] {
+        let got = message(model);
+        assert!(got.starts_with(expected), "{got}\n{expected}");
+    }
 }

@@ -177,6 +177,23 @@ impl<'a> Reader<'a> {
         tables.collect::<Result<_, _>>().map(Some)
     }
 
+    /// A list of strings that may be missing.
+    pub fn optional_string_list(
+        &self,
+        key: &'static str,
+        expected: &str,
+    ) -> Result<Option<Vec<String>>, Located> {
+        let Some(item) = self.get(key) else {
+            return Ok(None);
+        };
+        let Value::Array(items) = &item.value else {
+            return Err(self.bad(item, key, expected, item.value.describe()));
+        };
+        let strings = items.iter();
+        let strings = strings.map(|item| self.as_string(item, key, expected));
+        strings.collect::<Result<_, _>>().map(Some)
+    }
+
     /// A list of whole numbers that may be missing.
     pub fn optional_whole_list(
         &self,

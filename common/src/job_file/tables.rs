@@ -7,8 +7,8 @@ use self::model::required_u32;
 use super::document::{Item, Located, Value};
 use super::reader::Reader;
 use crate::job::{
-    ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device, FoldMode, IdxSource, JobSpec,
-    OutputSpec, Scale, TestData, TextSource, Tokeniser,
+    Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device, FoldMode,
+    IdxSource, JobSpec, OutputSpec, Scale, TestData, TextSource, Tokeniser,
 };
 
 #[derive(Clone, Copy, PartialEq)]
@@ -207,6 +207,12 @@ pub(super) fn resolve_paths(spec: &mut JobSpec, base_dir: &str) {
     resolve_source(&mut spec.data.source, base_dir);
     if let TestData::Files(files) = &mut spec.data.test {
         resolve_source(files, base_dir);
+    }
+    if let Architecture::Onnx(onnx) = &mut spec.model.architecture {
+        resolve(&mut onnx.file.path, base_dir);
+    }
+    if let Some(weights) = &mut spec.model.weights {
+        resolve(&mut weights.path, base_dir);
     }
     resolve(&mut spec.output.dir, base_dir);
 }

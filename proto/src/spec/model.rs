@@ -2,8 +2,8 @@
 
 use ringfold_common::job::{
     Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, GptSpec, Initialiser,
-    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, PoolLayer,
-    Resnet18Spec, SequentialSpec, Stem, limits,
+    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxSpec,
+    PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
 };
 
 use crate::error::{FieldError, required};
@@ -79,6 +79,7 @@ impl From<&ModelSpec> for v1::ModelSpec {
             Architecture::Sequential(sequential) => Wire::Sequential(sequential.into()),
             Architecture::Gpt(gpt) => Wire::Gpt((*gpt).into()),
             Architecture::Lstm(lstm) => Wire::Lstm((*lstm).into()),
+            Architecture::Onnx(onnx) => Wire::Onnx(onnx.into()),
         };
         let options = &model.loss_options;
         Self {
@@ -91,6 +92,7 @@ impl From<&ModelSpec> for v1::ModelSpec {
                 shape: Some(options.shape),
             }),
             input: model.input.clone(),
+            weights: model.weights.as_ref().map(Into::into),
         }
     }
 }
@@ -110,6 +112,7 @@ impl TryFrom<v1::ModelSpec> for ModelSpec {
             Wire::Sequential(sequential) => Architecture::Sequential(sequential.try_into()?),
             Wire::Gpt(gpt) => Architecture::Gpt(gpt.into()),
             Wire::Lstm(lstm) => Architecture::Lstm(lstm.into()),
+            Wire::Onnx(onnx) => Architecture::Onnx(onnx.try_into()?),
         };
         let defaults = LossOptions::default();
         let options = model.loss_options.unwrap_or_default();
@@ -123,6 +126,7 @@ impl TryFrom<v1::ModelSpec> for ModelSpec {
                 shape: options.shape.unwrap_or(defaults.shape),
             },
             input: model.input,
+            weights: model.weights.map(Into::into),
         })
     }
 }
@@ -307,6 +311,46 @@ impl TryFrom<v1::SequentialSpec> for SequentialSpec {
             layers: layers_from_wire(sequential.layers, "spec.model.sequential.layers", 1)?,
             initialiser,
         })
+    }
+}
+
+impl From<&OnnxSpec> for v1::OnnxSpec {
+    fn from(onnx: &OnnxSpec) -> Self {
+        Self {
+            file: Some((&onnx.file).into()),
+            output: onnx.output.clone(),
+            freeze: onnx.freeze.clone(),
+        }
+    }
+}
+
+impl TryFrom<v1::OnnxSpec> for OnnxSpec {
+    type Error = FieldError;
+
+    fn try_from(onnx: v1::OnnxSpec) -> Result<Self, FieldError> {
+        Ok(Self {
+            file: required(onnx.file, "spec.model.onnx.file")?.into(),
+            output: onnx.output,
+            freeze: onnx.freeze,
+        })
+    }
+}
+
+impl From<&SourceFile> for v1::SourceFile {
+    fn from(file: &SourceFile) -> Self {
+        Self {
+            path: file.path.clone(),
+            blake3: file.blake3.clone(),
+        }
+    }
+}
+
+impl From<v1::SourceFile> for SourceFile {
+    fn from(file: v1::SourceFile) -> Self {
+        Self {
+            path: file.path,
+            blake3: file.blake3,
+        }
     }
 }
 

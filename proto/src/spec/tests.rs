@@ -2,8 +2,8 @@ use ringfold_common::job::{
     Activation, AdaGradOptions, AdamOptions, Anneal, Architecture, BarzilaiBorweinFormula,
     BarzilaiBorweinOptions, CnnSpec, Decay, EmaSpec, EvaluateEvery, GptSpec, GroupSpec,
     Initialiser, LambOptions, LastBatch, LinearSpec, LionOptions, Loss, LstmSpec, Milestones,
-    MlpSpec, ModelSpec, OneCycle, OptimizerSpec, Period, Resnet18Spec, RmsPropOptions,
-    ScheduleSpec, SgdOptions, Stem, TrainDuration, TrainSpec,
+    MlpSpec, ModelSpec, OneCycle, OnnxSpec, OptimizerSpec, Period, Resnet18Spec, RmsPropOptions,
+    ScheduleSpec, SgdOptions, SourceFile, Stem, TrainDuration, TrainSpec,
 };
 
 use super::*;
@@ -22,6 +22,7 @@ fn full() -> JobSpec {
             loss: Loss::CrossEntropy,
             loss_options: ringfold_common::job::LossOptions::default(),
             input: Vec::new(),
+            weights: None,
         },
         data: DataSpec {
             source: DataSource::Csv(CsvSource {
@@ -330,9 +331,22 @@ learning_rate = 0.1
             initialiser: Initialiser::Zeros,
         });
     });
+    let onnx = with(&|model| {
+        let file = |path: &str, digit: &str| SourceFile {
+            path: path.into(),
+            blake3: digit.repeat(64),
+        };
+        model.architecture = Architecture::Onnx(OnnxSpec {
+            file: file("/nets/a.onnx", "a"),
+            output: Some("scores".into()),
+            freeze: vec!["stem.*".into()],
+        });
+        model.weights = Some(file("/nets/w.safetensors", "0"));
+    });
     let mut specs = vec![
         base.clone(),
         linear,
+        onnx,
         resnet(Stem::Cifar),
         resnet(Stem::Imagenet),
     ];
@@ -420,7 +434,7 @@ fn specs_round_trip() {
 #[test]
 fn a_missing_part_is_named() {
     type Break = fn(&mut v1::JobSpec);
-    let cases: [(Break, &str); 8] = [
+    let cases: [(Break, &str); 9] = [
         (|spec| spec.model = None, "spec.model"),
         (
             |spec| spec.model.as_mut().unwrap().architecture = None,
@@ -429,6 +443,13 @@ fn a_missing_part_is_named() {
         (
             |spec| spec.model.as_mut().unwrap().loss = 0,
             "spec.model.loss",
+        ),
+        (
+            |spec| {
+                let onnx = v1::model_spec::Architecture::Onnx(v1::OnnxSpec::default());
+                spec.model.as_mut().unwrap().architecture = Some(onnx);
+            },
+            "spec.model.onnx.file",
         ),
         (
             |spec| spec.data.as_mut().unwrap().source = None,
@@ -472,5 +493,13 @@ fn values_out_of_range_and_relative_paths_are_named() {
     assert_eq!(
         JobSpec::try_from(wire).unwrap_err().field,
         "spec.output.dir"
+    );
+
+    let mut wire = v1::JobSpec::from(&full());
+    let weights = SourceFile::unread("w.safetensors".into());
+    wire.model.as_mut().unwrap().weights = Some((&weights).into());
+    assert_eq!(
+        JobSpec::try_from(wire).unwrap_err().field,
+        "spec.model.weights.path"
     );
 }

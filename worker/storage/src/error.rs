@@ -629,6 +629,16 @@ pub enum StorageError {
         /// Of the weights.
         got: String,
     },
+    /// A file that a model is made from, which isn't the one that the coordinator read.
+    #[error("{}: hashes to {got}, {expected} is expected", path.display())]
+    SourceDiffers {
+        /// The file.
+        path: PathBuf,
+        /// The BLAKE3 hash of the bytes that the coordinator, or the description of the model, has.
+        expected: String,
+        /// That of the bytes that were read.
+        got: String,
+    },
     /// A tensor to be written whose values don't fill its shape.
     #[error("tensor {name:?} has shape {shape:?} and {values} values")]
     TensorLength {

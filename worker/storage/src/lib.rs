@@ -31,7 +31,7 @@
 //! # Models
 //!
 //! A model is a directory: `weights.safetensors`, `model.json` (a [`ModelDescription`]),
-//! `summary.json`, `metrics.jsonl`. [`ModelFiles`] writes and reads it; each file appears whole or
+//! `summary.json`, `metrics.jsonl`; `source.onnx` and `model.onnx` if it is from an ONNX file. [`ModelFiles`] writes and reads it; each file appears whole or
 //! not at all. [`read_unlabelled`] and [`read_labelled`] read further data for a saved model.
 //!
 //! # What isn't here
@@ -59,8 +59,9 @@ pub use dataset::{Columns, Dataset, SourceFormat, inspect, inspect_columns};
 pub use error::{Column, FieldPlace, FieldRole, StorageError};
 pub use limits::{BytesRead, Limits, ProgressHook, ReadOptions};
 pub use model::{
-    FORMAT_VERSION, MetricsWriter, Model, ModelDescription, ModelFiles, NamedTensor, Tensor,
-    check_output_dir, read_weights, weights_blake3,
+    FORMAT_VERSION, MetricsWriter, Model, ModelDescription, ModelFiles, ModelSources, NamedTensor,
+    ONNX_BYTES_MAX, Tensor, check_output_dir, read_onnx_file, read_weights, stamp_sources,
+    weights_blake3,
 };
 pub use predict::{LabelledFiles, Unlabelled, read_labelled, read_unlabelled};
 pub use records::{Features, LabelsOut, Records};

@@ -3,6 +3,7 @@
 mod files;
 mod metrics;
 mod output;
+mod sources;
 
 use ringfold_common::dataset::Target;
 use ringfold_common::job::ModelSpec;
@@ -14,6 +15,7 @@ use crate::scaler::Scaler;
 pub use files::{ModelFiles, read_weights, weights_blake3};
 pub use metrics::MetricsWriter;
 pub use output::check_output_dir;
+pub use sources::{ModelSources, ONNX_BYTES_MAX, read_onnx_file, stamp_sources};
 
 /// The version of the model files that this program writes, and the latest that it reads.
 pub const FORMAT_VERSION: u64 = 1;
@@ -91,4 +93,6 @@ pub struct Model {
     pub description: ModelDescription,
     /// Its parameters, sorted by the bytes of their names.
     pub tensors: Vec<Tensor>,
+    /// The ONNX file that it was made from, if it is a model from one.
+    pub onnx: Option<Vec<u8>>,
 }

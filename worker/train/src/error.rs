@@ -22,6 +22,14 @@ pub enum TrainError {
     /// The model has no form in ONNX.
     #[error("can't write the model as ONNX")]
     Onnx(#[from] OnnxError),
+    /// The ONNX file that the job names can't be trained.
+    #[error("{path}: can't read the model")]
+    ReadOnnx {
+        /// The file.
+        path: String,
+        /// Why; it names node, operator and opset.
+        source: Box<OnnxError>,
+    },
     /// The ring failed.
     #[error("the ring failed")]
     Collective(#[from] CollectiveError),

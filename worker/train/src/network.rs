@@ -5,15 +5,16 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use ringfold_common::dataset::Target;
-use ringfold_common::job::ModelSpec;
+use ringfold_common::job::{Architecture, ModelSpec};
 use ringfold_compute::{
     Arena, CompileOptions, Cpu, CpuOptions, CpuPlan, Inspection, Mode, ParameterLayout,
     PlanOptions, StateLayout, Workspace, inspect,
 };
 use ringfold_graph::models::{self, Frame, LOSS};
+use ringfold_graph::onnx::{ImportedTensor, TensorKind, read_for_job};
 use ringfold_graph::pass::simplify;
 use ringfold_graph::{Graph, differentiate};
-use ringfold_storage::{NamedTensor, Tensor};
+use ringfold_storage::{ModelSources, NamedTensor, Tensor};
 
 use crate::batch_buffer::BatchBuffer;
 use crate::error::TrainError;
@@ -28,6 +29,23 @@ pub struct Network {
     target: Target,
     features: usize,
     threads: usize,
+    /// Initial values that a file gives; others are drawn.
+    given: Vec<ImportedTensor>,
+}
+
+/// A job's model, and the content of the file that it is from.
+#[derive(Clone, Copy, Debug)]
+pub struct Sourced<'a> {
+    /// What the job says.
+    pub spec: &'a ModelSpec,
+    /// The bytes of the ONNX file, for a model from one.
+    pub onnx: Option<&'a [u8]>,
+}
+
+impl<'a> From<&'a ModelSpec> for Sourced<'a> {
+    fn from(spec: &'a ModelSpec) -> Self {
+        Self { spec, onnx: None }
+    }
 }
 
 impl Network {
@@ -36,17 +54,30 @@ impl Network {
     /// the caller's rayon pool.
     ///
     /// # Errors
-    /// An option or a layer that doesn't fit the data, or sizes that can't be addressed.
-    pub fn new(
-        model: &ModelSpec,
+    /// An option, a layer or a file that doesn't fit the data, or sizes that can't be addressed.
+    pub fn new<'a>(
+        model: impl Into<Sourced<'a>>,
         (features, dims): (u32, &[u32]),
         target: &Target,
         l2: f64,
         threads: usize,
     ) -> Result<Self, TrainError> {
+        let Sourced { spec: model, onnx } = model.into();
         let dims: Vec<usize> = dims.iter().map(|&size| size as usize).collect();
         let (features, outputs) = (features as usize, target.outputs() as usize);
         let frame = Frame::of_model(model, features, &dims, outputs, l2)?;
+        if let (Architecture::Onnx(spec), Some(bytes)) = (&model.architecture, onnx) {
+            let read =
+                read_for_job(bytes, spec, &frame).map_err(|source| TrainError::ReadOnnx {
+                    path: spec.file.path.clone(),
+                    source: Box::new(source),
+                })?;
+            let network = Self::from_graph(&read.graph, features, target, threads)?;
+            return Ok(Self {
+                given: read.tensors,
+                ..network
+            });
+        }
         let forward = models::build(model, &frame)?;
         Self::from_graph(&forward, features, target, threads)
     }
@@ -71,6 +102,7 @@ impl Network {
             target: target.clone(),
             features,
             threads,
+            given: Vec::new(),
         })
     }
 
@@ -194,6 +226,43 @@ impl Network {
             values: &state[slot.range()],
         });
         parameters.chain(states).collect()
+    }
+
+    /// Parameters and state before the first step: the file's, if the network is from one, else
+    /// drawn; in their place those of the file of weights that the job names.
+    ///
+    /// # Errors
+    /// Sizes that can't be had, or a file of weights of other names or shapes.
+    pub fn initial(
+        &self,
+        seed: u64,
+        sources: &ModelSources,
+    ) -> Result<(Arena<f32>, Arena<f32>), TrainError> {
+        let slots = self.layout.slots().iter();
+        let slots = slots.map(|slot| (slot.name.as_str(), slot.shape.as_slice()));
+        let states = self.states.slots().iter();
+        let states = states.map(|slot| (slot.name.as_str(), slot.shape.as_slice()));
+        let expected: Vec<(&str, &[usize])> = slots.chain(states).collect();
+        if let Some(tensors) = sources.weights(&expected)? {
+            return self.load(&tensors);
+        }
+        let (mut parameters, mut state) = (self.layout.initial(seed)?, self.states.initial()?);
+        for tensor in &self.given {
+            // Weights that nothing depends on are no part of the network.
+            match tensor.kind {
+                TensorKind::Parameter => {
+                    if let Some(slot) = self.layout.slot(&tensor.name) {
+                        parameters[slot.range()].copy_from_slice(&tensor.data);
+                    }
+                }
+                TensorKind::State => {
+                    if let Some(slot) = self.states.slot(&tensor.name) {
+                        state[slot.range()].copy_from_slice(&tensor.data);
+                    }
+                }
+            }
+        }
+        Ok((parameters, state))
     }
 
     /// Parameters and state of a model that was saved.

@@ -8,7 +8,7 @@ use ringfold_storage::{Features, Model, ModelDescription, Records, Scaler};
 
 use crate::error::TrainError;
 use crate::evaluate::{ConfusionMatrix, Sums, argmax, evaluate};
-use crate::network::Network;
+use crate::network::{Network, Sourced};
 
 /// A saved model, ready to run.
 #[derive(Debug)]
@@ -35,6 +35,32 @@ pub enum Prediction<'a> {
     Values(&'a [f32]),
 }
 
+/// A network with its parameters and state as a model of ONNX; see [`Predictor::to_onnx`].
+///
+/// # Errors
+/// [`TrainError::Onnx`] for an operator that ONNX lacks.
+pub(crate) fn to_onnx(
+    network: &Network,
+    scaler: &Scaler,
+    (parameters, state): (&[f32], &[f32]),
+) -> Result<Vec<u8>, TrainError> {
+    let tensors = network.tensors(parameters, state);
+    let tensors = tensors.iter().map(|tensor| (tensor.name, tensor.values));
+    let (offset, factor) = match scaler {
+        Scaler::None => (vec![], vec![]),
+        Scaler::Uniform { factor } => (vec![0.0], vec![*factor]),
+        Scaler::PerFeature { offset, factor } => (offset.clone(), factor.clone()),
+    };
+    let scaling = Scaling {
+        input: FEATURES,
+        offset: &offset,
+        factor: &factor,
+    };
+    let scaling = (!factor.is_empty()).then_some(scaling);
+    let graph = network.graph();
+    Ok(write_scaled(graph, &tensors.collect(), scaling.as_slice())?)
+}
+
 impl Predictor {
     /// Puts a model's tensors into its network, on one thread.
     ///
@@ -42,8 +68,12 @@ impl Predictor {
     /// A tensor that is missing, superfluous or of another shape.
     pub fn new(model: Model) -> Result<Self, TrainError> {
         let description = model.description;
+        let sourced = Sourced {
+            spec: &description.model,
+            onnx: model.onnx.as_deref(),
+        };
         let network = Network::new(
-            &description.model,
+            sourced,
             (description.features, &description.columns.dims),
             &description.target,
             0.0,
@@ -70,21 +100,8 @@ impl Predictor {
     /// # Errors
     /// [`TrainError::Onnx`] for an operator that ONNX lacks.
     pub fn to_onnx(&self) -> Result<Vec<u8>, TrainError> {
-        let slots = self.network.layout().slots().iter();
-        let tensors = slots.map(|slot| (slot.name.as_str(), &self.parameters[slot.range()]));
-        let (offset, factor) = match &self.description.scaler {
-            Scaler::None => (vec![], vec![]),
-            Scaler::Uniform { factor } => (vec![0.0], vec![*factor]),
-            Scaler::PerFeature { offset, factor } => (offset.clone(), factor.clone()),
-        };
-        let scaling = Scaling {
-            input: FEATURES,
-            offset: &offset,
-            factor: &factor,
-        };
-        let scaling = (!factor.is_empty()).then_some(scaling);
-        let graph = self.network.graph();
-        Ok(write_scaled(graph, &tensors.collect(), scaling.as_slice())?)
+        let scaler = &self.description.scaler;
+        to_onnx(&self.network, scaler, (&self.parameters, &self.state))
     }
 
     /// Predicts every record in order.

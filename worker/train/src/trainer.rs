@@ -14,7 +14,8 @@ use ringfold_common::job::{
 };
 use ringfold_compute::Arena;
 use ringfold_storage::{
-    Dataset, MetricsWriter, ModelDescription, ModelFiles, check_output_dir, weights_blake3,
+    Dataset, MetricsWriter, ModelDescription, ModelFiles, ModelSources, check_output_dir,
+    weights_blake3,
 };
 use serde::Serialize;
 
@@ -25,8 +26,9 @@ use crate::error::{TrainError, check_abort};
 use crate::evaluate::evaluate;
 use crate::lanes::{Lanes, StepInput};
 use crate::memory;
-use crate::network::Network;
+use crate::network::{Network, Sourced};
 use crate::optimizer::{Optimizer, clip_scale, clip_values, global_norm, segments, state_arenas};
+use crate::predict::to_onnx;
 use crate::schedule::Schedule;
 
 /// What a reproducible sum may cost beyond a fast one for `auto` to choose it.
@@ -95,6 +97,8 @@ struct Run<'a> {
     observer: &'a dyn Observer,
     clock: &'a dyn Clock,
     network: Network,
+    /// The ONNX file that the network is from.
+    onnx: Option<Vec<u8>>,
     lanes: Lanes,
     fold: ReplicaBuffers<f32, Contribution>,
     mode: FoldMode,
@@ -150,19 +154,24 @@ impl<'a> Run<'a> {
         clock: &'a dyn Clock,
     ) -> Result<Self, TrainError> {
         let (spec, info) = (job.spec, job.dataset.info());
+        let sources = ModelSources::read(&spec.model)?;
+        let sourced = Sourced {
+            spec: &spec.model,
+            onnx: sources.onnx.as_deref(),
+        };
         let network = Network::new(
-            &spec.model,
+            sourced,
             (info.features, &job.dataset.columns().dims),
             &info.target,
             spec.train.l2,
             job.threads.max(1) as usize,
         )?;
-        Self::with_network(job, network, abort, observer, clock)
+        Self::with_network(job, (network, sources), abort, observer, clock)
     }
 
     fn with_network(
         job: &'a RankJob<'a>,
-        network: Network,
+        (network, sources): (Network, ModelSources),
         abort: &'a AbortSignal,
         observer: &'a dyn Observer,
         clock: &'a dyn Clock,
@@ -193,9 +202,8 @@ impl<'a> Run<'a> {
             segments(layout, &spec.train)?,
             batches.steps_per_epoch(),
         );
-        let parameters = layout.initial(spec.train.seed)?;
+        let (parameters, state) = network.initial(spec.train.seed, &sources)?;
         let states = network.states();
-        let state = states.initial()?;
         let of_ranks = Replicas::new(replicas, job.world).ok_or(TrainError::Replicas {
             replicas,
             world: job.world,
@@ -207,6 +215,10 @@ impl<'a> Run<'a> {
         let metrics = if job.rank.0 == 0 {
             let dir = Path::new(&spec.output.dir);
             check_output_dir(dir)?;
+            if sources.onnx.is_some() {
+                // Better found before training than after.
+                to_onnx(&network, job.dataset.scaler(), (&parameters, &state))?;
+            }
             Some(MetricsWriter::create(dir)?)
         } else {
             None
@@ -217,6 +229,7 @@ impl<'a> Run<'a> {
             observer,
             clock,
             network,
+            onnx: sources.onnx,
             lanes,
             fold,
             mode: spec.cluster.mode,
@@ -501,6 +514,15 @@ impl<'a> Run<'a> {
         let raw = self.ema.is_some();
         let raw = raw.then(|| self.network.tensors(&self.parameters, &self.state));
         ModelFiles::write_raw(dir, &description, raw.as_deref())?;
+        let trained = match &self.onnx {
+            None => None,
+            Some(_) => {
+                let weights = averaged(&self.ema, &self.parameters);
+                let scaler = &description.scaler;
+                Some(to_onnx(&self.network, scaler, (weights, &self.state))?)
+            }
+        };
+        ModelFiles::write_onnx(dir, self.onnx.as_deref(), trained.as_deref())?;
         ModelFiles::write(dir, &description, &tensors, &summary)?;
         Ok(summary)
     }

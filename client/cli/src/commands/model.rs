@@ -5,13 +5,17 @@ use std::process::ExitCode;
 
 use ringfold_common::dataset::DatasetInfo;
 use ringfold_common::job::JobSpec;
-use ringfold_compute::{CompileOptions, Inspection, Mode, PlanOptions};
-use ringfold_graph::Graph;
+use ringfold_compute::{
+    CompileOptions, Cpu, CpuOptions, Inspection, Mode, ParameterLayout, PlanOptions,
+};
 use ringfold_graph::dump::dot;
-use ringfold_graph::pass::optimise_watched;
-use ringfold_storage::{ModelFiles, ReadOptions, inspect_columns};
+use ringfold_graph::models::LOSS;
+use ringfold_graph::onnx;
+use ringfold_graph::pass::{optimise_watched, simplify};
+use ringfold_graph::{Graph, differentiate};
+use ringfold_storage::{ModelFiles, ModelSources, ReadOptions, inspect_columns, read_onnx_file};
 use ringfold_train::TrainError;
-use ringfold_train::network::Network;
+use ringfold_train::network::{Network, Sourced};
 use ringfold_train::optimizer::state_arenas;
 
 use crate::args::{DumpArg, ModeArg, ModelInspectArgs};
@@ -19,9 +23,10 @@ use crate::error::CliError;
 use crate::job_file;
 use crate::output::{json, people};
 
-/// A network, and what a job says of how it is run.
+/// A graph, and what a job says of how it is run.
 struct Subject {
-    network: Network,
+    graph: Graph,
+    layout: ParameterLayout,
     /// Samples of a rank in one run.
     batch: usize,
     /// Arenas of optimizer state; `None` for a model without a job.
@@ -40,7 +45,7 @@ pub fn inspect(args: &ModelInspectArgs) -> Result<ExitCode, CliError> {
     };
     let mut out = std::io::stdout().lock();
     if let Some(form) = args.dump {
-        let text = dump(subject.network.graph(), options.mode, form)?;
+        let text = dump(&subject.graph, options.mode, form)?;
         out.write_all(text.as_bytes()).map_err(CliError::stdout)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -48,7 +53,10 @@ pub fn inspect(args: &ModelInspectArgs) -> Result<ExitCode, CliError> {
         workspace_bytes_max: args.workspace_bytes_max,
         ..CompileOptions::default()
     };
-    let inspection = subject.network.inspect(options, &how)?;
+    let (graph, layout) = (&subject.graph, &subject.layout);
+    let inspection = Cpu::new(CpuOptions { threads: 1 })
+        .and_then(|cpu| ringfold_compute::inspect::<f32>(&cpu, graph, layout, options, &how))
+        .map_err(TrainError::from)?;
     let optimizer_bytes = optimizer_bytes(&subject, &inspection);
     if args.json {
         let object = json::inspection(&inspection, optimizer_bytes);
@@ -64,19 +72,50 @@ fn optimizer_bytes(subject: &Subject, inspection: &Inspection) -> Option<usize> 
     (inspection.mode == Mode::Training).then_some(arenas * inspection.parameters_bytes)
 }
 
-/// The network of a job file, whose data say how many numbers a record has; or of a trained model.
+/// The graph of an ONNX file, with the mean squared error of its first output as the loss.
+fn file_subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
+    let bytes = read_onnx_file(&args.path)?;
+    let with_loss = onnx::read(&bytes, &onnx::ReadOptions::default()).and_then(|read| {
+        let mut graph = read.graph;
+        let first = graph.outputs().first().map(|output| output.name.clone());
+        onnx::append_loss(&mut graph, first.as_deref(), &onnx::Loss::MeanSquaredError)?;
+        Ok(differentiate(&simplify(&graph)?.graph, LOSS)?)
+    });
+    let graph = with_loss.map_err(|source| TrainError::ReadOnnx {
+        path: args.path.display().to_string(),
+        source: Box::new(source),
+    })?;
+    Ok(Subject {
+        layout: ParameterLayout::new::<f32>(&graph).map_err(TrainError::from)?,
+        graph,
+        batch: 1,
+        optimizer_arenas: None,
+    })
+}
+
+/// The network of a job file, whose data say how many numbers a record has; of a trained model; or of
+/// an ONNX file.
 fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
+    if args.path.extension().is_some_and(|name| name == "onnx") {
+        return file_subject(args);
+    }
     if args.path.is_dir() {
-        let description = ModelFiles::read(&args.path)?.description;
+        let model = ModelFiles::read(&args.path)?;
+        let description = model.description;
+        let sourced = Sourced {
+            spec: &description.model,
+            onnx: model.onnx.as_deref(),
+        };
         let network = Network::new(
-            &description.model,
+            sourced,
             (description.features, &description.columns.dims),
             &description.target,
             0.0,
             1,
         )?;
         return Ok(Subject {
-            network,
+            graph: network.graph().clone(),
+            layout: network.layout().clone(),
             batch: 1,
             optimizer_arenas: None,
         });
@@ -90,7 +129,8 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
         .train_records
         .div_ceil(u64::from(train.global_batch.max(1)));
     Ok(Subject {
-        network,
+        graph: network.graph().clone(),
+        layout: network.layout().clone(),
         batch: batch as usize,
         optimizer_arenas: Some(state_arenas(&train.optimizer, steps_per_epoch)),
     })
@@ -100,7 +140,12 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
 pub fn network_of(spec: &JobSpec) -> Result<(Network, DatasetInfo), CliError> {
     let (info, columns) = inspect_columns(&spec.data, spec.model.loss, &ReadOptions::default())?;
     let features = (info.features, &columns.dims[..]);
-    let network = Network::new(&spec.model, features, &info.target, spec.train.l2, 1)?;
+    let sources = ModelSources::read(&spec.model)?;
+    let sourced = Sourced {
+        spec: &spec.model,
+        onnx: sources.onnx.as_deref(),
+    };
+    let network = Network::new(sourced, features, &info.target, spec.train.l2, 1)?;
     Ok((network, info))
 }
 

@@ -22,7 +22,7 @@ mod cnn;
 mod gpt;
 mod lstm;
 mod mlp;
-mod objective;
+pub(crate) mod objective;
 mod resnet;
 mod sequential;
 
@@ -238,6 +238,12 @@ pub fn build(model: &ModelSpec, frame: &Frame) -> Result<Graph, GraphError> {
         Architecture::Lstm(spec) => lstm(&LstmOptions {
             dtype: frame.dtype,
             ..LstmOptions::of_job(*spec, frame.inputs, frame.outputs, frame.l2)
+        }),
+        // The file's bytes aren't here: `onnx::read_for_job` takes them.
+        Architecture::Onnx(onnx) => Err(GraphError::ModelOption {
+            option: "kind",
+            expected: "a built-in model, or the content of the file",
+            got: format!("{:?} without it", onnx.file.path),
         }),
     }
 }

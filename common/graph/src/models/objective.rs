@@ -121,7 +121,7 @@ impl Loss {
 }
 
 /// Declares features and labels.
-pub(super) fn add_inputs(
+pub(crate) fn add_inputs(
     graph: &mut Graph,
     frame: &Frame,
 ) -> Result<(ValueId, ValueId), GraphError> {
@@ -153,7 +153,7 @@ pub(super) fn penalise(
 }
 
 /// Ends a model: loss, penalty and outputs of `out [batch, outputs]`.
-pub(super) fn finish(
+pub(crate) fn finish(
     graph: &mut Graph,
     frame: &Frame,
     out: ValueId,

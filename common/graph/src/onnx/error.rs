@@ -30,7 +30,9 @@ pub enum OnnxError {
         got: String,
     },
     /// A tensor's numbers stand in another file.
-    #[error("tensor {tensor:?}: its data stand in the file {location:?}, which wasn't given")]
+    #[error(
+        "tensor {tensor:?}: its data stand in the file {location:?}, which wasn't given: export the model with its weights inside (in PyTorch, external_data=False)"
+    )]
     ExternalData {
         /// The tensor.
         tensor: String,

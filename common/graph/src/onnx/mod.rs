@@ -22,6 +22,7 @@
 //!   may copy a shared one: what is shared in training is what is shared in the file.
 //! - **Training.** Dropout and batch normalisation are active in training, whatever mode the model was
 //!   exported in. New running statistics use the unbiased variance, as PyTorch's.
+//! - **Jobs.** [`read_for_job`] puts rows of features before a model and a job's loss behind it.
 //! - **Limits.** [`MODEL_BYTES_MAX`], [`ITEMS_MAX`], [`TENSORS_MAX`], [`FOLDED_ELEMENTS_MAX`],
 //!   [`FOLDED_TOTAL_MAX`], [`RANK_MAX`].
 //!
@@ -33,6 +34,7 @@
 mod error;
 mod export;
 mod import;
+mod job;
 mod known;
 mod loss;
 mod names;
@@ -44,6 +46,7 @@ mod wire;
 pub use self::error::OnnxError;
 pub use self::export::{OPSET_WRITTEN, Scaling, write, write_scaled};
 pub use self::import::{Imported, ImportedTensor, Notice, ReadOptions, Report, TensorKind, read};
+pub use self::job::read_for_job;
 pub use self::known::{
     ElementType, FOLDED_ELEMENTS_MAX, FOLDED_TOTAL_MAX, RANK_MAX, Resolver, Tensor,
 };

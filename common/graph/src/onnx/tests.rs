@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use ringfold_common::job::{OnnxSpec, SourceFile};
+
 use super::wire::Writer;
 use super::*;
 use crate::graph::{Graph, OutputRole};
+use crate::models::Frame;
 use crate::shape::{DType, Dim, Shape};
 
 /// A model of nodes in text form: `op(a, b) -> c` with attributes after `;` as `name=1` or
@@ -269,7 +272,8 @@ fn data_in_other_files_come_from_the_caller_or_are_an_error() {
     let error = model.read().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "tensor \"b.bias\": its data stand in the file \"weights.bin\", which wasn't given"
+        "tensor \"b.bias\": its data stand in the file \"weights.bin\", which wasn't given: export \
+         the model with its weights inside (in PyTorch, external_data=False)"
     );
     let resolver = |external: &External<'_>| {
         assert_eq!((external.location, external.offset), ("weights.bin", 4));
@@ -359,4 +363,161 @@ fn a_written_model_lacks_no_weight() {
         error.to_string(),
         "weight \"fc.weight\": expected 4 elements, got 0"
     );
+}
+
+/// A job's model of so many numbers and dimensions of a record, and so many classes.
+fn job(
+    model: &Builder,
+    (dims, classes): (&[usize], usize),
+    change: impl FnOnce(&mut OnnxSpec),
+) -> Result<Imported, OnnxError> {
+    let mut onnx = OnnxSpec {
+        file: SourceFile::unread("net.onnx".into()),
+        output: None,
+        freeze: Vec::new(),
+    };
+    change(&mut onnx);
+    let frame = match dims {
+        [inputs] => Frame::classifier(*inputs, classes),
+        dims => Frame::image_classifier(dims, classes),
+    };
+    read_for_job(&model.bytes(), &onnx, &frame)
+}
+
+/// Images of 1 x 2 x 2 to 3 scores, and a second output.
+fn images() -> Builder {
+    Builder::new(13)
+        .input("images", 1, &["n", "1", "2", "2"])
+        .longs("to", &[2], &[0, 4])
+        .floats("w.weight", &[4, 3], &[0.5; 12])
+        .floats("x", &[3], &[0.25; 3])
+        .node("Reshape", &["images", "to"], &["rows"], &[])
+        .node("MatMul", &["rows", "w.weight"], &["product"], &[])
+        .node("Add", &["product", "x"], &["scores"], &[])
+        .node("Relu", &["product"], &["side"], &[])
+        .output("scores")
+        .output("side")
+}
+
+#[test]
+fn a_job_s_model_takes_rows_and_has_the_job_s_loss() {
+    let scores = |onnx: &mut OnnxSpec| onnx.output = Some("scores".into());
+    for dims in [&[4][..], &[2, 2], &[1, 2, 2], &[2, 2, 1]] {
+        let read = job(&images(), (dims, 3), scores).unwrap();
+        let graph = &read.graph;
+        graph.verify().unwrap();
+        let inputs = graph.inputs().iter();
+        let inputs: Vec<String> = inputs
+            .map(|input| format!("{} {}", input.name, graph.value(input.value).ty))
+            .collect();
+        assert_eq!(inputs, ["x f32[batch, 4]", "y i32[batch]"]);
+        let outputs = graph.outputs().iter().map(|output| output.name.as_str());
+        let outputs: Vec<&str> = outputs.collect();
+        let expected = ["loss", "data_loss", "logits", "probabilities", "scores"];
+        assert_eq!(outputs, expected);
+        // A parameter of the features' name has another one, so that the written model has it too.
+        let names = read.tensors.iter().map(|tensor| tensor.name.as_str());
+        assert_eq!(names.collect::<Vec<_>>(), ["w.weight", "x_2"]);
+    }
+    let frozen = job(&images(), (&[4], 3), |onnx| {
+        scores(onnx);
+        onnx.freeze = vec!["w.*".into()];
+    });
+    let tensors = frozen.unwrap().tensors;
+    assert_eq!(tensors.len(), 1);
+}
+
+#[test]
+fn whole_numbers_are_made_of_features_that_are_tokens() {
+    let model = Builder::new(13)
+        .input("tokens", 7, &["n", "2"])
+        .floats("table.weight", &[5, 3], &[0.5; 15])
+        .node("Gather", &["table.weight", "tokens"], &["vectors"], &[])
+        .output("vectors");
+    let read = job(&model, (&[2], 6), |_| {}).unwrap();
+    read.graph.verify().unwrap();
+    let text = read.graph.to_string();
+    assert!(text.contains("cast"), "{text}");
+}
+
+#[test]
+fn what_does_not_fit_a_job_is_named_with_both_sides() {
+    let scores = |onnx: &mut OnnxSpec| onnx.output = Some("scores".into());
+    let two_inputs = Builder::new(13)
+        .input("a", 1, &["n", "3"])
+        .input("b", 1, &["n", "3"])
+        .node("Add", &["a", "b"], &["c"], &[])
+        .output("c");
+    let fixed = Builder::new(13)
+        .input("a", 1, &["1", "3"])
+        .node("Relu", &["a"], &["c"], &[])
+        .output("c");
+    let colours = Builder::new(13)
+        .input("a", 1, &["n", "3", "2", "2"])
+        .node("Flatten", &["a"], &["c"], &[])
+        .output("c");
+    let message = |result: Result<Imported, OnnxError>| result.unwrap_err().to_string();
+    for (got, expected) in [
+        (
+            message(job(&two_inputs, (&[3], 3), |_| {})),
+            "model: expected one input, which takes the features of a record, got 2: a, b",
+        ),
+        (
+            message(job(&images(), (&[4], 3), |_| {})),
+            "model: expected one output, or the name of one, got scores, side",
+        ),
+        (
+            message(job(&images(), (&[4], 3), |onnx| {
+                onnx.output = Some("score".into());
+            })),
+            "output \"score\": expected one of the model's, got scores, side",
+        ),
+        (
+            message(job(&fixed, (&[3], 3), |_| {})),
+            "input \"a\": expected a dynamic batch first and other dimensions of a known size: \
+             export the model with a dynamic first dimension, got [1, 3]",
+        ),
+        (
+            message(job(&images(), (&[5], 3), scores)),
+            "input \"images\": expected dimensions that fit the data's records, got [batch, 1, 2, 2] \
+             for records of 5 numbers",
+        ),
+        (
+            message(job(&colours, (&[2, 2, 3], 12), |_| {})),
+            "input \"a\": expected dimensions that fit the data's records, got [batch, 3, 2, 2] for \
+             records of [2, 2, 3]",
+        ),
+        (
+            message(job(&images(), (&[4], 2), scores)),
+            "output \"scores\": expected the batch first, then a number for each class or target \
+             of the data, got [batch, 3] for 2 classes",
+        ),
+        (
+            message(job(&images(), (&[4], 3), |onnx| {
+                scores(onnx);
+                onnx.freeze = vec!["v.*".into()];
+            })),
+            "freeze \"v.*\": expected a pattern that matches an initializer, got none of to, \
+             w.weight, x",
+        ),
+    ] {
+        assert_eq!(got, expected);
+    }
+}
+
+#[test]
+fn a_cast_to_the_type_of_what_is_not_known_is_computed() {
+    let model = Builder::new(20)
+        .input("x", 1, &["n", "3"])
+        .input("t", 7, &["n", "3"])
+        .longs("zero", &[1], &[0])
+        .node("CastLike", &["zero", "x"], &["float"], &[])
+        .node("CastLike", &["t", "x"], &["floats"], &[])
+        .node("Add", &["floats", "float"], &["y"], &[])
+        .output("y");
+    let graph = model.read().unwrap().graph;
+    let dtype = |value| graph.value(value).ty.dtype;
+    assert_eq!(dtype(graph.outputs()[0].value), DType::F32);
+    assert_eq!(graph.constants().len(), 1);
+    assert_eq!(dtype(graph.constants()[0].value), DType::F32);
 }

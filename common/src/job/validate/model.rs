@@ -2,11 +2,12 @@
 
 use super::text_model::{validate_gpt, validate_lstm};
 use super::{
-    SpecError, check, check_count, check_non_negative, check_positive, check_share, limits,
+    SpecError, check, check_count, check_non_negative, check_path, check_positive, check_share,
+    limits,
 };
 use crate::job::{
     Architecture, CnnSpec, ConvLayer, Initialiser, Layer, LayerSpec, Loss, LossOptions, ModelSpec,
-    PoolLayer, Resnet18Spec,
+    OnnxSpec, PoolLayer, Resnet18Spec, SourceFile,
 };
 
 pub(super) fn validate(model: &ModelSpec) -> Result<(), SpecError> {
@@ -43,8 +44,12 @@ pub(super) fn validate(model: &ModelSpec) -> Result<(), SpecError> {
         }
         Architecture::Gpt(gpt) => validate_gpt(gpt)?,
         Architecture::Lstm(lstm) => validate_lstm(lstm)?,
+        Architecture::Onnx(spec) => onnx(spec)?,
     }
     input(&model.input)?;
+    if let Some(weights) = &model.weights {
+        source_file("model.weights", weights)?;
+    }
     loss(model.loss, &model.loss_options)
 }
 
@@ -99,6 +104,44 @@ fn cnn(cnn: &CnnSpec) -> Result<(), SpecError> {
 fn resnet18(resnet: &Resnet18Spec) -> Result<(), SpecError> {
     check_count("model.width", resnet.width.into(), 1, 1 << 12)?;
     initialiser(resnet.initialiser)
+}
+
+fn onnx(onnx: &OnnxSpec) -> Result<(), SpecError> {
+    source_file("model.path", &onnx.file)?;
+    let output_max = limits::OUTPUT_NAME_BYTES_MAX;
+    let output = onnx.output.as_ref();
+    check(
+        output.is_none_or(|name| (1..=output_max).contains(&name.len())),
+        "model.output",
+        format!("a name of {} bytes", output.map_or(0, String::len)),
+        format!("a name of 1 to {output_max} bytes"),
+    )?;
+    check(
+        onnx.freeze.len() <= limits::FREEZE_MAX,
+        "model.freeze",
+        format!("a list of {}", onnx.freeze.len()),
+        format!("at most {} patterns", limits::FREEZE_MAX),
+    )?;
+    let pattern_max = limits::PATTERN_BYTES_MAX;
+    onnx.freeze.iter().try_for_each(|pattern| {
+        check(
+            (1..=pattern_max).contains(&pattern.len()),
+            "model.freeze",
+            format!("a pattern of {} bytes", pattern.len()),
+            format!("patterns of 1 to {pattern_max} bytes"),
+        )
+    })
+}
+
+fn source_file(field: &'static str, file: &SourceFile) -> Result<(), SpecError> {
+    check_path(field, &file.path)?;
+    let hash = &file.blake3;
+    check(
+        hash.is_empty() || (hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit())),
+        field,
+        format!("with a hash of {} bytes", hash.len()),
+        "a BLAKE3 hash of 64 hexadecimal digits, or none",
+    )
 }
 
 fn input(input: &[u32]) -> Result<(), SpecError> {

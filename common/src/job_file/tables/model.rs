@@ -2,8 +2,8 @@
 
 use crate::job::{
     Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, GptSpec, Initialiser,
-    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, PoolLayer,
-    Resnet18Spec, SequentialSpec, Stem, limits,
+    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxSpec,
+    PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
 };
 use crate::job_file::Origin;
 use crate::job_file::document::{Item, Located, Value};
@@ -19,9 +19,10 @@ enum Kind {
     Sequential,
     Gpt,
     Lstm,
+    Onnx,
 }
 
-const KINDS: [(&str, Kind); 8] = [
+const KINDS: [(&str, Kind); 9] = [
     ("mlp", Kind::Mlp),
     ("linear", Kind::Linear),
     ("softmax", Kind::Softmax),
@@ -30,6 +31,7 @@ const KINDS: [(&str, Kind); 8] = [
     ("sequential", Kind::Sequential),
     ("gpt", Kind::Gpt),
     ("lstm", Kind::Lstm),
+    ("onnx", Kind::Onnx),
 ];
 
 const INITIALISERS: [(&str, Initialiser); 9] = [
@@ -58,24 +60,50 @@ const INITIALISERS_WITH_NUMBER: [(&str, WithNumber); 5] = [
     ("orthogonal", (Initialiser::Orthogonal, "gain", Some(1.0))),
 ];
 
+const ONNX_EXPECTED: &str = "the path of an ONNX file";
+
 const STEMS: [(&str, Stem); 2] = [("cifar", Stem::Cifar), ("imagenet", Stem::Imagenet)];
 
 pub(super) fn model(table: Reader<'_>) -> Result<ModelSpec, Located> {
-    let kind = table.choice("kind", &KINDS)?;
+    let shorthand = table.optional_string("onnx", ONNX_EXPECTED)?;
+    let kind = match shorthand {
+        None => table.choice("kind", &KINDS)?,
+        Some(_) => {
+            table.exclusive("onnx", "kind")?;
+            table.exclusive("onnx", "path")?;
+            Kind::Onnx
+        }
+    };
     let default_loss = match kind {
         Kind::Linear => Loss::MeanSquaredError,
         _ => Loss::CrossEntropy,
     };
     let spec = ModelSpec {
-        architecture: architecture(kind, &table)?,
+        architecture: match (kind, shorthand) {
+            (Kind::Onnx, Some(path)) => onnx(&table, path)?,
+            (kind, _) => architecture(kind, &table)?,
+        },
         loss: table.choice_or("loss", &Loss::NAMES, default_loss)?,
         loss_options: loss_options(&table)?,
         input: table
             .optional_u32_list("input", "a list of sizes such as [1, 28, 28]")?
             .unwrap_or_default(),
+        weights: table
+            .optional_string("weights", "the path of a safetensors file")?
+            .map(SourceFile::unread),
     };
     table.finish()?;
     Ok(spec)
+}
+
+fn onnx(table: &Reader<'_>, path: String) -> Result<Architecture, Located> {
+    Ok(Architecture::Onnx(OnnxSpec {
+        file: SourceFile::unread(path),
+        output: table.optional_string("output", "the name of one of the model's outputs")?,
+        freeze: table
+            .optional_string_list("freeze", "a list of patterns such as [\"features.*\"]")?
+            .unwrap_or_default(),
+    }))
 }
 
 fn architecture(kind: Kind, table: &Reader<'_>) -> Result<Architecture, Located> {
@@ -124,6 +152,7 @@ fn architecture(kind: Kind, table: &Reader<'_>) -> Result<Architecture, Located>
             layers: table.whole_u32("layers")?.unwrap_or(1),
             dropout: table.number_or("dropout", 0.0)?,
         }),
+        Kind::Onnx => onnx(table, table.string("path", ONNX_EXPECTED)?)?,
         Kind::Sequential => {
             let expected = "a list of layers such as [{ kind = \"dense\", units = 10 }]";
             let Some(tables) = table.optional_tables("layers", expected)? else {

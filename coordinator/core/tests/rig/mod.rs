@@ -340,6 +340,7 @@ pub fn spec(workers: u32) -> JobSpec {
             loss: Loss::CrossEntropy,
             loss_options: ringfold_common::job::LossOptions::default(),
             input: Vec::new(),
+            weights: None,
         },
         data: DataSpec {
             source: DataSource::Csv(train),

@@ -12,7 +12,7 @@ impl StorageError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::MissingFile { path }
-                if [ModelFiles::MODEL, ModelFiles::WEIGHTS]
+                if [ModelFiles::MODEL, ModelFiles::WEIGHTS, ModelFiles::SOURCE]
                     .iter()
                     .any(|name| path.ends_with(name)) =>
             {
@@ -76,6 +76,9 @@ impl StorageError {
             Self::EmptySplit { .. } => "choose another data.test.fraction or add records",
             Self::WeightsDiffer { .. } => {
                 "the files are of different runs, or one is damaged; train again or restore them"
+            }
+            Self::SourceDiffers { .. } => {
+                "the file must be the same on every node that runs the job, and stay so until it ends"
             }
             Self::ModelVersion { .. } => "use the version of ringfold that wrote the model",
             Self::OutputIsAFile { .. }

@@ -4,15 +4,15 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ringfold_common::dataset::Target;
-use ringfold_common::job::Summary;
+use ringfold_common::job::{Architecture, Summary};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
 use super::output::write_atomically;
-use super::{FORMAT_VERSION, Model, ModelDescription, NamedTensor, Tensor};
+use super::{FORMAT_VERSION, Model, ModelDescription, ModelSources, NamedTensor, Tensor};
 use crate::dataset::SourceFormat;
 use crate::error::StorageError;
 
@@ -34,7 +34,7 @@ struct ModelDocument<'a> {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct TensorShape {
+pub(super) struct TensorShape {
     name: String,
     shape: Vec<usize>,
 }
@@ -54,6 +54,11 @@ impl ModelFiles {
     pub const RAW_WEIGHTS: &'static str = "weights.raw.safetensors";
     /// The [`ModelDescription`], the format's version, tensors and their hash.
     pub const MODEL: &'static str = "model.json";
+    /// The ONNX file that a model was made from, if it was: its graph and frozen weights are needed to
+    /// use the model. The description has its hash.
+    pub const SOURCE: &'static str = "source.onnx";
+    /// The trained model as one of ONNX, of jobs that train one. Read by nobody here.
+    pub const ONNX: &'static str = "model.onnx";
     /// The [`Summary`].
     pub const SUMMARY: &'static str = "summary.json";
     /// The most bytes of `model.json` that are read: 64 MiB.
@@ -100,15 +105,28 @@ impl ModelFiles {
     ) -> Result<(), StorageError> {
         let path = dir.join(Self::RAW_WEIGHTS);
         let Some(weights) = weights else {
-            return match std::fs::remove_file(&path) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    Err(StorageError::Write { path, source })
-                }
-                _ => Ok(()),
-            };
+            return remove(path);
         };
         let weights = serialize_weights(&path, description, weights)?;
         write_atomically(dir, Self::RAW_WEIGHTS, &weights)
+    }
+
+    /// Writes [`Self::SOURCE`] and [`Self::ONNX`], or removes what an earlier job left there.
+    ///
+    /// # Errors
+    /// [`StorageError::Write`].
+    pub fn write_onnx(
+        dir: &Path,
+        source: Option<&[u8]>,
+        trained: Option<&[u8]>,
+    ) -> Result<(), StorageError> {
+        for (name, bytes) in [(Self::SOURCE, source), (Self::ONNX, trained)] {
+            match bytes {
+                Some(bytes) => write_atomically(dir, name, bytes)?,
+                None => remove(dir.join(name))?,
+            }
+        }
+        Ok(())
     }
 
     /// Reads the model in the directory `dir`.
@@ -134,9 +152,17 @@ impl ModelFiles {
                 got,
             });
         }
+        let description = document.description.into_owned();
+        // The copy in the directory counts, wherever the job's file was.
+        let mut of_copy = description.model.clone();
+        of_copy.weights = None;
+        if let Architecture::Onnx(onnx) = &mut of_copy.architecture {
+            onnx.file.path = dir.join(Self::SOURCE).to_string_lossy().into_owned();
+        }
         Ok(Model {
-            description: document.description.into_owned(),
+            description,
             tensors,
+            onnx: ModelSources::read(&of_copy)?.onnx,
         })
     }
 }
@@ -154,11 +180,25 @@ pub fn read_weights(
     expected: &[(&str, &[usize])],
 ) -> Result<Vec<Tensor>, StorageError> {
     let bytes = read_file(path, ModelFiles::WEIGHTS_BYTES_MAX)?;
-    let expected = expected.iter().map(|&(name, shape)| TensorShape {
+    parse_weights(path, &bytes, tensor_shapes(expected))
+}
+
+pub(super) fn tensor_shapes(expected: &[(&str, &[usize])]) -> Vec<TensorShape> {
+    let shape = |&(name, shape): &(&str, &[usize])| TensorShape {
         name: name.to_owned(),
         shape: shape.to_vec(),
-    });
-    parse_weights(path, &bytes, expected.collect())
+    };
+    expected.iter().map(shape).collect()
+}
+
+/// Removes a file, if it is there.
+fn remove(path: PathBuf) -> Result<(), StorageError> {
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(StorageError::Write { path, source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// BLAKE3 over every tensor's values as little-endian bytes, in the order of the bytes of their
@@ -259,7 +299,7 @@ fn to_json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, StorageError>
     Ok(json)
 }
 
-fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, StorageError> {
+pub(super) fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, StorageError> {
     let from_open = |error| StorageError::from_open(path, error);
     let file = File::open(path).map_err(from_open)?;
     let mut bytes = Vec::new();
@@ -385,7 +425,7 @@ fn check_document(path: &Path, document: &ModelDocument<'_>) -> Result<(), Stora
 }
 
 /// The tensors that `expected` lists, in its order, which becomes that of their names.
-fn parse_weights(
+pub(super) fn parse_weights(
     path: &Path,
     bytes: &[u8],
     mut expected: Vec<TensorShape>,

@@ -23,6 +23,7 @@ fn describe(spec: &DataSpec, loss: Loss) -> ModelDescription {
         loss,
         loss_options: ringfold_common::job::LossOptions::default(),
         input: Vec::new(),
+        weights: None,
     };
     ModelDescription::new("job".to_owned(), model, &load(spec, loss))
 }

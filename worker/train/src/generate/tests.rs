@@ -64,6 +64,7 @@ fn model(architecture: Architecture) -> (Model, Network) {
     });
     let tensors = tensors.collect();
     let model = Model {
+        onnx: None,
         description,
         tensors,
     };

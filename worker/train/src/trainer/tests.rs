@@ -52,6 +52,7 @@ impl Fixture {
                 loss,
                 loss_options: ringfold_common::job::LossOptions::default(),
                 input: Vec::new(),
+                weights: None,
             },
             data: DataSpec {
                 source: DataSource::Csv(CsvSource {

@@ -2,7 +2,7 @@
 
 use super::Importer;
 use super::call::{Call, Refusal, Term, because};
-use super::fold::cast;
+use super::fold::{cast, elements};
 use crate::compose;
 use crate::graph::ValueId;
 use crate::onnx::known::{Data, ElementType, Known};
@@ -51,7 +51,14 @@ pub(super) fn build(
         "Cast" => {
             call.ignore("saturate");
             call.ignore("round_mode");
-            convert(importer, call, call.int("to")?.unwrap_or(0))?
+            let code = call.int("to")?.unwrap_or(0);
+            convert(importer, call, ElementType::of_code(code), code)?
+        }
+        "CastLike" => {
+            call.ignore("saturate");
+            call.ignore("round_mode");
+            let like = elements(importer, call.arg(1)?);
+            convert(importer, call, like, "that of its second operand")?
         }
         "Clip" => clip(importer, call)?,
         "Dropout" => return dropout(importer, call).map(Some),
@@ -265,15 +272,16 @@ fn choose(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<Va
 fn convert(
     importer: &mut Importer<'_, '_, '_>,
     call: &Call<'_, '_>,
-    code: i64,
+    to: Option<ElementType>,
+    name: impl std::fmt::Display,
 ) -> Result<ValueId, Refusal> {
     let x = importer.arithmetic(call.arg(0)?)?;
-    let to = match ElementType::of_code(code) {
+    let to = match to {
         Some(ElementType::Float) => importer.graph.dtype(),
         Some(ElementType::Int32) => DType::I32,
         Some(ElementType::Int64) => DType::I64,
         Some(ElementType::Bool) => DType::Bool,
-        _ => return because(format!("a cast to type {code}")),
+        _ => return because(format!("a cast to type {name}")),
     };
     if importer.dtype(x) == to {
         return Ok(x);

@@ -6,7 +6,7 @@ mod moves;
 use super::Importer;
 use super::call::{Call, Refusal, Term, because};
 use crate::onnx::known::{Data, ElementType, FOLDED_ELEMENTS_MAX, Known, Size};
-use crate::shape::Shape;
+use crate::shape::{DType, Shape};
 
 pub(super) use self::arithmetic::cast;
 pub(super) use self::moves::{merged, order, parts, reshape_dims, slices};
@@ -18,6 +18,14 @@ pub(super) fn fold(
 ) -> Result<Option<Vec<Known>>, Refusal> {
     match call.node.op_type {
         "Constant" => return Ok(Some(vec![constant(importer, call)?])),
+        // The second operand's type is known, if not its elements.
+        "CastLike" => {
+            if let (Term::Known(x), Some(like)) = (call.arg(0)?, elements(importer, call.arg(1)?)) {
+                call.ignore("saturate");
+                call.ignore("round_mode");
+                return cast(&x.0, like).map(|known| Some(vec![known]));
+            }
+        }
         "Shape" | "Size" => return shape(importer, call).map(|known| Some(vec![known])),
         _ => {}
     }
@@ -75,6 +83,21 @@ fn constant(importer: &Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<Know
         return Ok(floats(Vec::new(), vec![call.float("value_float", 0.0)?]));
     }
     because("a constant that isn't of numbers")
+}
+
+/// The type of a term's elements in the model.
+pub(super) fn elements(importer: &Importer<'_, '_, '_>, term: &Term) -> Option<ElementType> {
+    Some(match term {
+        Term::Known(known) => known.0.elements,
+        Term::Weight(_) => ElementType::Float,
+        Term::Value(value) => match importer.dtype(*value) {
+            dtype if dtype.is_float() => ElementType::Float,
+            DType::I32 => ElementType::Int32,
+            DType::I64 => ElementType::Int64,
+            DType::Bool => ElementType::Bool,
+            _ => return None,
+        },
+    })
 }
 
 /// The dimensions of a term; those of an initializer are fixed.

@@ -18,11 +18,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::call::{Call, Refusal, Term, Terms, because};
 pub use self::report::{Imported, ImportedTensor, Notice, ReadOptions, Report, TensorKind};
 use super::error::OnnxError;
+use super::job;
 use super::known::{self, Data, ElementType, FOLDED_TOTAL_MAX, Known, tensor_shape};
 use super::names::{Names, matches};
 use super::proto::{self, Extent};
 use super::{OPSET_MAX, OPSET_MIN};
 use crate::graph::{Graph, Origin, OutputRole, ValueId};
+use crate::models::{FEATURES, Frame, LABELS};
 use crate::op::{Cast, Op, Unary};
 use crate::shape::{DType, Dim, Shape, TensorType};
 
@@ -32,6 +34,15 @@ use crate::shape::{DType, Dim, Shape, TensorType};
 /// [`OnnxError`]: broken bytes, what is over a cap, data in files that aren't given, operators that
 /// Ringfold lacks, dynamic dimensions without a size.
 pub fn read(bytes: &[u8], options: &ReadOptions<'_>) -> Result<Imported, OnnxError> {
+    read_framed(bytes, options, None)
+}
+
+/// Reads a `ModelProto`; with a frame its only input and one output become those of a job's model.
+pub(super) fn read_framed(
+    bytes: &[u8],
+    options: &ReadOptions<'_>,
+    frame: Option<&Frame>,
+) -> Result<Imported, OnnxError> {
     let model = proto::Model::decode(bytes)?;
     let Some(graph) = &model.graph else {
         return Err(OnnxError::Model {
@@ -39,7 +50,7 @@ pub fn read(bytes: &[u8], options: &ReadOptions<'_>) -> Result<Imported, OnnxErr
             got: "none".to_owned(),
         });
     };
-    let mut importer = Importer::new(&model, graph, options)?;
+    let mut importer = Importer::new(&model, graph, options, frame)?;
     importer.run()?;
     importer.graph.verify()?;
     Ok(Imported {
@@ -61,6 +72,10 @@ struct Importer<'m, 'a, 'o> {
     graph: Graph,
     source: &'m proto::Graph<'a>,
     options: &'m ReadOptions<'o>,
+    /// What surrounds the model, if it is a job's.
+    frame: Option<&'m Frame>,
+    /// The labels of a job's model.
+    labels: Option<ValueId>,
     opsets: BTreeMap<&'a str, i64>,
     terms: BTreeMap<&'a str, Term>,
     /// By initializer.
@@ -81,6 +96,7 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
         model: &'m proto::Model<'a>,
         source: &'m proto::Graph<'a>,
         options: &'m ReadOptions<'o>,
+        frame: Option<&'m Frame>,
     ) -> Result<Self, OnnxError> {
         let refuse = |expected, got| Err(OnnxError::Model { expected, got });
         let own = |domain: &'a str| if domain == "ai.onnx" { "" } else { domain };
@@ -104,16 +120,24 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
         });
         let infos = source.value_info.iter().chain(&source.inputs);
         let kinds = infos.filter_map(|info| Some((info.name, info.torch_kind?)));
+        let mut parameter_names = Names::default();
+        if frame.is_some() {
+            // So that a model that is written again has one tensor of each name.
+            parameter_names.take(FEATURES);
+            parameter_names.take(LABELS);
+        }
         Ok(Self {
             graph: Graph::new(&name, options.dtype)?,
             source,
             options,
+            frame,
+            labels: None,
             opsets,
             terms: BTreeMap::new(),
             made: vec![Made::Nothing; source.initializers.len()],
             leading: leading.collect(),
             torch_kinds: kinds.collect(),
-            parameter_names: Names::default(),
+            parameter_names,
             dropout_keys: 0,
             folded_left: FOLDED_TOTAL_MAX,
             tensors: Vec::new(),
@@ -143,6 +167,12 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
 
     fn chosen_outputs(&self) -> Result<Vec<&'a str>, OnnxError> {
         let all = self.source.outputs.iter().map(|info| info.name);
+        if self.frame.is_some() && self.options.outputs.is_empty() && all.len() != 1 {
+            return Err(OnnxError::Model {
+                expected: "one output, or the name of one",
+                got: all.collect::<Vec<_>>().join(", "),
+            });
+        }
         if self.options.outputs.is_empty() {
             return Ok(all.collect());
         }
@@ -266,6 +296,9 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
 
     fn define_inputs(&mut self, read: &BTreeSet<&'a str>) -> Result<(), OnnxError> {
         let mut names = Names::default();
+        if self.frame.is_some() {
+            self.check_only_input(read)?;
+        }
         for info in &self.source.inputs {
             // Models of old have initializers among the inputs.
             if self.terms.contains_key(info.name) {
@@ -276,7 +309,15 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
                 self.define(info.name, Term::known(tensor.clone().into()))?;
             } else if read.contains(info.name) {
                 let ty = self.input_type(info)?;
-                let value = self.graph.add_input(&name, ty)?;
+                let value = match self.frame {
+                    None => self.graph.add_input(&name, ty)?,
+                    Some(frame) => {
+                        let graph = &mut self.graph;
+                        let (value, labels) = job::features(graph, frame, info.name, &ty)?;
+                        self.labels = Some(labels);
+                        value
+                    }
+                };
                 self.report.inputs.push((info.name.to_owned(), name));
                 self.define(info.name, Term::Value(value))?;
             } else {
@@ -284,6 +325,19 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
             }
         }
         Ok(())
+    }
+
+    /// A job's records are one input.
+    fn check_only_input(&self, read: &BTreeSet<&'a str>) -> Result<(), OnnxError> {
+        let inputs = self.source.inputs.iter().map(|info| info.name);
+        let inputs = inputs.filter(|name| !self.terms.contains_key(name) && read.contains(name));
+        match inputs.collect::<Vec<_>>().as_slice() {
+            [_] => Ok(()),
+            names => Err(OnnxError::Model {
+                expected: "one input, which takes the features of a record",
+                got: format!("{}: {}", names.len(), job::listed(names)),
+            }),
+        }
     }
 
     fn input_type(&self, info: &proto::ValueInfo<'a>) -> Result<TensorType, OnnxError> {
@@ -448,11 +502,13 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
         let Some(term) = self.terms.get(name).cloned() else {
             return Err(refuse("a name that a node defines", "none"));
         };
+        let own = names.take(name);
         let value = self.value(&term).map_err(|refusal| match refusal {
             Refusal::Graph(error) => OnnxError::Graph(error),
             Refusal::Onnx(error) => error,
             Refusal::Because(what) => refuse("a tensor of the graph", &what),
         })?;
+        self.report.outputs.push((name.to_owned(), own.clone()));
         // Outputs are results of nodes, and floats.
         let dtype = self.graph.value(value).ty.dtype;
         let op: Op = match dtype.is_float() {
@@ -467,9 +523,11 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
             true => value,
             false => self.graph.apply(op, &[value])?,
         };
-        let own = names.take(name);
-        self.graph.add_output(&own, OutputRole::Prediction, value)?;
-        self.report.outputs.push((name.to_owned(), own));
-        Ok(())
+        match (self.frame, self.labels) {
+            (Some(frame), Some(labels)) => {
+                job::finish(&mut self.graph, frame, (name, &own), value, labels)
+            }
+            _ => Ok(self.graph.add_output(&own, OutputRole::Prediction, value)?),
+        }
     }
 }

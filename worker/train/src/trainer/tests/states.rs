@@ -80,7 +80,14 @@ fn train_batch_norm(fixture: &Fixture, world: u32) -> (Summary, Vec<Tensor>, Log
         let network =
             Network::from_graph(&batch_norm_graph(), info.features as usize, &info.target, 1)
                 .unwrap();
-        Run::with_network(&job, network, &abort, &log, &clock)?.train(&mut ring)
+        Run::with_network(
+            &job,
+            (network, ModelSources::default()),
+            &abort,
+            &log,
+            &clock,
+        )?
+        .train(&mut ring)
     });
     let model = ModelFiles::read(&fixture.dir.path().join("out")).unwrap();
     (summary(results), model.tensors, log)

@@ -9,7 +9,7 @@ pub(super) fn fold(call: &Call<'_, '_>, args: &[Option<&Known>]) -> Result<Optio
     };
     let second = args.get(1).copied().flatten();
     let op = call.node.op_type;
-    if is_narrow(first.elements) && !matches!(op, "Cast" | "CastLike") {
+    if is_narrow(first.elements) && op != "Cast" {
         return match op {
             "Identity" => Ok(Some(first.clone())),
             _ => Ok(None),
@@ -50,14 +50,6 @@ pub(super) fn fold(call: &Call<'_, '_>, args: &[Option<&Known>]) -> Result<Optio
                 None => because(format!("a cast to type {code}")),
             }
         }
-        ("CastLike", 2) => match second {
-            Some(like) => {
-                call.ignore("saturate");
-                call.ignore("round_mode");
-                Ok(Some(cast(first, like.elements)?))
-            }
-            None => Ok(None),
-        },
         ("Not", 1) => match &first.data {
             Data::Bool(data) => Ok(Some(Known::new(
                 ElementType::Bool,
