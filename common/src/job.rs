@@ -26,7 +26,7 @@ pub use schedule::{Anneal, Decay, Milestones, OneCycle, Period, ScheduleSpec};
 pub use spec::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
     EmaSpec, EvaluateEvery, FoldMode, IdxSource, Initialiser, JobSpec, LastBatch, LinearSpec, Loss,
-    MlpSpec, ModelSpec, OutputSpec, Scale, TestData, TrainDuration, TrainSpec,
+    MlpSpec, ModelSpec, OutputSpec, Precision, Scale, TestData, TrainDuration, TrainSpec,
 };
 pub use state::{Cause, Failure, JobState, Phase, Reason};
 pub use validate::{SpecError, limits};

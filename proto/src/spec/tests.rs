@@ -2,8 +2,8 @@ use ringfold_common::job::{
     Activation, AdaGradOptions, AdamOptions, Anneal, Architecture, BarzilaiBorweinFormula,
     BarzilaiBorweinOptions, CnnSpec, Decay, EmaSpec, EvaluateEvery, GroupSpec, Initialiser,
     LambOptions, LastBatch, LinearSpec, LionOptions, Loss, Milestones, MlpSpec, ModelSpec,
-    OneCycle, OptimizerSpec, Period, Resnet18Spec, RmsPropOptions, ScheduleSpec, SgdOptions, Stem,
-    TrainDuration, TrainSpec,
+    OneCycle, OptimizerSpec, Period, Precision, Resnet18Spec, RmsPropOptions, ScheduleSpec,
+    SgdOptions, Stem, TrainDuration, TrainSpec,
 };
 
 use super::*;
@@ -42,6 +42,7 @@ fn full() -> JobSpec {
             last_batch: LastBatch::Drop,
             seed: 4,
             accumulate: 2,
+            precision: Precision::Bf16,
             groups: vec![
                 GroupSpec {
                     pattern: "*.bias".into(),
@@ -117,6 +118,7 @@ fn variants() -> Vec<JobSpec> {
     specs[4].model.loss = Loss::MeanSquaredError;
     specs[4].train.evaluate = EvaluateEvery::Period(Period::Epochs(1));
     specs[4].train.accumulate = 1;
+    specs[4].train.precision = Precision::F32;
     specs[4].train.groups = Vec::new();
     specs[4].train.decay_biases = true;
     specs[4].train.clip_value = None;

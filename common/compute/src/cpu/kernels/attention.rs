@@ -14,9 +14,9 @@ use ringfold_graph::op::{Attention, AttentionGrad, AttentionLayout};
 
 use super::broadcast::strides_to;
 use super::{LANES, sum, sum_wide};
-use crate::backend::RunArgs;
+use crate::backend::{Precision, RunArgs};
 use crate::cpu::gemm::{MatMul, RowStrides, matmul_strided};
-use crate::cpu::kernel::Kernel;
+use crate::cpu::kernel::{Kernel, KernelOptions};
 use crate::cpu::memory::{Operands, Results};
 use crate::cpu::parallel::for_units;
 use crate::cpu::simd::widest;
@@ -33,7 +33,7 @@ const UNITS_MAX: usize = 8;
 pub(crate) fn forward<T: Element>(
     op: Attention,
     call: &Call,
-    threads: usize,
+    options: KernelOptions,
 ) -> Arc<dyn Kernel<T>> {
     let geometry = Geometry::new(op, &shapes(call));
     let mask =
@@ -41,14 +41,14 @@ pub(crate) fn forward<T: Element>(
     Arc::new(Forward {
         geometry,
         mask,
-        threads,
+        options,
     })
 }
 
 pub(crate) fn backward<T: Element>(
     op: AttentionGrad,
     call: &Call,
-    threads: usize,
+    options: KernelOptions,
 ) -> Arc<dyn Kernel<T>> {
     let sources = op.attention.sources();
     let geometry = Geometry::of_grad(op, &shapes(call));
@@ -57,7 +57,7 @@ pub(crate) fn backward<T: Element>(
         geometry,
         mask,
         mask_gradient: op.mask_gradient,
-        threads,
+        options,
     })
 }
 
@@ -333,6 +333,8 @@ struct Block {
     key: usize,
     columns: usize,
     mask: usize,
+    /// Of products.
+    precision: Precision,
 }
 
 impl Block {
@@ -346,6 +348,7 @@ impl Block {
             rhs_transposed: true,
             accumulate: false,
             threads: 1,
+            precision: self.precision,
         };
         let strides = RowStrides {
             dst: KEYS,
@@ -376,6 +379,7 @@ impl Block {
             rhs_transposed: false,
             accumulate: true,
             threads: 1,
+            precision: self.precision,
         };
         let strides = RowStrides {
             dst: plane.row,
@@ -430,7 +434,7 @@ fn add_mask<T: Element>(row: &mut [T], data: MaskData<'_, T>, first: usize, step
 struct Forward {
     geometry: Geometry,
     mask: Option<Mask>,
-    threads: usize,
+    options: KernelOptions,
 }
 
 impl<T: Element> Kernel<T> for Forward {
@@ -449,7 +453,7 @@ impl<T: Element> Kernel<T> for Forward {
             0..g.units(),
             slices,
             steps,
-            self.threads,
+            self.options.threads,
             &|unit, pieces| {
                 let [y, lse, scratch] = pieces;
                 for (i, part) in g.parts_of(unit).enumerate() {
@@ -497,6 +501,7 @@ impl Forward {
                     key,
                     columns: KEYS.min(last - key),
                     mask: Mask::at(self.mask.as_ref(), masked, query, key),
+                    precision: self.options.precision,
                 };
                 let factor = T::from_f64(g.scale);
                 let (q, k) = (&q[g.q.at(head, query)..], &k[g.k.at(group, key)..]);
@@ -574,7 +579,7 @@ struct Backward {
     geometry: Geometry,
     mask: Option<Mask>,
     mask_gradient: bool,
-    threads: usize,
+    options: KernelOptions,
 }
 
 /// What backward reads.
@@ -649,7 +654,7 @@ impl<T: Element> Kernel<T> for Backward {
             0..g.units(),
             slices,
             steps,
-            self.threads,
+            self.options.threads,
             &|unit, pieces| {
                 let [dq, dk, dv, dmask, scratch] = pieces;
                 dmask.fill(T::ZERO);
@@ -713,6 +718,7 @@ impl Backward {
                         key,
                         columns,
                         mask: Mask::at(self.mask.as_ref(), masked, query, key),
+                        precision: self.options.precision,
                     };
                     let place = (head, group);
                     self.block(&block, place, grads, &saved, blocks, &dots[query..]);
