@@ -176,6 +176,7 @@ fn train_spec(run: &Value) -> TrainSpec {
         last_batch: LastBatch::Keep,
         seed: 0,
         accumulate: 1,
+        precision: ringfold_common::job::Precision::F32,
         optimizer: optimizer(&run["optimizer"]),
         groups,
         decay_biases,

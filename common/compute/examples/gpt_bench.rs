@@ -1,14 +1,14 @@
 //! Tokens a second of a GPT's training step (forward, backward, AdamW), as `bench/models.py`
 //! runs it in turns with PyTorch: 6 layers, 6 heads, width 384, context 256, vocabulary 65, batch 8.
 //!
-//! `cargo run --release -p ringfold-compute --example gpt_bench [replicas [threads [steps]]]`
+//! `cargo run --release -p ringfold-compute --example gpt_bench [replicas [threads [steps [bf16]]]]`
 //!
 //! Each replica takes its part of the batch on its own thread; its products are cut for `threads`.
 
 use ringfold_common::clock::{Clock, SystemClock};
 use ringfold_compute::{
-    Arena, Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, RunArgs, TensorRef,
-    TrainMemory, Workspace,
+    Arena, CompileOptions, Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, Precision,
+    RunArgs, TensorRef, TrainMemory, Workspace,
 };
 use ringfold_graph::layers::{SelfAttention, self_attention};
 use ringfold_graph::op::{Binary, Dense, Gather, Norm, NormOver, SoftmaxCrossEntropy, Unary};
@@ -143,7 +143,10 @@ fn cpu_seconds() -> f64 {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1).map(|arg| arg.parse::<usize>());
+    let mut args = std::env::args()
+        .skip(1)
+        .take(3)
+        .map(|arg| arg.parse::<usize>());
     let mut next = |default| args.next().unwrap_or(Ok(default));
     let (replicas, threads, steps) = (next(2)?, next(1)?, next(5)?);
     let graph = gpt()?;
@@ -153,7 +156,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         mode: Mode::Training,
         batch,
     };
-    let plan = Cpu::new(CpuOptions { threads })?.plan::<f32>(&graph, &layout, options)?;
+    let how = CompileOptions {
+        precision: match std::env::args().nth(4).as_deref() {
+            Some("bf16") => Precision::Bf16,
+            _ => Precision::Full,
+        },
+        ..CompileOptions::default()
+    };
+    let cpu = Cpu::new(CpuOptions { threads })?;
+    let plan = cpu.plan_with::<f32>(&graph, &layout, options, &how)?;
     let mut parameters = layout.initial::<f32>(1)?;
     let mut moments = [layout.zeros::<f32>()?, layout.zeros::<f32>()?];
     let tokens = |shift: usize| -> Vec<i32> {

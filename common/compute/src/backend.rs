@@ -20,6 +20,19 @@ pub struct PlanOptions {
     pub batch: usize,
 }
 
+/// What the operands of matrix products are rounded to: those of dense layers and of matrix products,
+/// forward and backward, and those within attention. Sums, results, convolutions, recurrent layers and
+/// everything else are of the plan's element type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Nothing: the element type.
+    #[default]
+    Full,
+    /// bfloat16, to nearest, ties to even, subnormal numbers to 0; sums are `f32`. Processors with
+    /// AVX-512 BF16 have it.
+    Bf16,
+}
+
 /// How a graph is made into a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompileOptions {
@@ -28,14 +41,17 @@ pub struct CompileOptions {
     /// The most bytes of workspace. Where more is needed, cheap values are computed again in the
     /// backward part; where that isn't enough, the plan is refused. `None`: no limit.
     pub workspace_bytes_max: Option<usize>,
+    /// What the operands of matrix products are rounded to.
+    pub precision: Precision,
 }
 
 impl Default for CompileOptions {
-    /// Optimised, without a limit.
+    /// Optimised, without a limit, nothing rounded.
     fn default() -> Self {
         Self {
             optimise: true,
             workspace_bytes_max: None,
+            precision: Precision::Full,
         }
     }
 }

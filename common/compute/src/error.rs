@@ -24,6 +24,14 @@ pub enum ComputeError {
     /// The thread count is zero.
     #[error("threads: expected at least 1, got 0")]
     ThreadsZero,
+    /// Operands can't be rounded to bfloat16 here.
+    #[error(
+        "precision bf16 needs a processor with AVX-512 BF16 and a plan of f32: {missing} is missing"
+    )]
+    Bf16 {
+        /// The feature of the processor, or the element type, that is missing.
+        missing: &'static str,
+    },
     /// Something is too large to address.
     #[error("{what} needs more elements than can be addressed (limit {elements_max})")]
     TooLarge {

@@ -87,6 +87,7 @@ pub fn inspect<T: Element>(
     let plain = CompileOptions {
         optimise: false,
         workspace_bytes_max: None,
+        ..*how
     };
     let nodes_before = cpu.compiled::<T>(graph, layout, options, &plain)?;
     let (run, program) = (&compiled.graph, &compiled.program);

@@ -81,7 +81,7 @@ pub fn finish(mut graph: Graph, loss: ValueId) -> Graph {
 }
 
 /// An owned input of one run.
-enum Owned<T> {
+pub enum Owned<T> {
     Float(Vec<T>),
     Int(Vec<i32>),
     Long(Vec<i64>),
@@ -89,7 +89,7 @@ enum Owned<T> {
 }
 
 /// The owned inputs of one run.
-pub struct Inputs<T>(Vec<Owned<T>>);
+pub struct Inputs<T>(pub Vec<Owned<T>>);
 
 impl<T: Element> Inputs<T> {
     /// Normal floats and labels in range.

@@ -415,6 +415,9 @@ pub struct TrainSpec {
     pub seed: u64,
     /// Rounds that a rank computes its share of a batch in, one after the other; 1 for all at once.
     pub accumulate: u32,
+    /// What the operands of matrix products are rounded to.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
     /// The update rule.
     pub optimizer: OptimizerSpec,
     /// Parameters with settings of their own; the first group that matches a parameter counts.
@@ -438,6 +441,29 @@ pub struct TrainSpec {
     pub report_steps: u64,
     /// Steps between two checks that all ranks hold the same weights; zero for never.
     pub check_steps: u64,
+}
+
+/// `train.precision`: what training rounds the operands of matrix products to. Parameters, gradients,
+/// the optimizer's state, and evaluation are of `f32` in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// `"f32"`: nothing.
+    #[default]
+    F32,
+    /// `"bf16"`: bfloat16; sums are of `f32`.
+    Bf16,
+}
+
+impl Precision {
+    /// All of them, with their names in job files.
+    pub const NAMES: [(&str, Self); 2] = [("f32", Self::F32), ("bf16", Self::Bf16)];
+
+    /// True for the default.
+    #[must_use]
+    pub fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
 }
 
 /// An exponential moving average of the weights.

@@ -4,7 +4,7 @@ use super::*;
 use crate::job::{
     AdaGradOptions, AdamOptions, Anneal, BarzilaiBorweinFormula, BarzilaiBorweinOptions, Decay,
     EmaSpec, GroupSpec, LambOptions, LionOptions, Milestones, OneCycle, OptimizerSpec, Period,
-    RmsPropOptions, SgdOptions, TrainSpec,
+    Precision, RmsPropOptions, SgdOptions, TrainSpec,
 };
 
 /// A file with these lines in `[train]`, `[train.optimizer]`, and after it.
@@ -239,14 +239,16 @@ fn groups_averages_and_accumulation_are_read() {
         (bare.ema, bare.accumulate, bare.clip_value),
         (None, 1, None)
     );
+    assert_eq!(bare.precision, Precision::F32);
 
-    let text = "accumulate = 2\ndecay_biases = false\nclip_value = 0.5\nema_decay = 0.99\n\
+    let text = "accumulate = 2\nprecision = \"bf16\"\ndecay_biases = false\nclip_value = 0.5\nema_decay = 0.99\n\
                 ema_warmup = true";
     let groups = "[[train.group]]\nmatch = \"*.bias\"\nweight_decay = 0\n\
                   [[train.group]]\nmatch = \"layers.0.*\"\nlearning_rate_factor = 0.1";
     let spec = read(&file(text, SGD, groups));
     assert!(!spec.decay_biases);
     assert_eq!((spec.accumulate, spec.clip_value), (2, Some(0.5)));
+    assert_eq!(spec.precision, Precision::Bf16);
     let ema = EmaSpec {
         decay: 0.99,
         warmup: true,
@@ -359,6 +361,7 @@ fn errors_of_train_name_line_key_and_what_was_expected() {
             schedule("kind = \"polynomial\"\nover_steps = 2\nover_epochs = 2"),
             "`train.schedule.over_epochs` and `train.schedule.over_steps` exclude each other",
         ),
+        (file("precision = \"f16\"", SGD, ""), "`train.precision`"),
         (
             file("accumulate = 5", SGD, ""),
             "job.toml:11:1: `train.accumulate` is 5: expected at most train.global_batch (4) / cluster.replicas (1)",

@@ -2,8 +2,8 @@ use ringfold_common::job::{
     Activation, AdaGradOptions, AdamOptions, Anneal, Architecture, BarzilaiBorweinFormula,
     BarzilaiBorweinOptions, CnnSpec, Decay, EmaSpec, EvaluateEvery, GptSpec, GroupSpec,
     Initialiser, LambOptions, LastBatch, LinearSpec, LionOptions, Loss, LstmSpec, Milestones,
-    MlpSpec, ModelSpec, OneCycle, OnnxSpec, OptimizerSpec, Period, Resnet18Spec, RmsPropOptions,
-    ScheduleSpec, SgdOptions, SourceFile, Stem, TrainDuration, TrainSpec,
+    MlpSpec, ModelSpec, OneCycle, OnnxSpec, OptimizerSpec, Period, Precision, Resnet18Spec,
+    RmsPropOptions, ScheduleSpec, SgdOptions, SourceFile, Stem, TrainDuration, TrainSpec,
 };
 
 use super::*;
@@ -43,6 +43,7 @@ fn full() -> JobSpec {
             last_batch: LastBatch::Drop,
             seed: 4,
             accumulate: 2,
+            precision: Precision::Bf16,
             groups: vec![
                 GroupSpec {
                     pattern: "*.bias".into(),
@@ -118,6 +119,7 @@ fn variants() -> Vec<JobSpec> {
     specs[4].model.loss = Loss::MeanSquaredError;
     specs[4].train.evaluate = EvaluateEvery::Period(Period::Epochs(1));
     specs[4].train.accumulate = 1;
+    specs[4].train.precision = Precision::F32;
     specs[4].train.groups = Vec::new();
     specs[4].train.decay_biases = true;
     specs[4].train.clip_value = None;

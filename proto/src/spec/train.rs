@@ -1,7 +1,7 @@
 //! `TrainSpec` both ways.
 
 use ringfold_common::job::{
-    EmaSpec, EvaluateEvery, GroupSpec, LastBatch, Period, TrainDuration, TrainSpec,
+    EmaSpec, EvaluateEvery, GroupSpec, LastBatch, Period, Precision, TrainDuration, TrainSpec,
 };
 
 use super::schedule::period_from_wire;
@@ -9,6 +9,7 @@ use crate::error::{FieldError, required};
 use crate::v1;
 
 wire_enum!(LastBatch, LastBatch, "spec.train.last_batch", { Keep, Drop });
+wire_enum!(Precision, Precision, "spec.train.precision", { F32, Bf16 });
 
 impl From<&TrainSpec> for v1::TrainSpec {
     fn from(train: &TrainSpec) -> Self {
@@ -21,6 +22,7 @@ impl From<&TrainSpec> for v1::TrainSpec {
             last_batch: v1::LastBatch::from(train.last_batch).into(),
             seed: train.seed,
             accumulate: train.accumulate,
+            precision: v1::Precision::from(train.precision).into(),
             optimizer: Some((&train.optimizer).into()),
             groups: train.groups.iter().map(Into::into).collect(),
             decay_biases: Some(train.decay_biases),
@@ -47,6 +49,11 @@ impl TryFrom<v1::TrainSpec> for TrainSpec {
 
     fn try_from(train: v1::TrainSpec) -> Result<Self, FieldError> {
         let last_batch = train.last_batch().try_into()?;
+        let precision = match train.precision() {
+            // Unknown numbers read as this too: they are told apart here.
+            v1::Precision::Unspecified if train.precision == 0 => Precision::F32,
+            named => named.try_into()?,
+        };
         Ok(Self {
             duration: match required(train.duration, "spec.train.duration")? {
                 v1::train_spec::Duration::Epochs(epochs) => TrainDuration::Epochs(epochs),
@@ -56,6 +63,7 @@ impl TryFrom<v1::TrainSpec> for TrainSpec {
             last_batch,
             seed: train.seed,
             accumulate: train.accumulate.max(1),
+            precision,
             optimizer: required(train.optimizer, "spec.train.optimizer")?.try_into()?,
             groups: train.groups.into_iter().map(Into::into).collect(),
             decay_biases: train.decay_biases.unwrap_or(true),

@@ -212,6 +212,7 @@ mod tests {
             last_batch,
             seed: 3,
             accumulate: 1,
+            precision: ringfold_common::job::Precision::F32,
             optimizer: OptimizerSpec::Sgd(SgdOptions::new(0.1)),
             groups: Vec::new(),
             decay_biases: true,

@@ -5,10 +5,10 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use ringfold_common::dataset::Target;
-use ringfold_common::job::{Architecture, ModelSpec};
+use ringfold_common::job::{self, Architecture, ModelSpec};
 use ringfold_compute::{
     Arena, CompileOptions, Cpu, CpuOptions, CpuPlan, Inspection, Mode, ParameterLayout,
-    PlanOptions, StateLayout, Workspace, inspect,
+    PlanOptions, Precision, StateLayout, Workspace, inspect,
 };
 use ringfold_graph::models::{self, Frame, LOSS};
 use ringfold_graph::onnx::{ImportedTensor, TensorKind, read_for_job};
@@ -31,6 +31,7 @@ pub struct Network {
     threads: usize,
     /// Initial values that a file gives; others are drawn.
     given: Vec<ImportedTensor>,
+    precision: Precision,
 }
 
 /// A job's model, and the content of the file that it is from.
@@ -102,8 +103,19 @@ impl Network {
             target: target.clone(),
             features,
             threads,
+            precision: Precision::Full,
             given: Vec::new(),
         })
+    }
+
+    /// With the operands of training's matrix products rounded; evaluation and prediction don't.
+    #[must_use]
+    pub fn with_precision(mut self, precision: job::Precision) -> Self {
+        self.precision = match precision {
+            job::Precision::F32 => Precision::Full,
+            job::Precision::Bf16 => Precision::Bf16,
+        };
+        self
     }
 
     /// The differentiated graph.
@@ -160,7 +172,7 @@ impl Network {
     /// Plans for each mode and batch size, on the network's threads.
     ///
     /// # Errors
-    /// Sizes that can't be addressed.
+    /// As [`Network::plans_on`].
     pub fn plans(
         &self,
         sizes: impl IntoIterator<Item = (Mode, usize)>,
@@ -172,7 +184,7 @@ impl Network {
     /// Plans for each mode, batch size and number of threads of the caller's rayon pool.
     ///
     /// # Errors
-    /// Sizes that can't be addressed.
+    /// Sizes that can't be addressed, or a processor without the network's precision.
     pub fn plans_on(
         &self,
         sizes: impl IntoIterator<Item = (Mode, usize, usize)>,
@@ -182,7 +194,14 @@ impl Network {
             if let Entry::Vacant(entry) = plans.entry((mode as u8, batch, threads)) {
                 let cpu = Cpu::new(CpuOptions { threads })?;
                 let options = PlanOptions { mode, batch };
-                entry.insert(cpu.plan(&self.graph, &self.layout, options)?);
+                let how = CompileOptions {
+                    precision: match mode {
+                        Mode::Training => self.precision,
+                        Mode::Evaluation | Mode::Prediction => Precision::Full,
+                    },
+                    ..CompileOptions::default()
+                };
+                entry.insert(cpu.plan_with(&self.graph, &self.layout, options, &how)?);
             }
         }
         let elements = plans

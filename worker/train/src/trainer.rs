@@ -165,7 +165,8 @@ impl<'a> Run<'a> {
             &info.target,
             spec.train.l2,
             job.threads.max(1) as usize,
-        )?;
+        )?
+        .with_precision(spec.train.precision);
         Self::with_network(job, (network, sources), abort, observer, clock)
     }
 

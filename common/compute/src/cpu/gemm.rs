@@ -15,8 +15,10 @@ use gemm::Parallelism;
 #[cfg(target_arch = "x86_64")]
 use super::parallel::for_units;
 #[cfg(target_arch = "x86_64")]
-use super::product;
+use super::{product, product_bf16};
+use crate::backend::Precision;
 use crate::element::Element;
+use crate::error::ComputeError;
 
 /// The longest sum that is handed over in one piece.
 pub const K_RUN: usize = 512;
@@ -38,6 +40,26 @@ pub struct MatMul {
     pub accumulate: bool,
     /// 1: the calling thread alone; more: the current rayon pool, in this many parts.
     pub threads: usize,
+    /// What the operands are rounded to; only `f32` where [`check_bf16`] finds nothing missing.
+    pub precision: Precision,
+}
+
+/// Whether operands of this type can be rounded to bfloat16 here.
+///
+/// # Errors
+/// [`ComputeError::Bf16`].
+pub fn check_bf16<T: Element>() -> Result<(), ComputeError> {
+    let missing = |missing| Err(ComputeError::Bf16 { missing });
+    if T::as_f32(&[]).is_none() {
+        return missing("the element type f32");
+    }
+    #[cfg(target_arch = "x86_64")]
+    return match product_bf16::Avx512Bf16::detect() {
+        Ok(_) => Ok(()),
+        Err(feature) => missing(feature),
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    missing("an x86-64 processor")
 }
 
 /// How far apart the rows of the three matrices lie, as they are stored.
@@ -81,7 +103,7 @@ impl MatMul {
 /// Computes the product.
 ///
 /// # Panics
-/// If a slice's length isn't that of its matrix.
+/// If a slice's length isn't that of its matrix, or operands can't be rounded as `spec` says.
 pub fn matmul<T: Element>(spec: &MatMul, dst: &mut [T], lhs: &[T], rhs: &[T]) {
     let &MatMul { m, n, k, .. } = spec;
     assert_eq!(dst.len(), m * n, "destination of {spec:?}");
@@ -168,10 +190,15 @@ pub fn matmul_strided<T: Element>(
         };
         return by_product(proof, spec, strides, (start, factor[0]), dst, lhs, rhs);
     }
+    assert_eq!(
+        spec.precision,
+        Precision::Full,
+        "AVX-512 and f32 for {spec:?}"
+    );
     by_crate(spec, strides, factor, dst, lhs, rhs);
 }
 
-/// By the kernel of our own, rows of the result cut into a piece a thread.
+/// By the kernels of our own, rows of the result cut into a piece a thread.
 #[cfg(target_arch = "x86_64")]
 fn by_product(
     proof: product::Avx512,
@@ -189,6 +216,10 @@ fn by_product(
     };
     let lhs = view(lhs, spec.lhs_transposed, strides.lhs);
     let rhs = view(rhs, spec.rhs_transposed, strides.rhs);
+    let bf16 = (spec.precision == Precision::Bf16).then(|| {
+        product_bf16::Avx512Bf16::detect()
+            .unwrap_or_else(|missing| panic!("{missing} for {spec:?}"))
+    });
     let rows = m
         .div_ceil(spec.threads)
         .max(1)
@@ -213,7 +244,10 @@ fn by_product(
                 };
                 let sizes = [rows.min(m - row), n, K_RUN.min(k - start)];
                 let (lhs, rhs) = (lhs.from(row, start), rhs.from(start, 0));
-                product::multiply(proof, sizes, dst, to, lhs, rhs);
+                match bf16 {
+                    Some(proof) => product_bf16::multiply(proof, sizes, dst, to, lhs, rhs),
+                    None => product::multiply(proof, sizes, dst, to, lhs, rhs),
+                }
             }
         },
     );
@@ -353,6 +387,7 @@ mod tests {
                     rhs_transposed,
                     accumulate: true,
                     threads: 2,
+                    precision: Precision::Full,
                 };
                 assert_exact(&spec);
                 let strides = RowStrides {
@@ -380,7 +415,7 @@ mod tests {
             lhs_transposed: bool, rhs_transposed: bool, accumulate: bool, threads in 1usize..3,
         ) {
             assert_exact(&MatMul {
-                m, n, k, lhs_transposed, rhs_transposed, accumulate, threads,
+                m, n, k, lhs_transposed, rhs_transposed, accumulate, threads, precision: Precision::Full,
             });
         }
     }
@@ -396,6 +431,7 @@ mod tests {
                 rhs_transposed: true,
                 accumulate: false,
                 threads: 2,
+                precision: Precision::Full,
             };
             let lhs: Vec<f64> = (0..35 * k).map(element).collect();
             let rhs: Vec<f64> = (0..k * 41).map(|i| element(i + 5)).collect();
@@ -432,6 +468,7 @@ mod tests {
                 rhs_transposed,
                 accumulate: true,
                 threads: 1,
+                precision: Precision::Full,
             });
         }
     }
@@ -447,6 +484,7 @@ mod tests {
             rhs_transposed: false,
             accumulate: false,
             threads: 1,
+            precision: Precision::Full,
         };
         matmul(&spec, &mut [0.0f32; 4], &[0.0; 3], &[0.0; 4]);
     }

@@ -11,7 +11,7 @@ use super::kernels::{
     pair_loss, pool, recurrent, reduce, rows,
 };
 use super::memory::{Memory, Operands, Results, WRITES_MAX};
-use crate::backend::RunArgs;
+use crate::backend::{Precision, RunArgs};
 use crate::element::Element;
 use crate::plan::{Call, Place};
 
@@ -22,10 +22,20 @@ pub(crate) trait Kernel<T>: Debug + Send + Sync {
     fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, args: &RunArgs);
 }
 
+/// How kernels compute.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KernelOptions {
+    /// See [`super::CpuOptions`].
+    pub threads: usize,
+    /// See [`Precision`].
+    pub precision: Precision,
+}
+
 /// The kernel of a call. One line a group of operators.
-pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T>> {
+pub(crate) fn lower<T: Element>(call: &Call, options: KernelOptions) -> Arc<dyn Kernel<T>> {
+    let KernelOptions { threads, .. } = options;
     match &call.op {
-        Op::Dense(op) => dense::lower(*op, call, threads),
+        Op::Dense(op) => dense::lower(*op, call, options),
         Op::Unary(op) => elementwise::unary(*op, threads),
         Op::UnaryGrad(op) => elementwise::unary_grad(op.0, threads),
         Op::Binary(op) => elementwise::binary(*op, call),
@@ -53,9 +63,9 @@ pub(crate) fn lower<T: Element>(call: &Call, threads: usize) -> Arc<dyn Kernel<T
         Op::GatherElements(op) => elements::gather(*op, call),
         Op::GatherElementsGrad(op) => elements::gather_grad(op, call),
         Op::CumSum(op) => elements::cum_sum(*op, call),
-        Op::MatMul(op) => matmul::lower(*op, call, threads),
-        Op::Attention(op) => attention::forward(*op, call, threads),
-        Op::AttentionGrad(op) => attention::backward(*op, call, threads),
+        Op::MatMul(op) => matmul::lower(*op, call, options),
+        Op::Attention(op) => attention::forward(*op, call, options),
+        Op::AttentionGrad(op) => attention::backward(*op, call, options),
         Op::Recurrent(op) => recurrent::forward(*op, call, threads),
         Op::RecurrentGrad(op) => recurrent::backward(*op, call, threads),
         Op::Norm(op) => norm::norm(*op, call, threads),
@@ -127,7 +137,7 @@ pub(crate) struct Instruction<T> {
 
 impl<T: Element> Instruction<T> {
     /// The instruction of a call; `ends` are the ends of the parameters' ranges.
-    pub(crate) fn new(call: &Call, threads: usize, ends: &[usize]) -> Self {
+    pub(crate) fn new(call: &Call, options: KernelOptions, ends: &[usize]) -> Self {
         let places = |located: &[crate::plan::Located]| -> Vec<Place> {
             located.iter().map(|located| located.place).collect()
         };
@@ -139,7 +149,7 @@ impl<T: Element> Instruction<T> {
         writes.sort_by_key(|write| write.place.offset);
         assert!(writes.len() <= WRITES_MAX, "{:?} writes too much", call.op);
         Self {
-            kernel: (!call.is_view).then(|| lower(call, threads)),
+            kernel: (!call.is_view).then(|| lower(call, options)),
             operands: places(&call.operands),
             results,
             writes,

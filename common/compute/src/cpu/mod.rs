@@ -12,7 +12,7 @@
 //! | `view` | integers and truth values in memories of floats |
 //! | [`kernels`] | a file a group of operators: their kernels, and the loops over slices |
 //! | [`gemm`] | matrix products |
-//! | `product` | their kernel for AVX-512 |
+//! | `product`, `product_bf16` | their kernels for AVX-512: of `f32`, and of operands rounded to bfloat16 |
 //! | [`conv`] | convolution on slices |
 //! | [`math`] | elementary functions |
 //! | `simd` | the same loop for wider vectors |
@@ -27,6 +27,8 @@ mod parallel;
 mod plan;
 #[cfg(target_arch = "x86_64")]
 mod product;
+#[cfg(target_arch = "x86_64")]
+mod product_bf16;
 mod simd;
 mod view;
 
@@ -37,12 +39,12 @@ mod tests;
 
 use ringfold_graph::{ConstantData, DType, Graph, Op};
 
-use self::kernel::Instruction;
+use self::kernel::{Instruction, KernelOptions};
 pub use self::memory::Index;
 pub use self::plan::CpuPlan;
 use self::view::view_mut;
 use crate::backend::{
-    Backend, CompileOptions, GradientReady, PlanOptions, RunArgs, TensorRef, TrainMemory,
+    Backend, CompileOptions, GradientReady, PlanOptions, Precision, RunArgs, TensorRef, TrainMemory,
 };
 use crate::buffer::{Arena, Workspace};
 use crate::element::Element;
@@ -100,7 +102,7 @@ impl Cpu {
     /// Compiles a differentiated graph with or without passes, and within a limit of memory.
     ///
     /// # Errors
-    /// As [`Backend::compile`]; [`ComputeError::WorkspaceBytes`].
+    /// As [`Backend::compile`]; [`ComputeError::WorkspaceBytes`], [`ComputeError::Bf16`].
     pub fn plan_with<T: Element>(
         &self,
         graph: &Graph,
@@ -108,8 +110,14 @@ impl Cpu {
         options: PlanOptions,
         how: &CompileOptions,
     ) -> Result<CpuPlan<T>, ComputeError> {
+        if how.precision == Precision::Bf16 {
+            gemm::check_bf16::<T>()?;
+        }
         let Compiled { graph, program, .. } = self.compiled::<T>(graph, layout, options, how)?;
-        let threads = self.options.threads;
+        let kernels = KernelOptions {
+            threads: self.options.threads,
+            precision: how.precision,
+        };
         let slots = layout.slots();
         let ends = (1..=slots.len()).map(|next| {
             let next = slots.get(next);
@@ -118,7 +126,7 @@ impl Cpu {
         let ends: Vec<usize> = ends.collect();
         let calls = program.calls.iter();
         let instructions = calls
-            .map(|call| Instruction::new(call, threads, &ends))
+            .map(|call| Instruction::new(call, kernels, &ends))
             // A void instruction that finishes a gradient is kept for the report.
             .filter(|instruction| !instruction.is_void())
             .collect();
@@ -129,7 +137,7 @@ impl Cpu {
     /// What a plan is made of: the graph that passes leave, what they did, and the program.
     ///
     /// # Errors
-    /// As [`Cpu::plan_with`].
+    /// As [`Cpu::plan_with`], [`ComputeError::Bf16`] excepted.
     pub fn compiled<T: Element>(
         &self,
         graph: &Graph,

@@ -25,11 +25,11 @@ use std::cell::RefCell;
 /// Rows of a tile.
 pub(crate) const ROWS: usize = 14;
 /// Columns of a tile: two registers.
-const COLUMNS: usize = 32;
+pub(super) const COLUMNS: usize = 32;
 /// Panels of `lhs` that are taken at a time: they stay in the second-level cache.
-const LHS_PANELS: usize = 12;
+pub(super) const LHS_PANELS: usize = 12;
 /// Columns of `rhs` that are packed at a time.
-const RHS_COLUMNS: usize = 1536;
+pub(super) const RHS_COLUMNS: usize = 1536;
 /// Below so many elements of `lhs` a run, and rows of the result, packing it doesn't pay.
 const PACK_MIN: usize = 32 * 1024;
 
@@ -52,7 +52,7 @@ pub(crate) struct View<'a> {
 }
 
 impl View<'_> {
-    fn fits(&self, rows: usize, columns: usize) -> bool {
+    pub(super) fn fits(&self, rows: usize, columns: usize) -> bool {
         rows == 0
             || columns == 0
             || (rows - 1) * self.strides.0 + (columns - 1) * self.strides.1 < self.elements.len()
@@ -185,7 +185,7 @@ pub(crate) fn multiply(
 }
 
 /// The rows of the next tile when so many are left.
-fn tile_rows(left: usize) -> usize {
+pub(super) fn tile_rows(left: usize) -> usize {
     [ROWS, 8, 4, 2]
         .into_iter()
         .find(|&rows| rows <= left)
@@ -270,7 +270,7 @@ fn turn(_: Avx512, panel: &mut [f32], from: &[f32], apart: usize, k: usize) {
 /// # Safety
 /// The pointers are good for that, and the processor has AVX-512F.
 #[target_feature(enable = "avx512f")]
-unsafe fn turn_16(from: *const f32, apart: usize, to: *mut f32, stride: usize) {
+pub(super) unsafe fn turn_16(from: *const f32, apart: usize, to: *mut f32, stride: usize) {
     // SAFETY: column `i` has 16 elements.
     let columns: [__m512; 16] =
         std::array::from_fn(|i| unsafe { _mm512_loadu_ps(from.add(i * apart)) });
@@ -362,6 +362,7 @@ macro_rules! each_row {
         })*
     };
 }
+pub(super) use each_row;
 
 /// One tile of `R` rows and `V` registers a row, 1 or 2, the last perhaps in part.
 ///

@@ -5,7 +5,8 @@ use super::super::reader::Reader;
 use crate::job::{
     AdaGradOptions, AdamOptions, Anneal, BarzilaiBorweinFormula, BarzilaiBorweinOptions, Decay,
     EmaSpec, EvaluateEvery, GroupSpec, LambOptions, LastBatch, LionOptions, Milestones, OneCycle,
-    OptimizerSpec, Period, RmsPropOptions, ScheduleSpec, SgdOptions, TrainDuration, TrainSpec,
+    OptimizerSpec, Period, Precision, RmsPropOptions, ScheduleSpec, SgdOptions, TrainDuration,
+    TrainSpec,
 };
 
 pub(super) fn train(table: Reader<'_>) -> Result<TrainSpec, Located> {
@@ -30,6 +31,7 @@ pub(super) fn train(table: Reader<'_>) -> Result<TrainSpec, Located> {
         )?,
         seed: table.whole_or("seed", 0)?,
         accumulate: table.whole_u32("accumulate")?.unwrap_or(1),
+        precision: table.choice_or("precision", &Precision::NAMES, Precision::F32)?,
         optimizer: optimizer(table.table("optimizer")?)?,
         groups: groups(&table)?,
         decay_biases: table.boolean_or("decay_biases", true)?,

@@ -15,7 +15,8 @@ use ringfold_common::job::{
     Activation, Architecture, Cause, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
     Device, EvaluateEvery, Evaluation, Execution, Failure, FoldMode, Initialiser, JobEvent,
     JobSpec, JobState, LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec, OutputSpec, Phase,
-    Progress, Reason, Scale, ScheduleSpec, SgdOptions, Summary, TestData, TrainDuration, TrainSpec,
+    Precision, Progress, Reason, Scale, ScheduleSpec, SgdOptions, Summary, TestData, TrainDuration,
+    TrainSpec,
 };
 use ringfold_coordinator_core::{
     Command, Core, CoreConfig, Effect, Event, ExitCause, Fence, JobView, Now, Refusal, Reply,
@@ -353,6 +354,7 @@ pub fn spec(workers: u32) -> JobSpec {
             last_batch: LastBatch::Keep,
             seed: 1,
             accumulate: 1,
+            precision: Precision::F32,
             optimizer: OptimizerSpec::Sgd(SgdOptions::new(0.1)),
             groups: Vec::new(),
             decay_biases: true,

@@ -7,7 +7,7 @@ use ringfold_common::clock::SystemClock;
 use ringfold_common::job::{
     Activation, AdamOptions, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
     Decay, Device, FoldMode, Initialiser, LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec,
-    OutputSpec, Scale, ScheduleSpec, SgdOptions, TestData, TrainDuration, TrainSpec,
+    OutputSpec, Precision, Scale, ScheduleSpec, SgdOptions, TestData, TrainDuration, TrainSpec,
 };
 use ringfold_common::random::Stream;
 use ringfold_storage::ReadOptions;
@@ -73,6 +73,7 @@ impl Fixture {
                 last_batch: LastBatch::Keep,
                 seed: 9,
                 accumulate: 1,
+                precision: Precision::F32,
                 optimizer: OptimizerSpec::Adam(AdamOptions::adam(0.02)),
                 groups: Vec::new(),
                 decay_biases: true,
@@ -310,6 +311,7 @@ fn a_rank_whose_weights_differ_is_named_by_all() {
     assert_eq!(agreed, [true; 3]);
 }
 
+mod precision;
 mod replicas;
 mod states;
 mod text;

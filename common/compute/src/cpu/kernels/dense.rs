@@ -7,12 +7,16 @@ use ringfold_graph::op::Dense;
 use super::rows;
 use crate::backend::RunArgs;
 use crate::cpu::gemm::{MatMul, matmul, matmul_bias};
-use crate::cpu::kernel::Kernel;
+use crate::cpu::kernel::{Kernel, KernelOptions};
 use crate::cpu::memory::{Operands, Results};
 use crate::element::Element;
 use crate::plan::Call;
 
-pub(crate) fn lower<T: Element>(op: Dense, call: &Call, threads: usize) -> Arc<dyn Kernel<T>> {
+pub(crate) fn lower<T: Element>(
+    op: Dense,
+    call: &Call,
+    options: KernelOptions,
+) -> Arc<dyn Kernel<T>> {
     let rows = |operand: usize| -> usize {
         let dims = &call.operands[operand].shape;
         dims[..dims.len() - 1].iter().product()
@@ -28,7 +32,8 @@ pub(crate) fn lower<T: Element>(op: Dense, call: &Call, threads: usize) -> Arc<d
         lhs_transposed: false,
         rhs_transposed: false,
         accumulate: false,
-        threads,
+        threads: options.threads,
+        precision: options.precision,
     };
     let spec = match op {
         Dense::Affine => MatMul {

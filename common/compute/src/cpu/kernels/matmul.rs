@@ -7,12 +7,16 @@ use ringfold_graph::op;
 use super::broadcast::{Walk, strides_to};
 use crate::backend::RunArgs;
 use crate::cpu::gemm::{MatMul, matmul};
-use crate::cpu::kernel::Kernel;
+use crate::cpu::kernel::{Kernel, KernelOptions};
 use crate::cpu::memory::{Operands, Results};
 use crate::element::Element;
 use crate::plan::Call;
 
-pub(crate) fn lower<T: Element>(op: op::MatMul, call: &Call, threads: usize) -> Arc<dyn Kernel<T>> {
+pub(crate) fn lower<T: Element>(
+    op: op::MatMul,
+    call: &Call,
+    options: KernelOptions,
+) -> Arc<dyn Kernel<T>> {
     let split = |shape: &[usize]| -> (Vec<usize>, usize, usize) {
         let (leading, matrix) = shape.split_at(shape.len() - 2);
         (leading.to_vec(), matrix[0], matrix[1])
@@ -28,7 +32,8 @@ pub(crate) fn lower<T: Element>(op: op::MatMul, call: &Call, threads: usize) -> 
         lhs_transposed: op.a_transposed,
         rhs_transposed: op.b_transposed,
         accumulate: false,
-        threads,
+        threads: options.threads,
+        precision: options.precision,
     };
     let b_is_one = strides_to(&b, &to).iter().all(|&stride| stride == 0);
     if a == to && b_is_one && !op.a_transposed {

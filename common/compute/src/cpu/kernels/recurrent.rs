@@ -10,7 +10,7 @@ use ringfold_graph::op::{Cell, Recurrent, RecurrentGrad};
 
 use super::functions::sigmoid;
 use super::rows::{broadcast, column_sum};
-use crate::backend::RunArgs;
+use crate::backend::{Precision, RunArgs};
 use crate::cpu::gemm::{MatMul, RowStrides, matmul_strided};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::memory::{Operands, Results};
@@ -156,6 +156,7 @@ impl Layer {
             rhs_transposed: transposed[1],
             accumulate,
             threads: self.threads,
+            precision: Precision::Full,
         };
         let strides = RowStrides {
             dst: stride,

@@ -4,7 +4,7 @@
 use ringfold_graph::op::{Conv, ConvPart, Unary, Windows};
 
 use super::{Source, functions};
-use crate::backend::RunArgs;
+use crate::backend::{Precision, RunArgs};
 use crate::cpu::gemm::{MatMul, matmul};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::memory::{Operands, Results};
@@ -180,6 +180,7 @@ impl<T: Element> Kernel<T> for UnfoldKernel {
             rhs_transposed: false,
             accumulate: false,
             threads: self.threads,
+            precision: Precision::Full,
         };
         for i in 0..sizes.samples * sizes.groups {
             let group = i % sizes.groups;

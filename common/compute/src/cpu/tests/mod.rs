@@ -5,5 +5,6 @@ mod gradients;
 mod networks;
 mod passes;
 mod pooling;
+mod precision;
 mod recurrent;
 mod runs;

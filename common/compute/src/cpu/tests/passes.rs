@@ -7,7 +7,7 @@ use ringfold_graph::op::{
 use ringfold_graph::{DType, Graph, OutputRole, Shape, differentiate, pass};
 
 use super::networks::{images, tokens};
-use crate::backend::{CompileOptions, Mode, PlanOptions};
+use crate::backend::{CompileOptions, Mode, PlanOptions, Precision};
 use crate::cpu::{Cpu, CpuOptions};
 use crate::element::Element;
 use crate::error::ComputeError;
@@ -17,6 +17,7 @@ use crate::testing::{Inputs, Rig, finish, input, parameter, random_graphs};
 const PLAIN: CompileOptions = CompileOptions {
     optimise: false,
     workspace_bytes_max: None,
+    precision: Precision::Full,
 };
 
 /// Loss, gradients, states, and the order in which gradients are ready.
