@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Rank, Step};
 use crate::job::LastBatch;
+use crate::vocabulary::Vocabulary;
 
 /// What the coordinator learned about a job's dataset when the job was submitted. Workers check
 /// that they see the same.
@@ -21,7 +22,7 @@ pub struct DatasetInfo {
     pub train_records: u64,
     /// Test records; zero if the job names no test data.
     pub test_records: u64,
-    /// Numbers in one record, without its label.
+    /// Numbers in one record, without its label; of text, tokens.
     pub features: u32,
     /// What a label is.
     pub target: Target,
@@ -37,15 +38,19 @@ pub enum Target {
     Classes(Vec<String>),
     /// This many real numbers.
     Values(u32),
+    /// For every token of the record the one that follows it, of this vocabulary.
+    Tokens(Vocabulary),
 }
 
 impl Target {
-    /// The number of outputs that a model needs: one a class, or one a value.
+    /// The number of outputs that a model needs: one a class, one a value, or one a token of the
+    /// vocabulary.
     #[must_use]
     pub fn outputs(&self) -> u32 {
         match self {
             Self::Classes(names) => u32::try_from(names.len()).unwrap_or(u32::MAX),
             Self::Values(count) => *count,
+            Self::Tokens(vocabulary) => u32::try_from(vocabulary.len()).unwrap_or(u32::MAX),
         }
     }
 }

@@ -11,6 +11,7 @@ mod report;
 mod schedule;
 mod spec;
 mod state;
+mod text_model;
 mod validate;
 
 pub use model::{
@@ -26,7 +27,9 @@ pub use schedule::{Anneal, Decay, Milestones, OneCycle, Period, ScheduleSpec};
 pub use spec::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
     EmaSpec, EvaluateEvery, FoldMode, IdxSource, Initialiser, JobSpec, LastBatch, LinearSpec, Loss,
-    MlpSpec, ModelSpec, OutputSpec, Scale, TestData, TrainDuration, TrainSpec,
+    MlpSpec, ModelSpec, OutputSpec, Scale, TestData, TextSource, Tokeniser, TrainDuration,
+    TrainSpec,
 };
 pub use state::{Cause, Failure, JobState, Phase, Reason};
+pub use text_model::{GptSpec, LstmSpec};
 pub use validate::{SpecError, limits};

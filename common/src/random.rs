@@ -22,6 +22,8 @@ pub enum Domain {
     Initialiser = 3,
     /// Dropout masks.
     Dropout = 4,
+    /// Tokens that a language model is asked for.
+    Sampling = 5,
 }
 
 /// Four 32-bit words from a 64-bit key and a 128-bit counter.

@@ -317,7 +317,7 @@ impl Watch {
                             kind: JobEventKind::State {
                                 state: record.state,
                                 reason: record.reason.clone(),
-                                summary: record.summary.clone(),
+                                summary: record.summary.clone().map(Box::new),
                             },
                         },
                     );

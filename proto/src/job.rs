@@ -8,6 +8,7 @@ use ringfold_common::job::{
     Cause, Evaluation, Execution, Failure, FoldMode, JobEvent, JobEventKind, JobState, Phase,
     Progress, RankReport, Reason, Summary,
 };
+use ringfold_common::vocabulary::{Characters, Vocabulary};
 
 use crate::error::{FieldError, required};
 use crate::v1;
@@ -79,6 +80,7 @@ impl From<&DatasetInfo> for v1::DatasetInfo {
                     names: names.clone(),
                 }),
                 Target::Values(count) => v1::dataset_info::Target::Values(*count),
+                Target::Tokens(vocabulary) => v1::dataset_info::Target::Tokens(vocabulary.into()),
             }),
             fingerprint: info.fingerprint.to_vec(),
         }
@@ -96,9 +98,45 @@ impl TryFrom<v1::DatasetInfo> for DatasetInfo {
             target: match required(info.target, "dataset.target")? {
                 v1::dataset_info::Target::Classes(classes) => Target::Classes(classes.names),
                 v1::dataset_info::Target::Values(count) => Target::Values(count),
+                v1::dataset_info::Target::Tokens(vocabulary) => {
+                    Target::Tokens(vocabulary.try_into()?)
+                }
             },
             fingerprint: hash_from_wire(&info.fingerprint, "dataset.fingerprint")?,
         })
+    }
+}
+
+impl From<&Vocabulary> for v1::Vocabulary {
+    fn from(vocabulary: &Vocabulary) -> Self {
+        use v1::vocabulary::Kind;
+        Self {
+            kind: Some(match vocabulary {
+                Vocabulary::Bytes => Kind::Bytes(v1::Unit {}),
+                Vocabulary::Characters(characters) => {
+                    Kind::Characters(characters.as_slice().iter().collect())
+                }
+            }),
+        }
+    }
+}
+
+impl TryFrom<v1::Vocabulary> for Vocabulary {
+    type Error = FieldError;
+
+    fn try_from(vocabulary: v1::Vocabulary) -> Result<Self, FieldError> {
+        use v1::vocabulary::Kind;
+        match required(vocabulary.kind, "dataset.tokens.kind")? {
+            Kind::Bytes(_) => Ok(Self::Bytes),
+            Kind::Characters(text) => {
+                Characters::new(&text)
+                    .map(Self::Characters)
+                    .map_err(|error| {
+                        let expected = "distinct characters in ascending order";
+                        FieldError::new("dataset.tokens.characters", expected, error)
+                    })
+            }
+        }
     }
 }
 
@@ -125,7 +163,7 @@ impl From<&JobEvent> for v1::JobEvent {
                     state: v1::JobState::from(*state).into(),
                     reason: reason.to_string(),
                     failure: failure_to_wire(reason),
-                    summary: summary.as_ref().map(Into::into),
+                    summary: summary.as_deref().map(Into::into),
                 }),
                 JobEventKind::Progress(progress) => Kind::Progress(progress.into()),
                 JobEventKind::Evaluation(evaluation) => Kind::Evaluation(evaluation.into()),
@@ -393,6 +431,8 @@ mod tests {
         for target in [
             Target::Classes(vec!["a".into(), "b".into()]),
             Target::Values(1),
+            Target::Tokens(Vocabulary::Bytes),
+            Target::Tokens(Vocabulary::Characters(Characters::new("aé").unwrap())),
         ] {
             let info = DatasetInfo {
                 train_records: 10,

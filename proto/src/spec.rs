@@ -2,7 +2,7 @@
 
 use ringfold_common::job::{
     Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device, FoldMode,
-    IdxSource, JobSpec, OutputSpec, Scale, TestData,
+    IdxSource, JobSpec, OutputSpec, Scale, TestData, TextSource, Tokeniser,
 };
 
 use crate::error::{FieldError, required};
@@ -39,6 +39,7 @@ mod optimizer;
 mod schedule;
 mod train;
 
+wire_enum!(Tokeniser, Tokeniser, "spec.data.source.text.tokeniser", { Byte, Character });
 wire_enum!(Device, Device, "spec.cluster.device", { Auto, Cpu });
 wire_enum!(FoldMode, FoldMode, "spec.cluster.mode", { Auto, Fast, Reproducible });
 
@@ -114,6 +115,7 @@ fn require_absolute_paths(spec: &JobSpec) -> Result<(), FieldError> {
             absolute(&format!("{prefix}.images"), &idx.images)?;
             absolute(&format!("{prefix}.labels"), &idx.labels)
         }
+        DataSource::Text(text) => absolute(&format!("{prefix}.path"), &text.path),
     };
     source("spec.data", &spec.data.source)?;
     if let TestData::Files(files) = &spec.data.test {
@@ -207,6 +209,12 @@ impl From<&DataSource> for v1::DataSource {
                 images: idx.images.clone(),
                 labels: idx.labels.clone(),
             }),
+            DataSource::Text(text) => v1::data_source::Format::Text(v1::TextSource {
+                path: text.path.clone(),
+                tokeniser: v1::Tokeniser::from(text.tokeniser).into(),
+                context: text.context,
+                stride: text.stride,
+            }),
         };
         Self {
             format: Some(format),
@@ -242,6 +250,16 @@ fn source_from_wire(source: v1::DataSource, field: &str) -> Result<DataSource, F
         v1::data_source::Format::Idx(idx) => Ok(DataSource::Idx(IdxSource {
             images: idx.images,
             labels: idx.labels,
+        })),
+        v1::data_source::Format::Text(text) => Ok(DataSource::Text(TextSource {
+            tokeniser: text.tokeniser().try_into()?,
+            path: text.path,
+            context: text.context,
+            stride: if text.stride == 0 {
+                text.context
+            } else {
+                text.stride
+            },
         })),
     }
 }

@@ -215,7 +215,7 @@ fn run(name: &str, file: &Value, run: &Value) -> bool {
         let x = support::floats::<f32>(&batch_file["x"]);
         let (classes, values);
         let y = match network.target() {
-            Target::Classes(_) => {
+            Target::Classes(_) | Target::Tokens(_) => {
                 classes = support::ints(&batch_file["y"]);
                 TensorRef::Int(&classes)
             }

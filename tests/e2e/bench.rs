@@ -63,3 +63,45 @@ fn what_can_not_be_measured_is_refused() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn training_steps_are_measured_with_their_share_of_the_peak() {
+    let flags = [
+        "bench", "train", "--json", "--model", "softmax", "--steps", "20",
+    ];
+    for cluster in [
+        ["--workers", "2", "--threads", "1"],
+        ["--workers", "1", "--threads", "2"],
+    ] {
+        let output = ringfold(&args(&[&flags, &cluster, &["--replicas", "2"]])).succeeded();
+        let line = output.json();
+        assert_eq!(
+            (&line["model"], &line["batch"]),
+            (&"softmax".into(), &256.into())
+        );
+        // 256 rows of 1,000 pixels to 10 classes: a product forward and one backward.
+        let flops = line["flops_per_sample"].as_f64().expect("a number");
+        assert!((40_000.0..42_000.0).contains(&flops), "{output}");
+        for key in [
+            "samples_per_second",
+            "peak_gflops",
+            "peak_share",
+            "arena_bytes",
+        ] {
+            assert!(
+                line[key].as_f64().is_some_and(|value| value > 0.0),
+                "{key}: {output}"
+            );
+        }
+    }
+    let error = ringfold(&[
+        "bench",
+        "train",
+        "--model",
+        "softmax",
+        "--set",
+        "nonsense=1",
+    ])
+    .error(2);
+    assert!(error.contains("nonsense"), "{error}");
+}

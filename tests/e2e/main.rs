@@ -15,6 +15,7 @@
 //! | [`bench`] | `ringfold bench` |
 //! | [`models`] | `predict`, `evaluate`, and the weights in Python |
 //! | [`onnx`] | models from ONNX files, and models written as ONNX |
+//! | [`generate`] | training on text, and text from the model |
 //! | [`fashion_mnist`] | a data set of 70,000 images |
 //!
 //! What a machine lacks is said in a line `skipped: reason`.
@@ -25,6 +26,7 @@ mod cluster;
 mod errors;
 mod fashion_mnist;
 mod faults;
+mod generate;
 mod models;
 mod onnx;
 mod queue;

@@ -9,7 +9,7 @@ use ringfold_common::job_file::{JobFileError, Override, parse};
 const DOC: &str = include_str!("../../docs/job-file.md");
 
 /// Files that together have a place for every key.
-const BASES: [&str; 23] = [
+const BASES: [&str; 25] = [
     r#"
 [model]
 kind = "onnx"
@@ -37,6 +37,25 @@ epochs = 2
 global_batch = 64
 [train.optimizer]
 kind = "sgd"
+learning_rate = 0.1
+"#,
+    r#"
+[model]
+kind = "lstm"
+embedding = 8
+hidden = 8
+[data]
+format = "text"
+path = "t.txt"
+tokeniser = "byte"
+context = 8
+[data.test]
+fraction = 0.5
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "adam"
 learning_rate = 0.1
 "#,
     r#"
@@ -423,6 +442,26 @@ global_batch = 64
 kind = "sgd"
 learning_rate = 0.1
 momentum = 0.5
+"#,
+    r#"
+[model]
+kind = "gpt"
+layers = 1
+heads = 6
+width = 12
+[data]
+format = "text"
+path = "t.txt"
+tokeniser = "byte"
+context = 8
+[data.test]
+path = "u.txt"
+[train]
+epochs = 2
+global_batch = 64
+[train.optimizer]
+kind = "adamw"
+learning_rate = 0.1
 "#,
 ];
 

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod coordinator;
 pub mod evaluate;
 pub mod export;
+pub mod generate;
 pub mod jobs;
 pub mod model;
 pub mod nodes;

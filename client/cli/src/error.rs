@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use ringfold_client::ClientError;
 use ringfold_common::error::{ErrorCode, one_line};
 use ringfold_common::job_file::JobFileError;
+use ringfold_common::vocabulary::EncodeError;
 use ringfold_compute::ComputeError;
 use ringfold_coordinator::CoordinatorError;
 use ringfold_coordinator_store::StoreError;
@@ -105,6 +106,9 @@ pub enum CliError {
     /// Records that don't fit the model.
     #[error("{0}")]
     Mismatch(String),
+    /// A prompt that the model has no tokens for.
+    #[error("--prompt")]
+    Prompt(#[from] EncodeError),
     /// Output can't be written.
     #[error("can't write {what}")]
     Write {
@@ -153,6 +157,9 @@ impl CliError {
             Self::Bind(BindError::PortInUse { .. }) => {
                 Some("choose another with --listen IP:PORT; port 0 takes a free one".to_owned())
             }
+            Self::Prompt(EncodeError::UnknownCharacter { .. }) => {
+                Some("the model knows the characters of its training text only".to_owned())
+            }
             _ => None,
         }
     }
@@ -163,9 +170,11 @@ impl CliError {
             | Self::Flag { .. }
             | Self::Exposed { .. }
             | Self::Mismatch(_)
-            | Self::Train(TrainError::Compute(ComputeError::WorkspaceBytes { .. })) => {
-                ErrorCode::InvalidArgument.exit_code()
-            }
+            | Self::Prompt(_)
+            | Self::Train(
+                TrainError::NotOfText { .. }
+                | TrainError::Compute(ComputeError::WorkspaceBytes { .. }),
+            ) => ErrorCode::InvalidArgument.exit_code(),
             Self::ReadJobFile { .. } => ErrorCode::NotFound.exit_code(),
             Self::Storage(error) | Self::Train(TrainError::Storage(error)) => {
                 error.code().exit_code()

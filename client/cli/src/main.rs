@@ -60,5 +60,6 @@ async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
             ModelCommand::Inspect(args) => commands::model::inspect(&args),
         },
         Command::Export(args) => commands::export::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
     }
 }

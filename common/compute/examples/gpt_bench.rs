@@ -1,4 +1,4 @@
-//! Tokens a second of a GPT's training step (forward, backward, AdamW), as `bench/gpt_vs_pytorch.py`
+//! Tokens a second of a GPT's training step (forward, backward, AdamW), as `bench/models.py`
 //! runs it in turns with PyTorch: 6 layers, 6 heads, width 384, context 256, vocabulary 65, batch 8.
 //!
 //! `cargo run --release -p ringfold-compute --example gpt_bench [replicas [threads [steps]]]`

@@ -117,6 +117,13 @@ impl Backward {
         for node in (0..self.graph.nodes.len()).rev() {
             self.walk(NodeId(node as u32))?;
         }
+        // A penalty may have come between gradients that are results of one node.
+        let values = &self.graph.values;
+        let defined_at = |gradient: &Gradient| match values[gradient.value.0 as usize].origin {
+            Origin::Node { node, .. } => Some(node),
+            _ => None,
+        };
+        self.graph.gradients.sort_by_key(defined_at);
         Ok(())
     }
 

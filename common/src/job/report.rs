@@ -48,7 +48,7 @@ pub struct Evaluation {
     pub epoch: Epoch,
     /// Test records evaluated.
     pub records: u64,
-    /// By name: `test_loss`, and `test_accuracy` for classes.
+    /// By name: `test_loss`; `test_accuracy` for classes and tokens; `test_perplexity` for tokens.
     #[serde(with = "super::any_float::by_name")]
     pub metrics: BTreeMap<String, f64>,
 }
@@ -140,7 +140,7 @@ pub enum JobEventKind {
         /// Why.
         reason: Reason,
         /// In [`JobState::Succeeded`] only.
-        summary: Option<Summary>,
+        summary: Option<Box<Summary>>,
     },
     /// It trained on.
     Progress(Progress),

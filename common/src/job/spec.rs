@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::model::{CnnSpec, LossOptions, OnnxSpec, Resnet18Spec, SequentialSpec, SourceFile};
 use super::optimizer::{GroupSpec, OptimizerSpec};
 use super::schedule::{Period, ScheduleSpec};
+use super::text_model::{GptSpec, LstmSpec};
 use crate::dataset::DatasetInfo;
 use crate::ids::SpecHash;
 
@@ -84,8 +85,36 @@ pub enum Architecture {
     Resnet18(Resnet18Spec),
     /// `"sequential"`: a list of layers.
     Sequential(SequentialSpec),
+    /// `"gpt"`: a causal transformer over text.
+    Gpt(GptSpec),
+    /// `"lstm"`: a recurrent network over text.
+    Lstm(LstmSpec),
     /// `"onnx"`: what an ONNX file says.
     Onnx(OnnxSpec),
+}
+
+impl Architecture {
+    /// `model.kind`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Mlp(_) => "mlp",
+            Self::Linear(_) => "linear",
+            Self::Softmax(_) => "softmax",
+            Self::Cnn(_) => "cnn",
+            Self::Resnet18(_) => "resnet18",
+            Self::Sequential(_) => "sequential",
+            Self::Gpt(_) => "gpt",
+            Self::Lstm(_) => "lstm",
+            Self::Onnx(_) => "onnx",
+        }
+    }
+
+    /// True if its inputs are tokens.
+    #[must_use]
+    pub fn takes_text(&self) -> bool {
+        matches!(self, Self::Gpt(_) | Self::Lstm(_))
+    }
 }
 
 /// A multi-layer perceptron: affine layers with an activation, and dropout, between them. Inputs
@@ -280,6 +309,8 @@ pub enum DataSource {
     Csv(CsvSource),
     /// `"idx"`: the format of MNIST, plain or gzip.
     Idx(IdxSource),
+    /// `"text"`: one running text, plain or gzip.
+    Text(TextSource),
 }
 
 /// A CSV file.
@@ -314,6 +345,31 @@ pub struct IdxSource {
     pub labels: String,
 }
 
+/// A text. A record is a window of `context` + 1 tokens: all but its last are the input, all but
+/// its first the labels. Record i starts at token i x `stride`; records that would reach beyond
+/// the text's end are left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextSource {
+    /// The file.
+    pub path: String,
+    /// What a token is.
+    pub tokeniser: Tokeniser,
+    /// Tokens that the model sees at once.
+    pub context: u32,
+    /// Tokens from the start of one record to that of the next.
+    pub stride: u32,
+}
+
+/// `data.tokeniser`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tokeniser {
+    /// A byte; the file may hold anything.
+    Byte,
+    /// A character of UTF-8 text. The vocabulary is the set of those in the training file.
+    Character,
+}
+
 /// `data.scale`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -334,11 +390,12 @@ pub enum Scale {
 pub enum TestData {
     /// No test data: nothing is evaluated.
     None,
-    /// A seeded share of the training file's records, exactly round(fraction x records).
+    /// A seeded share of the training file's records, exactly round(fraction x records). Of text,
+    /// the last round(fraction x tokens) tokens.
     Fraction {
         /// The share, in (0, 1).
         fraction: f64,
-        /// Which records are taken.
+        /// Which records are taken; 0 for text.
         seed: u64,
     },
     /// Files of the same format as the training data.

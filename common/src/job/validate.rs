@@ -3,11 +3,14 @@
 mod model;
 mod optimizer;
 mod schedule;
+mod text_model;
 mod train;
 
 use std::borrow::Cow;
 
-use super::spec::{ColumnRef, CsvSource, DataSource, DataSpec, JobSpec, Scale, TestData};
+use super::spec::{
+    ColumnRef, CsvSource, DataSource, DataSpec, JobSpec, Scale, TestData, TextSource,
+};
 
 /// Caps on what a job may ask for. Each is far above what this version is tested at.
 pub mod limits {
@@ -33,6 +36,10 @@ pub mod limits {
     pub const CLASS_WEIGHTS_MAX: usize = 1 << 16;
     /// Numbers in one record.
     pub const FEATURES_MAX: u64 = 1 << 24;
+    /// Blocks or layers of a network over text.
+    pub const TEXT_LAYERS_MAX: u32 = 256;
+    /// Tokens of a record of text, and from one record to the next.
+    pub const CONTEXT_MAX: u32 = 1 << 16;
     /// Samples of a global batch.
     pub const GLOBAL_BATCH_MAX: u32 = 1 << 20;
     /// Epochs of a job.
@@ -156,6 +163,7 @@ impl JobSpec {
             ),
         )?;
         model::validate(&self.model)?;
+        text_model::validate_kind(&self.model.architecture, &self.data.source)?;
         validate_data(&self.data)?;
         train::validate(&self.train)?;
         check_count(
@@ -214,12 +222,19 @@ impl JobSpec {
                 self.train.global_batch, self.cluster.replicas
             ),
         )?;
-        check(
-            self.model.loss.takes_classes() || matches!(self.data.source, DataSource::Csv(_)),
-            "model.loss",
-            format!("{:?}", self.model.loss.name()),
-            "\"cross_entropy\" for data.format \"idx\", whose labels are classes",
-        )?;
+        let classes = match self.data.source {
+            DataSource::Csv(_) => None,
+            DataSource::Idx(_) => Some("\"idx\", whose labels are classes"),
+            DataSource::Text(_) => Some("\"text\", whose labels are tokens"),
+        };
+        if let Some(format) = classes {
+            check(
+                self.model.loss.takes_classes(),
+                "model.loss",
+                format!("{:?}", self.model.loss.name()),
+                format!("\"cross_entropy\" for data.format {format}"),
+            )?;
+        }
         check_path("output.dir", &self.output.dir)
     }
 }
@@ -230,6 +245,15 @@ fn validate_data(data: &DataSpec) -> Result<(), SpecError> {
         DataSource::Idx(idx) => {
             check_path("data.images", &idx.images)?;
             check_path("data.labels", &idx.labels)?;
+        }
+        DataSource::Text(text) => {
+            validate_text("data.path", text)?;
+            check(
+                data.scale == Scale::None,
+                "data.scale",
+                "a way to scale",
+                "\"none\" for data.format \"text\", whose tokens are no quantities",
+            )?;
         }
     }
     if let Scale::Divide(divisor) = data.scale {
@@ -255,6 +279,9 @@ fn validate_data(data: &DataSpec) -> Result<(), SpecError> {
             check_path("data.test.images", &idx.images)?;
             check_path("data.test.labels", &idx.labels)
         }
+        (TestData::Files(DataSource::Text(text)), DataSource::Text(_)) => {
+            validate_text("data.test.path", text)
+        }
         (TestData::Files(_), _) => check(
             false,
             "data.test",
@@ -262,6 +289,13 @@ fn validate_data(data: &DataSpec) -> Result<(), SpecError> {
             "files of the format of [data]",
         ),
     }
+}
+
+fn validate_text(field: &'static str, text: &TextSource) -> Result<(), SpecError> {
+    check_path(field, &text.path)?;
+    let max = u64::from(limits::CONTEXT_MAX);
+    check_count("data.context", text.context.into(), 1, max)?;
+    check_count("data.stride", text.stride.into(), 1, max)
 }
 
 fn validate_csv(field: &'static str, csv: &CsvSource) -> Result<(), SpecError> {

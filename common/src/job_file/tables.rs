@@ -3,20 +3,31 @@
 mod model;
 mod train;
 
+use self::model::required_u32;
 use super::document::{Item, Located, Value};
 use super::reader::Reader;
 use crate::job::{
     Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device, FoldMode,
-    IdxSource, JobSpec, OutputSpec, Scale, TestData,
+    IdxSource, JobSpec, OutputSpec, Scale, TestData, TextSource, Tokeniser,
 };
 
 #[derive(Clone, Copy, PartialEq)]
 enum Format {
     Csv,
     Idx,
+    Text,
 }
 
-const FORMATS: [(&str, Format); 2] = [("csv", Format::Csv), ("idx", Format::Idx)];
+const FORMATS: [(&str, Format); 3] = [
+    ("csv", Format::Csv),
+    ("idx", Format::Idx),
+    ("text", Format::Text),
+];
+
+const TOKENISERS: [(&str, Tokeniser); 2] = [
+    ("byte", Tokeniser::Byte),
+    ("character", Tokeniser::Character),
+];
 
 pub(super) fn job(root: &Item, default_name: &str) -> Result<JobSpec, Located> {
     let root = Reader::new(root, "")?;
@@ -47,9 +58,13 @@ fn data(table: Reader<'_>) -> Result<DataSpec, Located> {
             images: table.string("images", "the path of an IDX file")?,
             labels: table.string("labels", "the path of an IDX file")?,
         }),
+        Format::Text => DataSource::Text(text(&table)?),
     };
     let spec = DataSpec {
-        scale: scale(&table)?,
+        scale: match source {
+            DataSource::Text(_) => Scale::None,
+            _ => scale(&table)?,
+        },
         test: match table.optional_table("test")? {
             None => TestData::None,
             Some(test) => test_data(test, &source)?,
@@ -58,6 +73,16 @@ fn data(table: Reader<'_>) -> Result<DataSpec, Located> {
     };
     table.finish()?;
     Ok(spec)
+}
+
+fn text(table: &Reader<'_>) -> Result<TextSource, Located> {
+    let context = required_u32(table, "context")?;
+    Ok(TextSource {
+        path: table.string("path", "the path of a text file")?,
+        tokeniser: table.choice("tokeniser", &TOKENISERS)?,
+        context,
+        stride: table.whole_u32("stride")?.unwrap_or(context),
+    })
 }
 
 fn label(table: &Reader<'_>) -> Result<ColumnRef, Located> {
@@ -107,16 +132,19 @@ fn scale(table: &Reader<'_>) -> Result<Scale, Located> {
 }
 
 fn test_data(table: Reader<'_>, source: &DataSource) -> Result<TestData, Located> {
-    let files_key = if matches!(source, DataSource::Csv(_)) {
-        "path"
-    } else {
-        "images"
+    let files_key = match source {
+        DataSource::Csv(_) | DataSource::Text(_) => "path",
+        DataSource::Idx(_) => "images",
     };
     table.exclusive("fraction", files_key)?;
     let test = if let Some(fraction) = table.optional_number("fraction")? {
         TestData::Fraction {
             fraction,
-            seed: table.whole_or("seed", 0)?,
+            seed: match source {
+                // The last tokens are taken, not some.
+                DataSource::Text(_) => 0,
+                _ => table.whole_or("seed", 0)?,
+            },
         }
     } else {
         match source {
@@ -127,6 +155,10 @@ fn test_data(table: Reader<'_>, source: &DataSource) -> Result<TestData, Located
             DataSource::Idx(_) => TestData::Files(DataSource::Idx(IdxSource {
                 images: table.string("images", "the path of an IDX file, or `fraction`")?,
                 labels: table.string("labels", "the path of an IDX file")?,
+            })),
+            DataSource::Text(text) => TestData::Files(DataSource::Text(TextSource {
+                path: table.string("path", "the path of a text file, or `fraction`")?,
+                ..text.clone()
             })),
         }
     };
@@ -192,6 +224,7 @@ fn resolve_source(source: &mut DataSource, base_dir: &str) {
             resolve(&mut idx.images, base_dir);
             resolve(&mut idx.labels, base_dir);
         }
+        DataSource::Text(text) => resolve(&mut text.path, base_dir),
     }
 }
 

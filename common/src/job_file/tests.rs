@@ -1,7 +1,7 @@
 use super::*;
 use crate::job::{
-    Architecture, ColumnRef, DataSource, Decay, EvaluateEvery, OptimizerSpec, Period, Scale,
-    TestData, TrainDuration,
+    Architecture, ColumnRef, DataSource, Decay, EvaluateEvery, GptSpec, LstmSpec, OptimizerSpec,
+    Period, Scale, TestData, TextSource, Tokeniser, TrainDuration,
 };
 
 const MINIMAL: &str = r#"
@@ -54,6 +54,123 @@ fn a_minimal_file_gets_the_documented_defaults() {
     assert_eq!(
         (csv.path.as_str(), csv.delimiter, csv.header),
         ("/base/d.csv", b',', true)
+    );
+}
+
+fn text(data: &str) -> String {
+    let model =
+        "[model]\nkind = \"gpt\"\nlayers = 2\nheads = 3\nwidth = 12\n[data]\nformat = \"text\"\n";
+    let train = "[train]\nsteps = 1\nglobal_batch = 1\n[train.optimizer]\nkind = \"sgd\"\n\
+                 learning_rate = 0.1\n";
+    format!("{model}{data}\n{train}")
+}
+
+#[test]
+fn a_text_is_read_and_what_is_not_for_text_is_refused() {
+    let good = "path = \"t\"\ntokeniser = \"character\"\ncontext = 8\n";
+    let of = |data: &str| read(&text(data)).unwrap().data;
+    let expected = TextSource {
+        path: "/base/t".into(),
+        tokeniser: Tokeniser::Character,
+        context: 8,
+        stride: 8,
+    };
+    assert_eq!(of(good).source, DataSource::Text(expected.clone()));
+    let strided = of(&format!("{good}stride = 3\n[data.test]\npath = \"u\""));
+    let strided_source = TextSource {
+        stride: 3,
+        ..expected
+    };
+    let test = TextSource {
+        path: "/base/u".into(),
+        ..strided_source.clone()
+    };
+    assert_eq!(strided.source, DataSource::Text(strided_source));
+    assert_eq!(strided.test, TestData::Files(DataSource::Text(test)));
+    let refused = |data: &str| message(&text(data));
+    for (more, key) in [
+        ("scale = \"standardize\"", "data.scale"),
+        ("label = \"y\"", "data.label"),
+        ("[data.test]\nfraction = 0.1\nseed = 3", "data.test.seed"),
+    ] {
+        let message = refused(&format!("{good}{more}"));
+        assert!(
+            message.contains(&format!("unknown key `{key}`")),
+            "{message}"
+        );
+    }
+    let gpt = GptSpec {
+        layers: 2,
+        heads: 3,
+        width: 12,
+        dropout: 0.0,
+        tied_embeddings: true,
+    };
+    let spec = read(&text(good)).unwrap();
+    assert_eq!(spec.model.architecture, Architecture::Gpt(gpt));
+    for (from, to, expected) in [
+        (
+            "heads = 3",
+            "heads = 5",
+            "`model.heads` is 5: expected a divisor of model.width (12)",
+        ),
+        (
+            "heads = 3",
+            "heads = 0",
+            "`model.heads` is 0: expected a divisor",
+        ),
+        ("layers = 2", "layers = 0", "`model.layers` is 0"),
+        ("width = 12", "hidden = []", "missing key `model.width`"),
+        (
+            "width = 12",
+            "width = 12\nactivation = \"relu\"",
+            "unknown key `model.activation`",
+        ),
+        (
+            "heads = 3",
+            "heads = 3\nloss = \"mean_squared_error\"",
+            "`model.loss` is",
+        ),
+        (
+            "kind = \"gpt\"\nlayers = 2\nheads = 3\nwidth = 12",
+            "kind = \"mlp\"\nhidden = []",
+            "`model.kind` is \"mlp\": expected \"gpt\" or \"lstm\"",
+        ),
+    ] {
+        let message = message(&text(good).replace(from, to));
+        assert!(message.contains(expected), "{message}");
+    }
+    let gpt_keys = "kind = \"gpt\"\nlayers = 2\nheads = 3\nwidth = 12";
+    let lstm = |keys: &str| text(good).replace(gpt_keys, &format!("kind = \"lstm\"\n{keys}"));
+    let expected = LstmSpec {
+        embedding: 3,
+        hidden: 5,
+        layers: 1,
+        dropout: 0.0,
+    };
+    let spec = read(&lstm("embedding = 3\nhidden = 5")).unwrap();
+    assert_eq!(spec.model.architecture, Architecture::Lstm(expected));
+    let message_of = message(&lstm("embedding = 3\nhidden = 0"));
+    assert!(message_of.contains("`model.hidden` is 0"), "{message_of}");
+    let table = MINIMAL.replace(
+        "kind = \"mlp\"\nhidden = [8]",
+        "kind = \"gpt\"\nlayers = 1\nheads = 1\nwidth = 1",
+    );
+    let message = message(&table);
+    assert!(
+        message.contains("`model.kind` is \"gpt\": expected a model of numbers"),
+        "{message}"
+    );
+    let zero = refused(&good.replace("context = 8", "context = 0"));
+    assert!(zero.contains("`data.context` is 0: expected"), "{zero}");
+    let long = refused(&format!("{good}stride = 65537"));
+    assert!(long.contains("`data.stride` is 65537"), "{long}");
+    let missing = refused(&good.replace("context = 8", ""));
+    assert!(missing.contains("missing key `data.context`"), "{missing}");
+    let word = refused(&good.replace("character", "word"));
+    assert!(
+        word.contains("expected \"byte\" or \"character\""),
+        "{word}"
     );
 }
 

@@ -346,7 +346,7 @@ fn publish_state(job: &mut Job, turn: &mut Turn) {
     let kind = JobEventKind::State {
         state: job.record.state,
         reason: job.record.reason.clone(),
-        summary: job.record.summary.clone(),
+        summary: job.record.summary.clone().map(Box::new),
     };
     publish(job, kind, turn);
 }

@@ -1,9 +1,9 @@
 //! `ModelSpec` both ways.
 
 use ringfold_common::job::{
-    Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, Initialiser, Layer,
-    LayerSpec, LinearSpec, Loss, LossOptions, MlpSpec, ModelSpec, OnnxSpec, PoolLayer,
-    Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
+    Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, GptSpec, Initialiser,
+    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxSpec,
+    PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
 };
 
 use crate::error::{FieldError, required};
@@ -78,6 +78,8 @@ impl From<&ModelSpec> for v1::ModelSpec {
             Architecture::Resnet18(resnet) => Wire::Resnet18((*resnet).into()),
             Architecture::Sequential(sequential) => Wire::Sequential(sequential.into()),
             Architecture::Onnx(onnx) => Wire::Onnx(onnx.into()),
+            Architecture::Gpt(gpt) => Wire::Gpt((*gpt).into()),
+            Architecture::Lstm(lstm) => Wire::Lstm((*lstm).into()),
         };
         let options = &model.loss_options;
         Self {
@@ -109,6 +111,8 @@ impl TryFrom<v1::ModelSpec> for ModelSpec {
             Wire::Resnet18(resnet) => Architecture::Resnet18(resnet.try_into()?),
             Wire::Sequential(sequential) => Architecture::Sequential(sequential.try_into()?),
             Wire::Onnx(onnx) => Architecture::Onnx(onnx.try_into()?),
+            Wire::Gpt(gpt) => Architecture::Gpt(gpt.into()),
+            Wire::Lstm(lstm) => Architecture::Lstm(lstm.into()),
         };
         let defaults = LossOptions::default();
         let options = model.loss_options.unwrap_or_default();
@@ -124,6 +128,52 @@ impl TryFrom<v1::ModelSpec> for ModelSpec {
             input: model.input,
             weights: model.weights.map(Into::into),
         })
+    }
+}
+
+impl From<GptSpec> for v1::GptSpec {
+    fn from(gpt: GptSpec) -> Self {
+        Self {
+            layers: gpt.layers,
+            heads: gpt.heads,
+            width: gpt.width,
+            dropout: gpt.dropout,
+            tied_embeddings: gpt.tied_embeddings,
+        }
+    }
+}
+
+impl From<v1::GptSpec> for GptSpec {
+    fn from(gpt: v1::GptSpec) -> Self {
+        Self {
+            layers: gpt.layers,
+            heads: gpt.heads,
+            width: gpt.width,
+            dropout: gpt.dropout,
+            tied_embeddings: gpt.tied_embeddings,
+        }
+    }
+}
+
+impl From<LstmSpec> for v1::LstmSpec {
+    fn from(lstm: LstmSpec) -> Self {
+        Self {
+            embedding: lstm.embedding,
+            hidden: lstm.hidden,
+            layers: lstm.layers,
+            dropout: lstm.dropout,
+        }
+    }
+}
+
+impl From<v1::LstmSpec> for LstmSpec {
+    fn from(lstm: v1::LstmSpec) -> Self {
+        Self {
+            embedding: lstm.embedding,
+            hidden: lstm.hidden,
+            layers: lstm.layers,
+            dropout: lstm.dropout,
+        }
     }
 }
 

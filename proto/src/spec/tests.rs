@@ -1,9 +1,9 @@
 use ringfold_common::job::{
     Activation, AdaGradOptions, AdamOptions, Anneal, Architecture, BarzilaiBorweinFormula,
-    BarzilaiBorweinOptions, CnnSpec, Decay, EmaSpec, EvaluateEvery, GroupSpec, Initialiser,
-    LambOptions, LastBatch, LinearSpec, LionOptions, Loss, Milestones, MlpSpec, ModelSpec,
-    OneCycle, OnnxSpec, OptimizerSpec, Period, Resnet18Spec, RmsPropOptions, ScheduleSpec,
-    SgdOptions, SourceFile, Stem, TrainDuration, TrainSpec,
+    BarzilaiBorweinOptions, CnnSpec, Decay, EmaSpec, EvaluateEvery, GptSpec, GroupSpec,
+    Initialiser, LambOptions, LastBatch, LinearSpec, LionOptions, Loss, LstmSpec, Milestones,
+    MlpSpec, ModelSpec, OneCycle, OnnxSpec, OptimizerSpec, Period, Resnet18Spec, RmsPropOptions,
+    ScheduleSpec, SgdOptions, SourceFile, Stem, TrainDuration, TrainSpec,
 };
 
 use super::*;
@@ -369,6 +369,59 @@ fn what_is_missing_in_a_layer_is_named() {
         JobSpec::try_from(wire).unwrap_err().field,
         "spec.model.sequential.layers[0].stride"
     );
+}
+
+#[test]
+fn texts_round_trip_and_a_missing_stride_is_the_context() {
+    let source = TextSource {
+        path: "/data/t".into(),
+        tokeniser: Tokeniser::Character,
+        context: 8,
+        stride: 3,
+    };
+    let mut spec = full();
+    spec.data.scale = Scale::None;
+    spec.data.source = DataSource::Text(source);
+    spec.model.architecture = Architecture::Gpt(GptSpec {
+        layers: 2,
+        heads: 3,
+        width: 12,
+        dropout: 0.1,
+        tied_embeddings: true,
+    });
+    let mut wire = v1::JobSpec::from(&spec);
+    assert_eq!(JobSpec::try_from(wire.clone()), Ok(spec.clone()));
+    spec.model.architecture = Architecture::Lstm(LstmSpec {
+        embedding: 3,
+        hidden: 5,
+        layers: 2,
+        dropout: 0.5,
+    });
+    let lstm = v1::JobSpec::from(&spec);
+    assert_eq!(JobSpec::try_from(lstm), Ok(spec));
+    let text = |wire: &mut v1::JobSpec, change: fn(&mut v1::TextSource)| match &mut wire
+        .data
+        .as_mut()
+        .unwrap()
+        .source
+        .as_mut()
+        .unwrap()
+        .format
+    {
+        Some(v1::data_source::Format::Text(text)) => change(text),
+        other => panic!("{other:?}"),
+    };
+    text(&mut wire, |text| text.stride = 0);
+    match JobSpec::try_from(wire.clone()).unwrap().data.source {
+        DataSource::Text(text) => assert_eq!(text.stride, 8),
+        other => panic!("{other:?}"),
+    }
+    text(&mut wire, |text| text.path = "t".into());
+    let error = JobSpec::try_from(wire.clone()).unwrap_err();
+    assert_eq!(error.field, "spec.data.path");
+    text(&mut wire, |text| text.tokeniser = 9);
+    let error = JobSpec::try_from(wire).unwrap_err();
+    assert_eq!(error.field, "spec.data.source.text.tokeniser");
 }
 
 #[test]

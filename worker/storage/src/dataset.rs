@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ringfold_common::dataset::{DatasetInfo, Target};
-use ringfold_common::job::{DataSource, DataSpec, Loss, TestData};
+use ringfold_common::job::{DataSource, DataSpec, Loss, TestData, TextSource};
 use ringfold_common::order::Permutation;
 use ringfold_common::random::{Domain, stream_key};
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use crate::part::{Keep, Part, open_csv, read_csv, read_idx};
 use crate::records::{Labels, Records};
 use crate::scaler::Scaler;
 use crate::stream::Pass;
+use crate::text::{Text, read_text};
 
 /// What the columns of a dataset are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +47,22 @@ pub enum SourceFormat {
     },
     /// A pair of IDX files.
     Idx,
+    /// A text.
+    Text {
+        /// Tokens from the start of one record to that of the next.
+        stride: u32,
+    },
+}
+
+impl Columns {
+    fn of_text(stride: u32) -> Self {
+        Self {
+            feature_names: None,
+            label_name: None,
+            format: SourceFormat::Text { stride },
+            dims: Vec::new(),
+        }
+    }
 }
 
 /// Reads and validates the files that `spec` names, and says what they hold. Keeps no record.
@@ -58,6 +75,9 @@ pub fn inspect(
     loss: Loss,
     options: &ReadOptions<'_>,
 ) -> Result<DatasetInfo, StorageError> {
+    if let DataSource::Text(source) = &spec.source {
+        return whole_text(source, spec, options, Keep::Nothing).map(|text| text.info);
+    }
     Contents::read(spec, loss, options, Keep::Nothing).map(|contents| contents.info)
 }
 
@@ -70,8 +90,25 @@ pub fn inspect_columns(
     loss: Loss,
     options: &ReadOptions<'_>,
 ) -> Result<(DatasetInfo, Columns), StorageError> {
+    if let DataSource::Text(source) = &spec.source {
+        let text = whole_text(source, spec, options, Keep::Nothing)?;
+        return Ok((text.info, Columns::of_text(source.stride)));
+    }
     let contents = Contents::read(spec, loss, options, Keep::Nothing)?;
     Ok((contents.info, contents.columns))
+}
+
+/// Reads a text dataset, watched to its end.
+fn whole_text(
+    source: &TextSource,
+    spec: &DataSpec,
+    options: &ReadOptions<'_>,
+    keep: Keep,
+) -> Result<Text, StorageError> {
+    let pass = Pass::new(&paths(spec), options)?;
+    let text = read_text(&pass, source, spec, keep)?;
+    pass.report()?;
+    Ok(text)
 }
 
 /// A dataset in memory, with the scaler fitted on its training records.
@@ -86,7 +123,7 @@ pub struct Dataset {
 
 impl Dataset {
     /// Reads the files that `spec` names: the pass of [`inspect`], with the records kept. Features
-    /// of IDX files take one byte in memory, those of CSV files four.
+    /// of IDX files take one byte in memory, those of CSV files four, tokens one or two.
     ///
     /// # Errors
     /// Those of [`inspect`], and those of fitting the scaler: [`StorageError::Divisor`],
@@ -96,6 +133,10 @@ impl Dataset {
         loss: Loss,
         options: &ReadOptions<'_>,
     ) -> Result<Self, StorageError> {
+        if let DataSource::Text(source) = &spec.source {
+            let text = whole_text(source, spec, options, Keep::Records)?;
+            return Ok(Self::of_text(text, source));
+        }
         let contents = Contents::read(spec, loss, options, Keep::Records)?;
         let table = |part: Part| Records::all(Arc::new(part.features), Arc::new(part.labels));
         let all = table(contents.train);
@@ -113,6 +154,17 @@ impl Dataset {
             train,
             test,
         })
+    }
+
+    fn of_text(text: Text, source: &TextSource) -> Self {
+        let stride = source.stride;
+        Self {
+            info: text.info,
+            columns: Columns::of_text(stride),
+            scaler: Scaler::None,
+            train: Records::of_text(text.train),
+            test: Records::of_text(text.test),
+        }
     }
 
     /// What [`inspect`] says of the same files.
@@ -146,7 +198,7 @@ impl Dataset {
     }
 }
 
-/// What the files of a dataset hold.
+/// What the files of a table hold.
 struct Contents {
     info: DatasetInfo,
     columns: Columns,
@@ -182,8 +234,8 @@ impl Contents {
                         test_layout.check_same(path, &layout, train_path)?;
                         Some(read_csv(&pass, file, &test_layout, &mut kind, keep)?)
                     }
-                    TestData::Files(DataSource::Idx(_)) => {
-                        return Err(formats_differ("csv", "idx"));
+                    TestData::Files(other) => {
+                        return Err(formats_differ("csv", format_name(other)));
                     }
                     TestData::None | TestData::Fraction { .. } => None,
                 };
@@ -199,8 +251,8 @@ impl Contents {
                         let (images, labels) = (Path::new(&test.images), Path::new(&test.labels));
                         Some(read_idx(&pass, images, labels, &mut kind, keep, like)?)
                     }
-                    TestData::Files(DataSource::Csv(_)) => {
-                        return Err(formats_differ("idx", "csv"));
+                    TestData::Files(other) => {
+                        return Err(formats_differ("idx", format_name(other)));
                     }
                     TestData::None | TestData::Fraction { .. } => None,
                 };
@@ -212,6 +264,7 @@ impl Contents {
                 };
                 (columns, train, test)
             }
+            DataSource::Text(_) => return Err(formats_differ("a table", "text")),
         };
         pass.report()?;
         let (train_records, test_records, mut test) = match (files, &spec.test) {
@@ -292,8 +345,18 @@ fn paths(spec: &DataSpec) -> Vec<&Path> {
     let paths = sources.into_iter().flat_map(|source| match source {
         DataSource::Csv(source) => vec![source.path.as_str()],
         DataSource::Idx(source) => vec![source.images.as_str(), source.labels.as_str()],
+        DataSource::Text(source) => vec![source.path.as_str()],
     });
     paths.map(Path::new).collect()
+}
+
+/// The name of a source's format in a job file.
+pub(crate) fn format_name(source: &DataSource) -> &'static str {
+    match source {
+        DataSource::Csv(_) => "csv",
+        DataSource::Idx(_) => "idx",
+        DataSource::Text(_) => "text",
+    }
 }
 
 pub(crate) fn formats_differ(expected: &'static str, got: &'static str) -> StorageError {

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ringfold_common::job::ColumnRef;
+use ringfold_common::vocabulary::CharactersError;
 
 pub use place::{Column, FieldPlace, FieldRole};
 use place::{dims, label_text, list, quoted};
@@ -137,9 +138,9 @@ pub enum StorageError {
     /// Training and test data, or model and data, of different formats.
     #[error("the data is {got}, expected {expected}")]
     FormatsDiffer {
-        /// `"csv"` or `"idx"`.
+        /// `"csv"`, `"idx"`, `"text"`, or what they have in common.
         expected: &'static str,
-        /// `"csv"` or `"idx"`.
+        /// `"csv"`, `"idx"`, `"text"`, or what they have in common.
         got: &'static str,
     },
 
@@ -323,6 +324,68 @@ pub enum StorageError {
         expected: usize,
         /// The column here.
         got: usize,
+    },
+
+    // Text.
+    /// A text of characters that isn't UTF-8.
+    #[error("{}: byte {offset} (from 0) is not valid UTF-8", path.display())]
+    TextNotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// The first such byte, decompressed, from 0.
+        offset: u64,
+    },
+    /// More distinct characters than
+    /// [`Limits::characters_max`](crate::Limits::characters_max).
+    #[error(
+        "{}: byte {offset} (from 0): more than {characters_max} distinct characters: the most that \
+         a vocabulary has",
+        path.display()
+    )]
+    TooManyCharacters {
+        /// The file.
+        path: PathBuf,
+        /// The cap.
+        characters_max: usize,
+        /// Where the first character beyond the cap is, in decompressed bytes from 0.
+        offset: u64,
+    },
+    /// A character that the training text doesn't have.
+    #[error(
+        "{}: byte {offset} (from 0): the character {character:?} is not in the training text",
+        path.display()
+    )]
+    UnknownCharacter {
+        /// The file.
+        path: PathBuf,
+        /// The character.
+        character: char,
+        /// Where it begins, in decompressed bytes from 0.
+        offset: u64,
+    },
+    /// A text, or a part of one, without room for a record.
+    #[error(
+        "{}: {part} has {tokens} tokens, expected at least {} for data.context = {context}",
+        path.display(),
+        context + 1
+    )]
+    TextTooShort {
+        /// The file.
+        path: PathBuf,
+        /// The whole, or which part.
+        part: &'static str,
+        /// What it has.
+        tokens: u64,
+        /// Tokens that the model sees at once; a record has one more.
+        context: u64,
+    },
+    /// Characters that make no vocabulary.
+    #[error("{}: no vocabulary", path.display())]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with them.
+        source: CharactersError,
     },
 
     // IDX.

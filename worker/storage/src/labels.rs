@@ -38,7 +38,8 @@ impl<'a> LabelKind<'a> {
     pub fn of_target(target: &'a Target) -> Self {
         match target {
             Target::Classes(names) => Self::Known(KnownClasses::new(names)),
-            Target::Values(_) => Self::Values,
+            // Tokens have no label fields: they are read elsewhere.
+            Target::Values(_) | Target::Tokens(_) => Self::Values,
         }
     }
 

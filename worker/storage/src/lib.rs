@@ -14,12 +14,18 @@
 //!   from 1.
 //! - **IDX**, the format of MNIST: unsigned bytes, plain or gzip. Images have one dimension or
 //!   more, the first is the record; labels have one.
+//! - **Text**, plain or gzip, one running text taken as it is: bytes, or the characters of UTF-8.
+//!   A record is a window of `context` + 1 tokens at a multiple of `stride`: it is found in O(1),
+//!   and windows that overlap share their memory. The vocabulary of characters is that of the
+//!   whole training file; another file with a character that isn't in it is refused. Bytes of a
+//!   text count from 0, decompressed.
 //!
 //! Under cross-entropy the distinct labels of the training and test files are the classes, sorted
 //! as integers if all are integers, else by their bytes; IDX labels give the classes `0` to the
 //! greatest. Under mean squared error a label is one finite number.
 //!
-//! A seeded test fraction takes exactly round(fraction x records) records, by
+//! A test fraction of a text takes the last round(fraction x tokens) tokens. Of other formats a
+//! seeded test fraction takes exactly round(fraction x records) records, by
 //! [`Permutation`](ringfold_common::order::Permutation): a pure function of seed and record count.
 //!
 //! # Models
@@ -46,6 +52,8 @@ mod predict;
 mod records;
 mod scaler;
 mod stream;
+mod text;
+mod windows;
 
 pub use dataset::{Columns, Dataset, SourceFormat, inspect, inspect_columns};
 pub use error::{Column, FieldPlace, FieldRole, StorageError};

@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use ringfold_common::vocabulary::CHARACTERS_MAX;
+
 /// Caps on a dataset. Each is far above what this version is tested at; tests lower them to see
 /// the full case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Limits {
     pub label_bytes_max: usize,
     /// Distinct class labels. By default [`Limits::CLASSES_MAX`].
     pub classes_max: usize,
+    /// Distinct characters of a text; at most [`CHARACTERS_MAX`]. By default that.
+    pub characters_max: usize,
 }
 
 impl Limits {
@@ -47,6 +51,7 @@ impl Default for Limits {
             record_bytes_max: Self::RECORD_BYTES_MAX,
             label_bytes_max: Self::LABEL_BYTES_MAX,
             classes_max: Self::CLASSES_MAX,
+            characters_max: CHARACTERS_MAX,
         }
     }
 }

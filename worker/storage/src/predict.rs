@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use ringfold_common::dataset::Target;
 use ringfold_common::job::ColumnRef;
 
 use crate::csv::CsvFile;
@@ -16,6 +17,8 @@ use crate::model::ModelDescription;
 use crate::part::{Keep, check_like, read_csv, read_idx};
 use crate::records::{Features, Records, Values};
 use crate::stream::Pass;
+use crate::text::read_windows;
+use crate::windows::WindowShape;
 
 /// What errors call the other side of a comparison.
 const MODEL: &str = "the model";
@@ -32,8 +35,9 @@ pub struct Unlabelled {
 /// Files of labelled records, in the format of the model's training data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LabelledFiles<'a> {
-    /// A CSV file with the header, delimiter and columns of the training file.
-    Csv(&'a Path),
+    /// A CSV file with the header, delimiter and columns of the training file; or a text, read as
+    /// the training text was.
+    File(&'a Path),
     /// A pair of IDX files.
     Idx {
         /// The images.
@@ -45,10 +49,11 @@ pub enum LabelledFiles<'a> {
 
 /// Reads records to predict labels for. A CSV file holds the model's feature columns in their
 /// order, with the label's column among them or without: told by the name of the label where the
-/// model has a header, else by the number of columns. An IDX file holds images.
+/// model has a header, else by the number of columns. An IDX file holds images. A text is not for
+/// prediction: every token in it has its label.
 ///
 /// # Errors
-/// Those of [`inspect`](crate::inspect) about features, and those about columns that differ from
+/// [`StorageError::FormatsDiffer`] for a model of text, those of [`inspect`](crate::inspect) about features, and those about columns that differ from
 /// the model's.
 pub fn read_unlabelled(
     path: &Path,
@@ -58,6 +63,7 @@ pub fn read_unlabelled(
     let pass = Pass::new(&[path], options)?;
     let width = description.features as usize;
     let unlabelled = match description.columns.format {
+        SourceFormat::Text { .. } => return Err(formats_differ("records", "text")),
         SourceFormat::Idx => {
             let images = IdxFile::open_images(&pass, path)?;
             check_like(path, images.width, Some((MODEL, width)))?;
@@ -104,7 +110,7 @@ pub fn read_labelled(
     let width = description.features as usize;
     let part = match (*files, &description.columns.format) {
         (
-            LabelledFiles::Csv(path),
+            LabelledFiles::File(path),
             SourceFormat::Csv {
                 header,
                 delimiter,
@@ -137,9 +143,25 @@ pub fn read_labelled(
             pass.report()?;
             part
         }
-        (LabelledFiles::Csv(_), SourceFormat::Idx) => return Err(formats_differ("idx", "csv")),
+        (LabelledFiles::File(path), &SourceFormat::Text { stride }) => {
+            let Target::Tokens(vocabulary) = &description.target else {
+                return Err(formats_differ("text", "a table"));
+            };
+            let shape = WindowShape {
+                context: width,
+                stride: (stride as usize).max(1),
+            };
+            let pass = Pass::new(&[path], options)?;
+            let windows = read_windows(&pass, path, vocabulary, shape)?;
+            pass.report()?;
+            return Ok(Records::of_text(windows));
+        }
+        (LabelledFiles::File(_), SourceFormat::Idx) => return Err(formats_differ("idx", "csv")),
         (LabelledFiles::Idx { .. }, SourceFormat::Csv { .. }) => {
             return Err(formats_differ("csv", "idx"));
+        }
+        (LabelledFiles::Idx { .. }, SourceFormat::Text { .. }) => {
+            return Err(formats_differ("text", "idx"));
         }
     };
     Ok(Records::all(Arc::new(part.features), Arc::new(part.labels)))
@@ -155,7 +177,7 @@ fn find_optional_label(
         (Some(names), Some(label)) => names.iter().position(|name| name == label),
         _ if file.columns() == width + 1 => match description.columns.format {
             SourceFormat::Csv { label_column, .. } => Some(label_column as usize),
-            SourceFormat::Idx => None,
+            SourceFormat::Idx | SourceFormat::Text { .. } => None,
         },
         _ => None,
     };

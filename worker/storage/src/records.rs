@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ringfold_common::order::Permutation;
 
 use crate::scaler::Scaler;
+use crate::windows::Windows;
 
 /// The features of records, without labels: a row-major matrix `[len, width]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +80,28 @@ impl Features {
         );
     }
 
+    /// [`Self::gather`], with the label of each row.
+    fn gather_with<T>(
+        &self,
+        rows: impl Iterator<Item = u64>,
+        scaler: &Scaler,
+        features_out: &mut [f32],
+        labels_out: &mut [T],
+        label: impl Fn(usize) -> T,
+    ) {
+        let mut labels = labels_out.iter_mut();
+        let rows = rows.inspect(|&row| {
+            *labels
+                .next()
+                .expect("labels_out has an element for every index") = label(row as usize);
+        });
+        self.gather(rows, scaler, features_out);
+        assert!(
+            labels.len() == 0,
+            "labels_out has one element for every index"
+        );
+    }
+
     /// Writes one scaled row.
     #[inline]
     pub(crate) fn copy_row(&self, index: u64, scaler: &Scaler, out: &mut [f32]) {
@@ -122,9 +145,20 @@ pub enum LabelsOut<'a> {
 /// Labelled records: the training or the test part of a dataset. Cloning shares the memory.
 #[derive(Clone, Debug)]
 pub struct Records {
-    features: Arc<Features>,
-    labels: Arc<Labels>,
-    selection: Selection,
+    content: Content,
+}
+
+/// Where records are.
+#[derive(Clone, Debug)]
+enum Content {
+    /// Rows of a table.
+    Table {
+        features: Arc<Features>,
+        labels: Arc<Labels>,
+        selection: Selection,
+    },
+    /// Windows of a text.
+    Text(Windows),
 }
 
 /// Which rows of a table are records of a part.
@@ -140,42 +174,82 @@ enum Selection {
     },
 }
 
+impl Selection {
+    fn len(&self) -> u64 {
+        match *self {
+            Self::First { len } | Self::Permuted { len, .. } => len,
+        }
+    }
+
+    /// The row of the table that is the record at `index`.
+    ///
+    /// # Panics
+    /// If there is no such record.
+    #[inline]
+    fn row(&self, index: u64) -> u64 {
+        assert!(index < self.len(), "record {index} of {}", self.len());
+        match self {
+            Self::First { .. } => index,
+            Self::Permuted {
+                permutation, start, ..
+            } => permutation.at(start + index),
+        }
+    }
+}
+
 impl Records {
     /// All rows of a table.
     pub(crate) fn all(features: Arc<Features>, labels: Arc<Labels>) -> Self {
         let len = features.len();
-        Self {
+        let content = Content::Table {
             features,
             labels,
             selection: Selection::First { len },
-        }
+        };
+        Self { content }
     }
 
-    /// None of the rows of this part's table.
+    /// The windows of a text.
+    pub(crate) fn of_text(windows: Windows) -> Self {
+        let content = Content::Text(windows);
+        Self { content }
+    }
+
+    /// None of the records of this part.
     pub(crate) fn none(&self) -> Self {
-        Self {
-            selection: Selection::First { len: 0 },
-            ..self.clone()
-        }
+        self.select(Selection::First { len: 0 })
+    }
+
+    /// Other rows of the same table; windows of a text can't be selected, only left out.
+    fn select(&self, selection: Selection) -> Self {
+        let content = match &self.content {
+            Content::Table {
+                features, labels, ..
+            } => Content::Table {
+                features: Arc::clone(features),
+                labels: Arc::clone(labels),
+                selection,
+            },
+            Content::Text(windows) => Content::Text(windows.none()),
+        };
+        Self { content }
     }
 
     /// The rows at positions `start..start + len` of a permutation of the table's rows.
     pub(crate) fn permuted(&self, permutation: Permutation, start: u64, len: u64) -> Self {
-        Self {
-            selection: Selection::Permuted {
-                permutation,
-                start,
-                len,
-            },
-            ..self.clone()
-        }
+        self.select(Selection::Permuted {
+            permutation,
+            start,
+            len,
+        })
     }
 
     /// Records.
     #[must_use]
     pub fn len(&self) -> u64 {
-        match self.selection {
-            Selection::First { len } | Selection::Permuted { len, .. } => len,
+        match &self.content {
+            Content::Table { selection, .. } => selection.len(),
+            Content::Text(windows) => windows.len(),
         }
     }
 
@@ -185,30 +259,56 @@ impl Records {
         self.len() == 0
     }
 
-    /// Numbers in one record, without its label.
+    /// Numbers in one record, without its label; of text, tokens.
     #[must_use]
     pub fn width(&self) -> usize {
-        self.features.width()
-    }
-
-    /// The row of the table that is the record at `index`.
-    ///
-    /// # Panics
-    /// If `index` is not below [`Self::len`].
-    #[inline]
-    fn row(&self, index: u64) -> u64 {
-        assert!(index < self.len(), "record {index} of {}", self.len());
-        match &self.selection {
-            Selection::First { .. } => index,
-            Selection::Permuted {
-                permutation, start, ..
-            } => permutation.at(start + index),
+        match &self.content {
+            Content::Table { features, .. } => features.width(),
+            Content::Text(windows) => windows.context(),
         }
     }
 
-    /// Writes one unscaled row.
+    /// Writes one unscaled row of a table.
+    ///
+    /// # Panics
+    /// If records are windows of a text.
     pub(crate) fn copy_raw(&self, index: u64, out: &mut [f32]) {
-        self.features.copy_row(self.row(index), &Scaler::None, out);
+        let Content::Table {
+            features,
+            selection,
+            ..
+        } = &self.content
+        else {
+            panic!("tokens are no quantities");
+        };
+        features.copy_row(selection.row(index), &Scaler::None, out);
+    }
+
+    /// Writes the tokens of the records at `indices` to `tokens_out`, row-major
+    /// `[indices, width]`, and to `labels_out` for each the token that follows it. Allocates
+    /// nothing.
+    ///
+    /// # Panics
+    /// If records are rows of a table, if `tokens_out` or `labels_out` don't hold exactly one row
+    /// for every index, or if an index is not below [`Self::len`].
+    pub fn gather_tokens(
+        &self,
+        indices: impl IntoIterator<Item = u64>,
+        tokens_out: &mut [i32],
+        labels_out: &mut [i32],
+    ) {
+        let Content::Text(windows) = &self.content else {
+            panic!("rows of a table are no tokens");
+        };
+        let width = windows.context();
+        let mut rows = tokens_out
+            .chunks_exact_mut(width)
+            .zip(labels_out.chunks_exact_mut(width));
+        for index in indices {
+            let (tokens, labels) = rows.next().expect("a row for every index");
+            windows.copy(index, tokens, labels);
+        }
+        assert!(rows.next().is_none(), "one row for every index");
     }
 
     /// Writes the scaled features of the records at `indices` to `features_out`, row-major
@@ -217,7 +317,7 @@ impl Records {
     /// # Panics
     /// If `features_out` or `labels_out` don't hold exactly one row or label for every index, if
     /// `labels_out` is not of the kind of the dataset's target, if an index is not below
-    /// [`Self::len`], or if the scaler is of another width.
+    /// [`Self::len`], if the scaler is of another width, or if records are windows of a text.
     pub fn gather(
         &self,
         indices: impl IntoIterator<Item = u64>,
@@ -225,12 +325,21 @@ impl Records {
         features_out: &mut [f32],
         labels_out: LabelsOut<'_>,
     ) {
-        match (&*self.labels, labels_out) {
+        let Content::Table {
+            features,
+            labels,
+            selection,
+        } = &self.content
+        else {
+            panic!("records of a text have tokens");
+        };
+        let rows = indices.into_iter().map(|index| selection.row(index));
+        match (&**labels, labels_out) {
             (Labels::Classes(labels), LabelsOut::Classes(out)) => {
-                self.gather_with(indices, scaler, features_out, out, |row| labels[row] as i32);
+                features.gather_with(rows, scaler, features_out, out, |row| labels[row] as i32);
             }
             (Labels::Values(labels), LabelsOut::Values(out)) => {
-                self.gather_with(indices, scaler, features_out, out, |row| labels[row]);
+                features.gather_with(rows, scaler, features_out, out, |row| labels[row]);
             }
             (Labels::Classes(_), LabelsOut::Values(_)) => {
                 panic!("labels_out is for values, the labels are classes")
@@ -239,28 +348,5 @@ impl Records {
                 panic!("labels_out is for classes, the labels are values")
             }
         }
-    }
-
-    fn gather_with<T>(
-        &self,
-        indices: impl IntoIterator<Item = u64>,
-        scaler: &Scaler,
-        features_out: &mut [f32],
-        labels_out: &mut [T],
-        label: impl Fn(usize) -> T,
-    ) {
-        let mut labels = labels_out.iter_mut();
-        let rows = indices.into_iter().map(|index| {
-            let row = self.row(index);
-            *labels
-                .next()
-                .expect("labels_out has an element for every index") = label(row as usize);
-            row
-        });
-        self.features.gather(rows, scaler, features_out);
-        assert!(
-            labels.len() == 0,
-            "labels_out has one element for every index"
-        );
     }
 }

@@ -102,6 +102,12 @@ pub enum TrainError {
         /// Why.
         reason: String,
     },
+    /// A saved model that knows no text.
+    #[error("the model is a {kind:?} of records: text comes from one that was trained on text")]
+    NotOfText {
+        /// `model.kind`.
+        kind: &'static str,
+    },
     /// A saved model whose tensors are not those of its network.
     #[error("the model's tensor {name} is {got:?}: the network has {expected:?}")]
     Tensor {

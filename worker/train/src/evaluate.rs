@@ -9,18 +9,23 @@ use ringfold_graph::models::{DATA_LOSS, LOGITS};
 use ringfold_storage::{Records, Scaler};
 
 use crate::error::TrainError;
-use crate::network::Plans;
+use crate::network::{Network, Plans};
 
 /// Records in one evaluation run.
 pub const EVALUATION_BATCH: usize = 256;
 
-/// The lengths of the runs that cover `records`, in order.
-pub fn chunks(records: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let step = EVALUATION_BATCH as u64;
+/// Tokens in one evaluation run of text.
+pub const EVALUATION_TOKENS: usize = 4096;
+
+/// Runs of at most `batch` records that cover `records`, in order.
+///
+/// # Panics
+/// If `batch` is zero.
+pub fn chunks(records: Range<u64>, batch: usize) -> impl Iterator<Item = Range<u64>> + use<> {
     let end = records.end;
     (records.start..end)
-        .step_by(EVALUATION_BATCH)
-        .map(move |start| start..(start + step).min(end))
+        .step_by(batch)
+        .map(move |start| start..(start + batch as u64).min(end))
 }
 
 /// Sums over evaluated records. Sums of shards add up to those of the whole.
@@ -30,19 +35,33 @@ pub struct Sums {
     pub records: f64,
     /// The sum of their losses.
     pub loss: f64,
-    /// Those whose class was the most likely one; unset if labels are not classes.
+    /// Labels whose class or token was the most likely one; unset if labels are numbers.
     pub correct: Option<f64>,
+    /// Labels of one record: tokens of its context, else 1.
+    pub labels_per_record: f64,
+    /// True if labels are tokens, whose loss has a perplexity.
+    pub of_tokens: bool,
 }
 
 impl Sums {
     /// Sums over no record.
     #[must_use]
-    pub fn new(target: &Target) -> Self {
-        let correct = matches!(target, Target::Classes(_)).then_some(0.0);
+    pub fn new(network: &Network) -> Self {
+        let (counts, of_tokens) = match network.target() {
+            Target::Classes(_) => (true, false),
+            Target::Values(_) => (false, false),
+            Target::Tokens(_) => (true, true),
+        };
         Self {
             records: 0.0,
             loss: 0.0,
-            correct,
+            correct: counts.then_some(0.0),
+            labels_per_record: if of_tokens {
+                network.features() as f64
+            } else {
+                1.0
+            },
+            of_tokens,
         }
     }
 
@@ -59,41 +78,46 @@ impl Sums {
         self.correct = self.correct.map(|_| correct);
     }
 
-    /// `PREFIX_loss`, and `PREFIX_accuracy` for classes. Empty without records.
+    /// `PREFIX_loss`, the mean over labels; `PREFIX_accuracy` for classes and tokens;
+    /// `PREFIX_perplexity` = exp(loss) for tokens. Empty without records.
     #[must_use]
     pub fn metrics(&self, prefix: &str) -> BTreeMap<String, f64> {
         let mut metrics = BTreeMap::new();
         if self.records > 0.0 {
-            metrics.insert(format!("{prefix}_loss"), self.loss / self.records);
+            let loss = self.loss / self.records;
+            metrics.insert(format!("{prefix}_loss"), loss);
+            if self.of_tokens {
+                metrics.insert(format!("{prefix}_perplexity"), loss.exp());
+            }
             if let Some(correct) = self.correct {
-                metrics.insert(format!("{prefix}_accuracy"), correct / self.records);
+                let labels = self.records * self.labels_per_record;
+                metrics.insert(format!("{prefix}_accuracy"), correct / labels);
             }
         }
         metrics
     }
 }
 
-/// Evaluates `range` of `records` with parameters and state, and hands every record's true and predicted class to `seen`, for
-/// classes. `go_on` is asked before each run.
+/// Evaluates `range` of `records` with parameters and state, and hands every label's true and
+/// predicted class or token to `seen`, unless labels are numbers. `go_on` is asked before each run.
 ///
 /// # Errors
 /// What a run refuses, and what `go_on` says.
 pub fn evaluate(
     plans: &mut Plans,
-    target: &Target,
+    network: &Network,
     (parameters, state): (&[f32], &[f32]),
     (records, scaler): (&Records, &Scaler),
     range: Range<u64>,
     mut seen: impl FnMut(usize, usize),
     go_on: impl Fn() -> Result<(), TrainError>,
 ) -> Result<Sums, TrainError> {
-    let mut sums = Sums::new(target);
-    for chunk in chunks(range) {
+    let mut sums = Sums::new(network);
+    for chunk in network.chunks(range) {
         go_on()?;
         let len = (chunk.end - chunk.start) as usize;
         let (plan, workspace, batch) = plans.get(Mode::Evaluation, len);
-        let (features, labels) = batch.fill(len);
-        records.gather(chunk, scaler, features, labels);
+        batch.gather(len, records, scaler, chunk);
         plan.infer_with_state(workspace, parameters, state, &batch.inputs(len))?;
         let loss = plan
             .scalar(workspace, DATA_LOSS)
@@ -104,7 +128,7 @@ pub fn evaluate(
         if let (Some(correct), Some(logits), Some(classes)) =
             (&mut sums.correct, logits, batch.classes(len))
         {
-            let width = logits.len() / len;
+            let width = logits.len() / classes.len();
             for (row, &class) in logits.chunks_exact(width).zip(classes) {
                 let predicted = argmax(row);
                 *correct += f64::from(predicted == class as usize);
@@ -165,9 +189,9 @@ mod tests {
 
     #[test]
     fn chunks_cover_a_range() {
-        let lengths: Vec<u64> = chunks(10..10 + 600).map(|c| c.end - c.start).collect();
+        let lengths: Vec<u64> = chunks(10..10 + 600, 256).map(|c| c.end - c.start).collect();
         assert_eq!(lengths, [256, 256, 88]);
-        assert_eq!(chunks(5..5).count(), 0);
+        assert_eq!(chunks(5..5, 1).count(), 0);
     }
 
     #[test]

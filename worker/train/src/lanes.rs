@@ -360,11 +360,13 @@ fn run_round(
 ) -> Result<f64, TrainError> {
     let len = part.len();
     let (plan, workspace, buffer) = plans.get_on(Mode::Training, len, threads);
-    let (features, labels) = buffer.fill(len);
     let dataset = input.dataset;
-    dataset
-        .train()
-        .gather(batches.records(part), dataset.scaler(), features, labels);
+    buffer.gather(
+        len,
+        dataset.train(),
+        dataset.scaler(),
+        batches.records(part),
+    );
     let (gradients, state) = contribution.start(input.state);
     let memory = TrainMemory {
         workspace: &mut *workspace,

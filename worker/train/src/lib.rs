@@ -36,26 +36,34 @@
 //! | [`ema`] | the moving average of the weights |
 //! | `contribution` | what some samples add to a step: gradient and state |
 //! | [`schedule`] | the learning rate of a step |
+//! | [`batch_buffer`] | room for the inputs and labels of a batch |
 //! | [`batches`] | which samples a rank sees in a step |
 //! | [`lanes`] | the replicas of a rank: how many at once, on which threads |
 //! | [`trainer`] | the loop |
 //! | [`evaluate`] | sharded evaluation; confusion matrix |
 //! | [`predict`] | a saved model applied to records |
+//! | [`generate`] | text from a saved model |
+//! | [`sampling`] | which token follows, given the scores of all |
 //! | [`error`] | [`TrainError`] |
 
+pub mod batch_buffer;
 pub mod batches;
 mod contribution;
 pub mod ema;
 pub mod error;
 pub mod evaluate;
+pub mod generate;
 pub mod lanes;
 mod memory;
 pub mod network;
 pub mod optimizer;
 pub mod predict;
+pub mod sampling;
 pub mod schedule;
 pub mod trainer;
 
 pub use error::TrainError;
+pub use generate::Generator;
 pub use predict::Predictor;
+pub use sampling::{Sampler, SamplingOptions};
 pub use trainer::{Observer, RankJob, train};

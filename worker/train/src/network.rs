@@ -8,15 +8,17 @@ use ringfold_common::dataset::Target;
 use ringfold_common::job::{Architecture, ModelSpec};
 use ringfold_compute::{
     Arena, CompileOptions, Cpu, CpuOptions, CpuPlan, Inspection, Mode, ParameterLayout,
-    PlanOptions, StateLayout, TensorRef, Workspace, inspect,
+    PlanOptions, StateLayout, Workspace, inspect,
 };
 use ringfold_graph::models::{self, Frame, LOSS};
 use ringfold_graph::onnx::{ImportedTensor, TensorKind, read_for_job};
 use ringfold_graph::pass::simplify;
 use ringfold_graph::{Graph, differentiate};
-use ringfold_storage::{LabelsOut, ModelSources, NamedTensor, Tensor};
+use ringfold_storage::{ModelSources, NamedTensor, Tensor};
 
+use crate::batch_buffer::BatchBuffer;
 use crate::error::TrainError;
+use crate::evaluate::{EVALUATION_BATCH, EVALUATION_TOKENS, chunks};
 
 /// A differentiated model with its layouts.
 #[derive(Clone, Debug)]
@@ -62,8 +64,8 @@ impl Network {
     ) -> Result<Self, TrainError> {
         let Sourced { spec: model, onnx } = model.into();
         let dims: Vec<usize> = dims.iter().map(|&size| size as usize).collect();
-        let outputs = target.outputs() as usize;
-        let frame = Frame::of_model(model, features as usize, &dims, outputs, l2)?;
+        let (features, outputs) = (features as usize, target.outputs() as usize);
+        let frame = Frame::of_model(model, features, &dims, outputs, l2)?;
         if let (Architecture::Onnx(spec), Some(bytes)) = (&model.architecture, onnx) {
             let read =
                 read_for_job(bytes, spec, &frame).map_err(|source| TrainError::ReadOnnx {
@@ -86,7 +88,7 @@ impl Network {
     /// As [`Network::new`].
     pub(crate) fn from_graph(
         forward: &Graph,
-        features: u32,
+        features: usize,
         target: &Target,
         threads: usize,
     ) -> Result<Self, TrainError> {
@@ -98,7 +100,7 @@ impl Network {
             layout,
             states,
             target: target.clone(),
-            features: features as usize,
+            features,
             threads,
             given: Vec::new(),
         })
@@ -128,7 +130,7 @@ impl Network {
         &self.target
     }
 
-    /// Numbers in one record.
+    /// Numbers or tokens in one record.
     #[must_use]
     pub fn features(&self) -> usize {
         self.features
@@ -195,6 +197,19 @@ impl Network {
             workspace: Workspace::new(elements)?,
             batch: BatchBuffer::new(batch_max, self.features, &self.target),
         })
+    }
+
+    /// The runs in which `records` are evaluated or predicted, in order: of at most
+    /// [`EVALUATION_BATCH`] records, and of text of so many that they have [`EVALUATION_TOKENS`]
+    /// tokens, but one record at least.
+    pub fn chunks(&self, records: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+        let batch = match self.target {
+            Target::Tokens(_) => {
+                (EVALUATION_TOKENS / self.features.max(1)).clamp(1, EVALUATION_BATCH)
+            }
+            Target::Classes(_) | Target::Values(_) => EVALUATION_BATCH,
+        };
+        chunks(records, batch)
     }
 
     /// Parameters and states as named tensors.
@@ -312,8 +327,7 @@ impl Plans {
     /// Bytes of the memory that they share.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let batch = self.batch.features.len() + self.batch.labels.len();
-        ((self.workspace.len() + batch) * 4) as u64
+        (self.workspace.len() * size_of::<f32>()) as u64 + self.batch.bytes()
     }
 
     /// The plan for a mode and batch size on the network's threads, with the memory that it runs
@@ -341,70 +355,5 @@ impl Plans {
     ) -> (&CpuPlan<f32>, &mut Workspace<f32>, &mut BatchBuffer) {
         let plan = &self.plans[&(mode as u8, batch, threads)];
         (plan, &mut self.workspace, &mut self.batch)
-    }
-}
-
-/// Room for the features and labels of a batch.
-#[derive(Clone, Debug)]
-pub struct BatchBuffer {
-    width: usize,
-    features: Vec<f32>,
-    labels: LabelBuffer,
-}
-
-#[derive(Clone, Debug)]
-enum LabelBuffer {
-    Classes(Vec<i32>),
-    Values(Vec<f32>),
-}
-
-impl LabelBuffer {
-    fn len(&self) -> usize {
-        match self {
-            Self::Classes(labels) => labels.len(),
-            Self::Values(labels) => labels.len(),
-        }
-    }
-}
-
-impl BatchBuffer {
-    fn new(batch: usize, width: usize, target: &Target) -> Self {
-        Self {
-            width,
-            features: vec![0.0; batch * width],
-            labels: match target {
-                Target::Classes(_) => LabelBuffer::Classes(vec![0; batch]),
-                Target::Values(count) => LabelBuffer::Values(vec![0.0; batch * *count as usize]),
-            },
-        }
-    }
-
-    /// The first `batch` rows, to be filled.
-    pub fn fill(&mut self, batch: usize) -> (&mut [f32], LabelsOut<'_>) {
-        let labels = match &mut self.labels {
-            LabelBuffer::Classes(labels) => LabelsOut::Classes(&mut labels[..batch]),
-            LabelBuffer::Values(labels) => LabelsOut::Values(&mut labels[..batch]),
-        };
-        (&mut self.features[..batch * self.width], labels)
-    }
-
-    /// The inputs of a run that takes labels, and of one that doesn't.
-    pub(crate) fn inputs(&self, batch: usize) -> [TensorRef<'_, f32>; 2] {
-        let labels = match &self.labels {
-            LabelBuffer::Classes(labels) => TensorRef::Int(&labels[..batch]),
-            LabelBuffer::Values(labels) => TensorRef::Float(&labels[..batch]),
-        };
-        [
-            TensorRef::Float(&self.features[..batch * self.width]),
-            labels,
-        ]
-    }
-
-    /// The class labels of the batch, if labels are classes.
-    pub(crate) fn classes(&self, batch: usize) -> Option<&[i32]> {
-        match &self.labels {
-            LabelBuffer::Classes(labels) => Some(&labels[..batch]),
-            LabelBuffer::Values(_) => None,
-        }
     }
 }

@@ -7,7 +7,7 @@ use ringfold_graph::onnx::{Scaling, write_scaled};
 use ringfold_storage::{Features, Model, ModelDescription, Records, Scaler};
 
 use crate::error::TrainError;
-use crate::evaluate::{ConfusionMatrix, Sums, argmax, chunks, evaluate};
+use crate::evaluate::{ConfusionMatrix, Sums, argmax, evaluate};
 use crate::network::{Network, Sourced};
 
 /// A saved model, ready to run.
@@ -113,14 +113,15 @@ impl Predictor {
         features: &Features,
         mut each: impl FnMut(Prediction<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let sizes = chunks(0..features.len())
+        let sizes = self
+            .network
+            .chunks(0..features.len())
             .map(|chunk| (Mode::Prediction, (chunk.end - chunk.start) as usize));
         let mut plans = self.network.plans(sizes)?;
-        for chunk in chunks(0..features.len()) {
+        for chunk in self.network.chunks(0..features.len()) {
             let len = (chunk.end - chunk.start) as usize;
             let (plan, workspace, batch) = plans.get(Mode::Prediction, len);
-            let (rows, _) = batch.fill(len);
-            features.gather(chunk, &self.description.scaler, rows);
+            batch.gather_features(len, features, &self.description.scaler, chunk);
             let inputs = batch.inputs(len);
             plan.infer_with_state(workspace, &self.parameters, &self.state, &inputs[..1])
                 .map_err(TrainError::from)?;
@@ -136,6 +137,9 @@ impl Predictor {
                         })?;
                     }
                 }
+                // Every token has its label: there is nothing to predict but the text's end, which
+                // is for the generator.
+                Target::Tokens(_) => {}
                 Target::Values(count) => {
                     let all = plan.output(workspace, PREDICTION).unwrap_or_default();
                     for values in all.chunks_exact((*count).max(1) as usize) {
@@ -155,17 +159,20 @@ impl Predictor {
         &self,
         records: &Records,
     ) -> Result<(Sums, Option<ConfusionMatrix>), TrainError> {
-        let sizes = chunks(0..records.len())
+        let sizes = self
+            .network
+            .chunks(0..records.len())
             .map(|chunk| (Mode::Evaluation, (chunk.end - chunk.start) as usize));
         let mut plans = self.network.plans(sizes)?;
         let target = self.network.target();
         let mut matrix = match target {
             Target::Classes(names) => Some(ConfusionMatrix::new(names.len())),
-            Target::Values(_) => None,
+            // A matrix of all tokens would be none to look at.
+            Target::Values(_) | Target::Tokens(_) => None,
         };
         let sums = evaluate(
             &mut plans,
-            target,
+            &self.network,
             (&self.parameters, &self.state),
             (records, &self.description.scaler),
             0..records.len(),

@@ -23,7 +23,7 @@ use crate::batches::Batches;
 use crate::contribution::Contribution;
 use crate::ema::Ema;
 use crate::error::{TrainError, check_abort};
-use crate::evaluate::{chunks, evaluate};
+use crate::evaluate::evaluate;
 use crate::lanes::{Lanes, StepInput};
 use crate::memory;
 use crate::network::{Network, Sourced};
@@ -184,7 +184,8 @@ impl<'a> Run<'a> {
             .map(|replica| Batches::new(&spec.train, info.train_records, replica, replicas))
             .collect::<Result<_, _>>()?;
         let batches = Batches::new(&spec.train, info.train_records, 0, replicas)?;
-        let evaluations: Vec<usize> = chunks(job.part.test_records.clone())
+        let evaluations: Vec<usize> = network
+            .chunks(job.part.test_records.clone())
             .map(|chunk| (chunk.end - chunk.start) as usize)
             .collect();
         let threads = job.threads.max(1) as usize;
@@ -425,7 +426,7 @@ impl<'a> Run<'a> {
         let weights = averaged(&self.ema, &self.parameters);
         let mut sums = evaluate(
             self.lanes.plans(),
-            self.network.target(),
+            &self.network,
             (weights, &self.state),
             (dataset.test(), dataset.scaler()),
             self.job.part.test_records.clone(),

@@ -22,7 +22,7 @@ pub fn run(args: &EvaluateArgs) -> Result<ExitCode, CliError> {
     let metrics = sums.metrics("test");
     let names = match &predictor.description().target {
         Target::Classes(names) => names.as_slice(),
-        Target::Values(_) => &[],
+        Target::Values(_) | Target::Tokens(_) => &[],
     };
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -44,7 +44,7 @@ fn records(args: &EvaluateArgs, model: &ModelDescription) -> Result<Records, Cli
         return test_records_of(job, model, &options);
     }
     let records = match (&args.input, &args.images, &args.labels) {
-        (Some(input), _, _) => read(&LabelledFiles::Csv(input))?,
+        (Some(input), _, _) => read(&LabelledFiles::File(input))?,
         (None, Some(images), Some(labels)) => read(&LabelledFiles::Idx { images, labels })?,
         _ => {
             return Err(CliError::Mismatch(

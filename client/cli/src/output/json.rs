@@ -323,6 +323,23 @@ pub fn inspection(inspection: &Inspection, optimizer_bytes: Option<usize>) -> Va
     })
 }
 
+/// One token of a text, with the characters that it completes.
+pub fn token(token: u32, text: &str) -> Value {
+    json!({ "event": "token", "token": token, "text": text })
+}
+
+/// A text that was asked for, without its prompt.
+pub fn generated(prompt: &str, text: &str, tokens: u64, seconds: f64) -> Value {
+    json!({
+        "event": "finished",
+        "prompt": prompt,
+        "text": text,
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens as f64 / seconds.max(1e-9),
+    })
+}
+
 fn millis(at: &prost_types::Timestamp) -> i64 {
     at.seconds * 1000 + i64::from(at.nanos) / 1_000_000
 }

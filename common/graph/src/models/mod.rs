@@ -15,9 +15,12 @@
 //! | `cnn` | [`cnn`]: blocks of convolution and pooling |
 //! | `resnet` | [`resnet18`] |
 //! | `sequential` | [`sequential`]: lists of layers |
+//! | `gpt`, `lstm` | [`gpt`](gpt()), [`lstm`](lstm()): networks over tokens, whole or a token at a time |
 
 mod builder;
 mod cnn;
+mod gpt;
+mod lstm;
 mod mlp;
 pub(crate) mod objective;
 mod resnet;
@@ -26,8 +29,11 @@ mod sequential;
 use ringfold_common::job::{Architecture, Loss as JobLoss, LossOptions, ModelSpec};
 
 pub use self::cnn::cnn;
+pub use self::gpt::{GptOptions, GptStep, gpt, gpt_step};
+pub use self::lstm::{LstmOptions, LstmStep, lstm, lstm_step};
 pub use self::mlp::{MlpOptions, mlp};
 pub use self::objective::Loss;
+use self::objective::penalise;
 pub use self::resnet::resnet18;
 pub use self::sequential::sequential;
 use crate::error::GraphError;
@@ -37,10 +43,10 @@ use crate::shape::DType;
 
 pub use ringfold_common::job::Activation;
 
-/// The name of the features, float `[batch, inputs]`.
+/// The name of the features, float `[batch, inputs]`; of text, tokens `i32 [batch, length]`.
 pub const FEATURES: &str = "x";
-/// The name of the labels: `i32 [batch]` for cross-entropy, float `[batch, outputs]` for other
-/// losses.
+/// The name of the labels: `i32 [batch]` for cross-entropy, `i32 [batch, length]` for text, float
+/// `[batch, outputs]` for other losses.
 pub const LABELS: &str = "y";
 /// The loss that is differentiated: the data loss plus the L2 penalty.
 pub const LOSS: &str = "loss";
@@ -230,6 +236,14 @@ pub fn build(model: &ModelSpec, frame: &Frame) -> Result<Graph, GraphError> {
             option: "kind",
             expected: "a built-in model, or the content of the file",
             got: format!("{:?} without it", onnx.file.path),
+        }),
+        Architecture::Gpt(spec) => gpt(&GptOptions {
+            dtype: frame.dtype,
+            ..GptOptions::of_job(*spec, [frame.inputs; 2], frame.outputs, frame.l2)
+        }),
+        Architecture::Lstm(spec) => lstm(&LstmOptions {
+            dtype: frame.dtype,
+            ..LstmOptions::of_job(*spec, frame.inputs, frame.outputs, frame.l2)
         }),
     }
 }

@@ -135,6 +135,23 @@ pub(crate) fn add_inputs(
     Ok((features, graph.add_input(LABELS, labels)?))
 }
 
+/// A loss with a penalty on each of `weights`.
+pub(super) fn penalise(
+    graph: &mut Graph,
+    data_loss: ValueId,
+    weights: &[ValueId],
+    lambda: f64,
+) -> Result<ValueId, GraphError> {
+    let mut loss = data_loss;
+    if lambda > 0.0 {
+        for &weight in weights {
+            let penalty = graph.apply(L2Penalty { lambda }, &[weight])?;
+            loss = graph.apply(Binary::Add, &[loss, penalty])?;
+        }
+    }
+    Ok(loss)
+}
+
 /// Ends a model: loss, penalty and outputs of `out [batch, outputs]`.
 pub(crate) fn finish(
     graph: &mut Graph,
@@ -144,13 +161,7 @@ pub(crate) fn finish(
     weights: &[ValueId],
 ) -> Result<(), GraphError> {
     let data_loss = frame.loss.apply(graph, out, labels)?;
-    let mut loss = data_loss;
-    if frame.l2 > 0.0 {
-        for &weight in weights {
-            let penalty = graph.apply(L2Penalty { lambda: frame.l2 }, &[weight])?;
-            loss = graph.apply(Binary::Add, &[loss, penalty])?;
-        }
-    }
+    let loss = penalise(graph, data_loss, weights, frame.l2)?;
     graph.add_output(LOSS, OutputRole::Loss, loss)?;
     graph.add_output(DATA_LOSS, OutputRole::Loss, data_loss)?;
     let prediction = match frame.loss {

@@ -1,5 +1,6 @@
 //! `[model]`.
 
+use super::text_model::{validate_gpt, validate_lstm};
 use super::{
     SpecError, check, check_count, check_non_negative, check_path, check_positive, check_share,
     limits,
@@ -42,6 +43,8 @@ pub(super) fn validate(model: &ModelSpec) -> Result<(), SpecError> {
             initialiser(sequential.initialiser)?;
         }
         Architecture::Onnx(spec) => onnx(spec)?,
+        Architecture::Gpt(gpt) => validate_gpt(gpt)?,
+        Architecture::Lstm(lstm) => validate_lstm(lstm)?,
     }
     input(&model.input)?;
     if let Some(weights) = &model.weights {

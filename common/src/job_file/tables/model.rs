@@ -1,9 +1,9 @@
 //! `[model]`.
 
 use crate::job::{
-    Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, Initialiser, Layer,
-    LayerSpec, LinearSpec, Loss, LossOptions, MlpSpec, ModelSpec, OnnxSpec, PoolLayer,
-    Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
+    Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, GptSpec, Initialiser,
+    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxSpec,
+    PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
 };
 use crate::job_file::Origin;
 use crate::job_file::document::{Item, Located, Value};
@@ -17,10 +17,12 @@ enum Kind {
     Cnn,
     Resnet18,
     Sequential,
+    Gpt,
+    Lstm,
     Onnx,
 }
 
-const KINDS: [(&str, Kind); 7] = [
+const KINDS: [(&str, Kind); 9] = [
     ("mlp", Kind::Mlp),
     ("linear", Kind::Linear),
     ("softmax", Kind::Softmax),
@@ -28,6 +30,8 @@ const KINDS: [(&str, Kind); 7] = [
     ("resnet18", Kind::Resnet18),
     ("sequential", Kind::Sequential),
     ("onnx", Kind::Onnx),
+    ("gpt", Kind::Gpt),
+    ("lstm", Kind::Lstm),
 ];
 
 const INITIALISERS: [(&str, Initialiser); 9] = [
@@ -136,6 +140,19 @@ fn architecture(kind: Kind, table: &Reader<'_>) -> Result<Architecture, Located>
             initialiser: initialiser(Initialiser::HeNormalFanOut)?,
         }),
         Kind::Onnx => onnx(table, table.string("path", ONNX_EXPECTED)?)?,
+        Kind::Gpt => Architecture::Gpt(GptSpec {
+            layers: required_u32(table, "layers")?,
+            heads: required_u32(table, "heads")?,
+            width: required_u32(table, "width")?,
+            dropout: table.number_or("dropout", 0.0)?,
+            tied_embeddings: table.boolean_or("tied_embeddings", true)?,
+        }),
+        Kind::Lstm => Architecture::Lstm(LstmSpec {
+            embedding: required_u32(table, "embedding")?,
+            hidden: required_u32(table, "hidden")?,
+            layers: table.whole_u32("layers")?.unwrap_or(1),
+            dropout: table.number_or("dropout", 0.0)?,
+        }),
         Kind::Sequential => {
             let expected = "a list of layers such as [{ kind = \"dense\", units = 10 }]";
             let Some(tables) = table.optional_tables("layers", expected)? else {
@@ -209,7 +226,7 @@ fn blocks(tables: Vec<(&Item, Reader<'_>)>) -> Result<Vec<CnnBlock>, Located> {
     tables.into_iter().map(block).collect()
 }
 
-fn required_u32(table: &Reader<'_>, key: &'static str) -> Result<u32, Located> {
+pub(super) fn required_u32(table: &Reader<'_>, key: &'static str) -> Result<u32, Located> {
     let number = table.whole_u32(key)?;
     number.ok_or_else(|| table.missing(key, "a whole number"))
 }

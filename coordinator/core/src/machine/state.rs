@@ -66,7 +66,7 @@ impl Job {
                 kind: JobEventKind::State {
                     state: record.state,
                     reason: record.reason.clone(),
-                    summary: record.summary.clone(),
+                    summary: record.summary.clone().map(Box::new),
                 },
             });
         }

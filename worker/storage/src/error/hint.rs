@@ -64,6 +64,14 @@ impl StorageError {
             Self::TooManyClasses { .. } => {
                 "for labels that are numbers, set model.loss = \"mean_squared_error\""
             }
+            Self::TextNotUtf8 { .. } | Self::TooManyCharacters { .. } => {
+                "set data.tokeniser = \"byte\", which takes any file"
+            }
+            Self::UnknownCharacter { .. } => {
+                "a model knows the characters of its training text only; one trained with \
+                 data.tokeniser = \"byte\" takes any text"
+            }
+            Self::TextTooShort { .. } => "choose a smaller data.context, or add text",
             Self::LabelsAreClasses { .. } => "set model.loss = \"cross_entropy\"",
             Self::EmptySplit { .. } => "choose another data.test.fraction or add records",
             Self::WeightsDiffer { .. } => {
@@ -92,7 +100,8 @@ impl StorageError {
             | Self::TooManyRecords { .. }
             | Self::TooManyFeatures { .. }
             | Self::RecordTooLong { .. }
-            | Self::TooManyClasses { .. } => ErrorCode::ResourceExhausted,
+            | Self::TooManyClasses { .. }
+            | Self::TooManyCharacters { .. } => ErrorCode::ResourceExhausted,
             Self::Read { .. } | Self::Write { .. } | Self::CreateDirectory { .. } => {
                 ErrorCode::Unavailable
             }

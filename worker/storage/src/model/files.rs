@@ -398,6 +398,21 @@ fn check_document(path: &Path, document: &ModelDocument<'_>) -> Result<(), Stora
         format!("a list of {}", names.unwrap_or(0)),
         &format!("{features}, as description.features"),
     )?;
+    let is_text = matches!(columns.format, SourceFormat::Text { .. });
+    check(
+        is_text == matches!(description.target, Target::Tokens(_)),
+        "description.columns.format",
+        if is_text { "text" } else { "a table" }.to_owned(),
+        "that of description.target: text for tokens, a table for classes or values",
+    )?;
+    if let SourceFormat::Text { stride } = columns.format {
+        check(
+            stride > 0,
+            "description.columns.format.text.stride",
+            stride.to_string(),
+            "1 or more",
+        )?;
+    }
     if let SourceFormat::Csv { label_column, .. } = columns.format {
         check(
             label_column <= description.features,

@@ -9,4 +9,5 @@ mod model_files;
 mod prediction;
 mod records;
 mod support;
+mod text_files;
 mod weights_by_name;

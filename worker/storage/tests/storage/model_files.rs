@@ -8,9 +8,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use ringfold_common::dataset::Target;
 use ringfold_common::error::ErrorCode;
-use ringfold_common::job::{
-    Activation, Architecture, Execution, FoldMode, Initialiser, Loss, MlpSpec, ModelSpec, Summary,
-};
+use ringfold_common::job::{Execution, FoldMode, Summary};
 use ringfold_storage::{
     Columns, MetricsWriter, ModelDescription, ModelFiles, NamedTensor, Scaler, SourceFormat,
     StorageError, check_output_dir, weights_blake3,
@@ -22,18 +20,7 @@ use crate::support::*;
 fn description() -> ModelDescription {
     ModelDescription {
         job_name: "a job".to_owned(),
-        model: ModelSpec {
-            architecture: Architecture::Mlp(MlpSpec {
-                hidden: vec![3],
-                activation: Activation::Relu,
-                dropout: 0.1,
-                initialiser: Initialiser::HeUniform,
-            }),
-            loss: Loss::CrossEntropy,
-            loss_options: ringfold_common::job::LossOptions::default(),
-            input: Vec::new(),
-            weights: None,
-        },
+        model: model_spec(),
         features: 2,
         target: Target::Classes(vec!["no".to_owned(), "yes".to_owned()]),
         scaler: Scaler::PerFeature {

@@ -135,7 +135,7 @@ fn labels_become_the_models_classes() {
     let dir = Dir::new();
     let model = csv_model(&dir);
     let path = dir.file("new.csv", "y,a,b\nyes,5,6\nno,7,8\nyes,9,10\n");
-    let records = labelled(&LabelledFiles::Csv(&path), &model).unwrap();
+    let records = labelled(&LabelledFiles::File(&path), &model).unwrap();
     let (features, labels) = class_rows(&records, &Scaler::None);
     assert_eq!(
         (features, labels),
@@ -143,7 +143,7 @@ fn labels_become_the_models_classes() {
     );
 
     let path = dir.file("new.csv", "a,y,b\n5,yes,6\n7,maybe,8\n");
-    let error = labelled(&LabelledFiles::Csv(&path), &model).unwrap_err();
+    let error = labelled(&LabelledFiles::File(&path), &model).unwrap_err();
     assert_text(
         &error,
         "new.csv: line 3 (record 2), column 1 (\"y\"): the model has no class \"maybe\": it has 2: \
@@ -155,7 +155,7 @@ fn labels_become_the_models_classes() {
 fn value_labels_are_read() {
     let dir = Dir::new();
     let path = dir.file("new.csv", "5,-1,6\n");
-    let records = labelled(&LabelledFiles::Csv(&path), &plain_model(&dir)).unwrap();
+    let records = labelled(&LabelledFiles::File(&path), &plain_model(&dir)).unwrap();
     assert_eq!(
         value_rows(&records, &Scaler::None),
         (vec![5.0, 6.0], vec![-1.0])
@@ -168,7 +168,7 @@ fn labelled_columns_that_are_not_the_models() {
     let model = csv_model(&dir);
     let refused = |text: &str| {
         let path = dir.file("new.csv", text);
-        labelled(&LabelledFiles::Csv(&path), &model).unwrap_err()
+        labelled(&LabelledFiles::File(&path), &model).unwrap_err()
     };
     assert_text(
         &refused("a,b\n1,2\n"),
@@ -224,7 +224,7 @@ fn files_of_the_other_format() {
     let dir = Dir::new();
     let (csv, images) = (csv_model(&dir), idx_model(&dir));
     let path = dir.file("new", "x");
-    let error = labelled(&LabelledFiles::Csv(&path), &images).unwrap_err();
+    let error = labelled(&LabelledFiles::File(&path), &images).unwrap_err();
     assert_text(&error, "the data is csv, expected idx");
     let error = labelled(
         &LabelledFiles::Idx {

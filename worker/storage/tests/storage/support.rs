@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ringfold_common::job::{
-    ColumnRef, CsvSource, DataSource, DataSpec, IdxSource, Loss, Scale, TestData,
+    Activation, Architecture, ColumnRef, CsvSource, DataSource, DataSpec, IdxSource, Initialiser,
+    Loss, MlpSpec, ModelSpec, Scale, TestData, TextSource, Tokeniser,
 };
 use ringfold_storage::{Dataset, LabelsOut, ReadOptions, Records, Scaler, StorageError, inspect};
 
@@ -79,6 +80,27 @@ pub fn idx_source(images: &Path, labels: &Path) -> DataSource {
     })
 }
 
+/// A text with records side by side.
+pub fn text_source(path: &Path, tokeniser: Tokeniser, context: u32) -> DataSource {
+    DataSource::Text(TextSource {
+        path: text(path),
+        tokeniser,
+        context,
+        stride: context,
+    })
+}
+
+/// A model; storage doesn't look into it.
+pub fn model_spec() -> ModelSpec {
+    let mlp = MlpSpec {
+        hidden: vec![3],
+        activation: Activation::Relu,
+        dropout: 0.1,
+        initialiser: Initialiser::HeUniform,
+    };
+    ModelSpec::new(Architecture::Mlp(mlp), Loss::CrossEntropy)
+}
+
 /// Training data alone, unscaled.
 pub fn spec(source: DataSource) -> DataSpec {
     DataSpec {
@@ -146,6 +168,14 @@ pub fn value_rows(records: &Records, scaler: &Scaler) -> (Vec<f32>, Vec<f32>) {
     let out = LabelsOut::Values(&mut labels);
     records.gather(0..records.len(), scaler, &mut features, out);
     (features, labels)
+}
+
+/// All tokens and labels of the records of a text.
+pub fn token_rows(records: &Records) -> (Vec<i32>, Vec<i32>) {
+    let count = records.len() as usize * records.width();
+    let (mut tokens, mut labels) = (vec![-1; count], vec![-1; count]);
+    records.gather_tokens(0..records.len(), &mut tokens, &mut labels);
+    (tokens, labels)
 }
 
 /// A CSV text with header `f0..`, `y` at `label_column`, quoting every third field.

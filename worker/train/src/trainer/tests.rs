@@ -312,4 +312,5 @@ fn a_rank_whose_weights_differ_is_named_by_all() {
 
 mod replicas;
 mod states;
+mod text;
 mod updates;

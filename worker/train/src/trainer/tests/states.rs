@@ -78,7 +78,8 @@ fn train_batch_norm(fixture: &Fixture, world: u32) -> (Summary, Vec<Tensor>, Log
             threads: 1,
         };
         let network =
-            Network::from_graph(&batch_norm_graph(), info.features, &info.target, 1).unwrap();
+            Network::from_graph(&batch_norm_graph(), info.features as usize, &info.target, 1)
+                .unwrap();
         Run::with_network(
             &job,
             (network, ModelSources::default()),
@@ -130,14 +131,16 @@ fn every_rank_holds_the_same_running_statistics_and_they_are_used_and_saved() {
         let dataset = fixture.dataset();
         let info = dataset.info();
         let network =
-            Network::from_graph(&batch_norm_graph(), info.features, &info.target, 1).unwrap();
+            Network::from_graph(&batch_norm_graph(), info.features as usize, &info.target, 1)
+                .unwrap();
         let (parameters, state) = network.load(&tensors).unwrap();
         let evaluated = |state: &[f32]| {
-            let sizes = chunks(0..info.test_records)
+            let sizes = network
+                .chunks(0..info.test_records)
                 .map(|chunk| (Mode::Evaluation, (chunk.end - chunk.start) as usize));
             evaluate(
                 &mut network.plans(sizes).unwrap(),
-                &info.target,
+                &network,
                 (&parameters, state),
                 (dataset.test(), dataset.scaler()),
                 0..info.test_records,
