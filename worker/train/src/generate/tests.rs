@@ -67,6 +67,7 @@ fn model(architecture: Architecture) -> (Model, Network) {
         onnx: None,
         description,
         tensors,
+        onnx: None,
     };
     (model, network)
 }
