@@ -282,6 +282,8 @@ pub enum Neighbour {
     Prev,
     /// Both see the same memory.
     SameHost,
+    /// Both send to each other, beside the ring.
+    Direct,
 }
 
 impl fmt::Display for Neighbour {
@@ -290,6 +292,7 @@ impl fmt::Display for Neighbour {
             Self::Next => "the next rank",
             Self::Prev => "the rank before",
             Self::SameHost => "in shared memory",
+            Self::Direct => "a rank beside the ring",
         })
     }
 }

@@ -52,6 +52,10 @@ pub struct RingOptions {
     /// Sets the kernel's send and receive buffers of both sockets. By default, and best on most
     /// links, the kernel tunes them itself.
     pub socket_buffer_bytes: Option<usize>,
+    /// Whether ranks that are no neighbours are connected, too
+    /// ([`direct_peers`](crate::algorithm::direct::direct_peers)), so that short messages take few
+    /// hops. The same at all ranks. True by default.
+    pub direct: bool,
 }
 
 impl Default for RingOptions {
@@ -61,6 +65,7 @@ impl Default for RingOptions {
             progress_deadline: Duration::from_secs(30),
             segment_bytes: 256 << 10,
             socket_buffer_bytes: None,
+            direct: true,
         }
     }
 }

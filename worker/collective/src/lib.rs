@@ -12,8 +12,9 @@
 //!
 //! **Joining.** [`Listener::bind`] opens a port; its [`addr`](Listener::addr) goes to the
 //! coordinator, which hands the addresses of all ranks, in rank order, to all ranks.
-//! [`Listener::connect_ring`] dials the next rank, accepts the one before, and returns a [`Ring`]
-//! once both neighbours have proven to belong to the same [`Identity`]: protocol version, job,
+//! [`Listener::connect_ring`] dials the next rank, accepts the one before, then does the same with
+//! [other ranks](algorithm::direct::direct_peers) ([`RingOptions::direct`]), and returns a [`Ring`]
+//! once all of them have proven to belong to the same [`Identity`]: protocol version, job,
 //! membership epoch, world, rank, spec hash and segment size. A neighbour that doesn't match is
 //! told so, and both sides return [`CollectiveError::Handshake`] with the field and both values.
 //! Whatever else connects (a port scanner, a silent socket, a rank of an older membership epoch)
@@ -30,7 +31,8 @@
 //! **Calling.** All ranks make the same calls in the same order. A call blocks its thread and
 //! starts no other. It returns `Ok` when this rank's part is done and its result is complete.
 //! After [`Ring::all_reduce`] all ranks hold *identical bytes*: every element is folded in one
-//! order (that of the ring; of ranks, in shared memory), and copied or folded alike everywhere.
+//! order, which depends on the way that is [chosen](algorithm::cost), and copied or folded alike
+//! everywhere.
 //! That order depends on the world's size; that of [`Ring::reproducible_all_reduce`] does not, nor do its bits.
 //!
 //! **Failing.** No call hangs. A neighbour that closes, resets or sends a wrong frame is an error
@@ -65,6 +67,7 @@ mod error;
 mod identity;
 mod locality;
 mod mismatch;
+mod over_tcp;
 mod reproducible;
 mod ring;
 #[doc(hidden)]

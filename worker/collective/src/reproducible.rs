@@ -6,12 +6,11 @@ use std::ops::{DerefMut, Range};
 use ringfold_common::ids::Rank;
 
 use crate::algorithm::Kind;
-use crate::algorithm::{Replicas, Route, TreeStep, all_gather_chunks, route};
+use crate::algorithm::{Replicas, TreeStep};
 use crate::element::{bytes_of, bytes_of_mut, fold_of};
-use crate::ring::{Link, copied};
-use crate::topology::{RingTopology, chunk};
+use crate::over_tcp::{self, Tree};
+use crate::ring::Link;
 use crate::transport::shared::{FoldStep, Terms};
-use crate::transport::tcp::{Call, TcpLink};
 use crate::{CollectiveError, Element, Reduce, Ring};
 
 /// The gradients of the replicas that a rank holds, folded as they come.
@@ -179,11 +178,12 @@ impl Ring {
     ///
     /// In shared memory a rank folds its slice straight from its peers' memory, and reads
     /// `nodes - 1` slices more than a fast sum for a peer that contributes several nodes
-    /// ([`Replicas::nodes`]). Over TCP nodes travel around the ring to the owners of their slices,
-    /// which costs [`Route`]'s `w/2` times the bytes of a direct exchange in the first half of the
-    /// operation: nothing more than a fast sum in a world of two. A direct exchange sends
-    /// [`Replicas::extra_elements`] more than a fast sum, which is none if the world divides the
-    /// number of replicas and both are powers of two.
+    /// ([`Replicas::nodes`]). Over TCP nodes go straight to the owners of their slices, which sends
+    /// [`Replicas::extra_elements`] more than a fast sum: none if the world divides the number of
+    /// replicas and both are powers of two. Nodes of short vectors go to every rank. Where ranks have
+    /// no [direct connections](crate::RingOptions::direct), or are more than
+    /// [`DIRECT_WORLD_MAX`](crate::algorithm::direct::DIRECT_WORLD_MAX), nodes travel around the ring,
+    /// which costs `w/2` times the bytes of a direct exchange in the first half of the operation.
     ///
     /// # Errors
     /// Also [`ReplicaCount`](CollectiveError::ReplicaCount) if not all replicas are in, and
@@ -223,7 +223,15 @@ impl Ring {
                 board.begin(call)?;
                 board.all_reduce(&mut nodes, &terms)
             }
-            Link::Tcp(link) => over_tcp::<T>(ring, link, call, replicas, &steps, &mut nodes),
+            Link::Tcp(link) => {
+                let tree = Tree {
+                    replicas,
+                    steps: &steps,
+                    fold: fold_of::<T>(Reduce::Sum),
+                    element_bytes: size_of::<T>(),
+                };
+                over_tcp::reproducible(ring, link, call, &mut nodes, &tree)
+            }
         })?;
         Ok(&mut buffers.nodes[0].1)
     }
@@ -243,62 +251,4 @@ fn on_terms(steps: &[TreeStep]) -> Vec<FoldStep> {
         }
     }
     terms
-}
-
-/// Every rank's nodes go to the owners of their slices, which fold them; then the sums go round.
-fn over_tcp<T: Element>(
-    ring: RingTopology,
-    link: &mut TcpLink,
-    call: Call,
-    replicas: Replicas,
-    steps: &[TreeStep],
-    nodes: &mut [&mut [u8]],
-) -> Result<(), CollectiveError> {
-    let (me, world) = (ring.rank(), ring.world());
-    let element_bytes = size_of::<T>();
-    let elements = nodes[0].len() / element_bytes;
-    let slice = |rank: Rank| {
-        let slice = chunk(elements, world, rank.0);
-        slice.start * element_bytes..slice.end * element_bytes
-    };
-    let counts: Vec<usize> = (0..world)
-        .map(|rank| replicas.nodes(Rank(rank)).len())
-        .collect();
-    let size = |from: Rank, to: Rank| counts[from.0 as usize] * slice(to).len();
-    let plan = Route::new(ring, size);
-    let mut bundle = vec![0; plan.elements()];
-    for to in (0..world).map(Rank).filter(|&to| to != me) {
-        let place = &mut bundle[plan.outgoing(to)];
-        for (node, part) in nodes
-            .iter()
-            .zip(place.chunks_exact_mut(slice(to).len().max(1)))
-        {
-            part.copy_from_slice(&node[slice(to)]);
-        }
-    }
-    route(&plan, &mut link.begin(call, copied(&mut bundle)))?;
-
-    let own = slice(me);
-    let mut stack: Vec<Vec<u8>> = Vec::new();
-    for step in steps {
-        match *step {
-            TreeStep::Push(rank, at) if rank == me => stack.push(nodes[at][own.clone()].to_vec()),
-            TreeStep::Push(rank, at) => {
-                let block = &bundle[plan.incoming(rank)];
-                stack.push(block[at * own.len()..(at + 1) * own.len()].to_vec());
-            }
-            TreeStep::Merge => {
-                if let (Some(terms), Some(sums)) = (stack.pop(), stack.last_mut()) {
-                    fold_of::<T>(Reduce::Sum)(sums, &terms);
-                }
-            }
-        }
-    }
-    nodes[0][own].copy_from_slice(&stack[0]);
-    let operand = crate::transport::tcp::Operand {
-        bytes: &mut *nodes[0],
-        element_bytes,
-        fold: None,
-    };
-    all_gather_chunks(ring, elements, &mut link.resume(call, operand))
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use ringfold_common::ids::Rank;
 
-use crate::algorithm::{self, Kind, Replicas, Route, cost};
+use crate::algorithm::{Kind, Replicas, cost};
 use crate::element::{bytes_of, bytes_of_mut, divide, fold_of};
 use crate::identity::check_elements;
+use crate::over_tcp;
 use crate::topology::{RingTopology, chunk};
 use crate::transport::shared::{Board, FoldStep, Terms};
 use crate::transport::tcp::{Call, Operand, TcpLink};
@@ -140,16 +141,12 @@ impl Ring {
         values: &mut [T],
         reduce: Reduce,
     ) -> Result<(), CollectiveError> {
-        let elements = values.len();
         let kind = Kind::AllReduce(T::TYPE, reduce);
         let steps = in_rank_order(self.world());
         let terms = terms_of::<T>(&steps, reduce);
         let bytes = size_of_val(values);
         self.operate(kind, bytes, |ring, link, call| match link {
-            Link::Tcp(link) => {
-                let operand = folded(values, reduce);
-                algorithm::all_reduce(ring, elements, &mut link.begin(call, operand))
-            }
+            Link::Tcp(link) => over_tcp::all_reduce(ring, link, call, folded(values, reduce)),
             Link::Shared(board) => {
                 board.begin(call)?;
                 board.all_reduce(&mut [bytes_of_mut(values)], &terms)
@@ -180,6 +177,7 @@ impl Ring {
 
     fn medium(&self) -> cost::Medium {
         match &self.link {
+            Link::Tcp(link) if link.is_direct() => cost::Medium::TcpDirect,
             Link::Alone | Link::Tcp(_) => cost::Medium::Tcp,
             Link::Shared(board) => cost::Medium::Shared {
                 half_bytes: board.half_bytes(),
@@ -210,10 +208,7 @@ impl Ring {
         let terms = terms_of::<T>(&steps, reduce);
         let bytes = size_of_val(values);
         self.operate(kind, bytes, |ring, link, call| match link {
-            Link::Tcp(link) => {
-                let operand = folded(values, reduce);
-                algorithm::reduce_scatter(ring, elements, &mut link.begin(call, operand))
-            }
+            Link::Tcp(link) => over_tcp::reduce_scatter(ring, link, call, folded(values, reduce)),
             Link::Shared(board) => {
                 board.begin(call)?;
                 board.reduce_scatter(bytes_of_mut(values), &terms)
@@ -242,9 +237,7 @@ impl Ring {
         let len = bytes.len();
         let kind = Kind::Broadcast(root);
         self.operate(kind, len, |ring, link, call| match link {
-            Link::Tcp(link) => {
-                algorithm::broadcast(ring, root, len, &mut link.begin(call, copied(bytes)))
-            }
+            Link::Tcp(link) => over_tcp::broadcast(ring, link, call, root, bytes),
             Link::Shared(board) => {
                 board.begin(call)?;
                 board.broadcast(root, bytes)
@@ -256,7 +249,7 @@ impl Ring {
     /// Returns once every rank has called it.
     pub fn barrier(&mut self) -> Result<(), CollectiveError> {
         self.operate(Kind::Barrier, 0, |ring, link, call| match link {
-            Link::Tcp(link) => algorithm::barrier(ring, &mut link.begin(call, copied(&mut []))),
+            Link::Tcp(link) => over_tcp::barrier(ring, link, call),
             Link::Shared(board) => {
                 board.begin(call)?;
                 board.barrier()
@@ -281,10 +274,7 @@ impl Ring {
         self.operate(Kind::AllGather, all.len(), |ring, link, call| {
             all[start..start + block.len()].copy_from_slice(block);
             match link {
-                Link::Tcp(link) => {
-                    let session = &mut link.begin(call, copied(all));
-                    algorithm::all_gather(ring, block.len(), session)
-                }
+                Link::Tcp(link) => over_tcp::all_gather(ring, link, call, all),
                 Link::Shared(board) => {
                     board.begin(call)?;
                     board.gather(block, all, true)
@@ -327,7 +317,7 @@ impl Ring {
             self.check_blocks(kind, block_bytes, all.len())?;
         }
         self.operate(kind, block_bytes, |ring, link, call| match link {
-            Link::Tcp(link) => tcp_gather(ring, link, call, root, block, all),
+            Link::Tcp(link) => over_tcp::gather(ring, link, call, root, (block, all)),
             Link::Shared(board) => {
                 board.begin(call)?;
                 board.gather(block, all, at_root)
@@ -353,7 +343,7 @@ impl Ring {
             Kind::AllToAll,
             blocks.len(),
             |ring, link, call| match link {
-                Link::Tcp(link) => tcp_all_to_all(ring, link, call, blocks),
+                Link::Tcp(link) => over_tcp::all_to_all(ring, link, call, blocks),
                 Link::Shared(board) => {
                     board.begin(call)?;
                     board.all_to_all(blocks)
@@ -463,61 +453,4 @@ fn terms_of<T: Element>(steps: &[FoldStep], reduce: Reduce) -> Terms<'_> {
         fold: fold_of::<T>(reduce),
         element_bytes: size_of::<T>(),
     }
-}
-
-fn tcp_gather(
-    ring: RingTopology,
-    link: &mut TcpLink,
-    call: Call,
-    root: Rank,
-    block: &[u8],
-    all: &mut [u8],
-) -> Result<(), CollectiveError> {
-    let len = block.len();
-    let plan = Route::new(ring, |_, to| match to == root {
-        true => len,
-        false => 0,
-    });
-    let mut bundle = vec![0; plan.elements()];
-    let at_root = ring.rank() == root;
-    if !at_root {
-        bundle[plan.outgoing(root)].copy_from_slice(block);
-    }
-    algorithm::route(&plan, &mut link.begin(call, copied(&mut bundle)))?;
-    if at_root {
-        for (from, place) in (0..ring.world())
-            .map(Rank)
-            .zip(all.chunks_exact_mut(len.max(1)))
-        {
-            place.copy_from_slice(match from == root {
-                true => block,
-                false => &bundle[plan.incoming(from)],
-            });
-        }
-    }
-    Ok(())
-}
-
-fn tcp_all_to_all(
-    ring: RingTopology,
-    link: &mut TcpLink,
-    call: Call,
-    blocks: &mut [u8],
-) -> Result<(), CollectiveError> {
-    let len = blocks.len() / ring.world() as usize;
-    let plan = Route::new(ring, |_, _| len);
-    let mut bundle = vec![0; plan.elements()];
-    let others = || {
-        let all = (0..ring.world()).map(Rank);
-        all.filter(|&rank| rank != ring.rank())
-    };
-    let place = |rank: Rank| rank.0 as usize * len..(rank.0 as usize + 1) * len;
-    for to in others() {
-        bundle[plan.outgoing(to)].copy_from_slice(&blocks[place(to)]);
-    }
-    algorithm::route(&plan, &mut link.begin(call, copied(&mut bundle)))?;
-    for from in others() {
-        blocks[place(from)].copy_from_slice(&bundle[plan.incoming(from)]);
-    }
-    Ok(())
 }

@@ -54,6 +54,12 @@ impl RingTopology {
         Rank((self.rank + self.world - hops % self.world) % self.world)
     }
 
+    /// The rank `hops` after this one.
+    #[must_use]
+    pub fn ahead(self, hops: u32) -> Rank {
+        Rank((self.rank + hops % self.world) % self.world)
+    }
+
     /// How many hops a message from `from` needs to arrive here: 0 for this rank itself.
     #[must_use]
     pub fn hops_from(self, from: Rank) -> u32 {

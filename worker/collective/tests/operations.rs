@@ -108,26 +108,35 @@ fn large_operands_and_tiny_socket_buffers_do_not_deadlock() {
         socket_buffer_bytes: Some(32 << 10),
         ..RingOptions::default()
     };
-    let elements = 8 << 20;
-    let results = run_ring_with(4, options, |mut ring| {
-        let mut values = vec![ring.rank().0 as f32 + 1.0; elements];
-        ring.all_reduce_sum_f32(&mut values).unwrap();
-        values.iter().all(|&sum| sum == 10.0)
-    });
-    assert_eq!(results, [true; 4]);
+    // Around the ring, and by halving and doubling.
+    for elements in [8 << 20, 100_000] {
+        let results = run_ring_with(4, options, |mut ring| {
+            let mut values = vec![ring.rank().0 as f32 + 1.0; elements];
+            ring.all_reduce_sum_f32(&mut values).unwrap();
+            values.iter().all(|&sum| sum == 10.0)
+        });
+        assert_eq!(results, [true; 4]);
+    }
 }
 
 #[test]
 fn the_bytes_on_the_wire_are_those_of_the_algorithm() {
     let elements = 3000;
-    let metrics = run_ring(3, |mut ring| {
-        ring.all_reduce_sum_f32(&mut vec![1.0; elements]).unwrap();
-        ring.metrics()
-    });
-    let bytes = (2 * 2 * elements / 3 * 4 + 4 * HEADER_BYTES) as u64;
-    for metrics in metrics {
-        assert_eq!((metrics.bytes_sent, metrics.bytes_received), (bytes, bytes));
-        assert_eq!(metrics.stale_frames_dropped, 0);
+    // Around the ring, and in one shot.
+    for (direct, messages, sent) in [(false, 4, 4 * elements / 3), (true, 2, 2 * elements)] {
+        let options = RingOptions {
+            direct,
+            ..RingOptions::default()
+        };
+        let metrics = run_ring_with(3, options, |mut ring| {
+            ring.all_reduce_sum_f32(&mut vec![1.0; elements]).unwrap();
+            ring.metrics()
+        });
+        let bytes = (sent * 4 + messages * HEADER_BYTES) as u64;
+        for metrics in metrics {
+            assert_eq!((metrics.bytes_sent, metrics.bytes_received), (bytes, bytes));
+            assert_eq!(metrics.stale_frames_dropped, 0);
+        }
     }
 }
 

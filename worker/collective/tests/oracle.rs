@@ -13,6 +13,16 @@ type Join = fn(u32) -> Vec<Ring>;
 /// Every transport.
 const TRANSPORTS: &[(&str, Join)] = &[
     ("tcp", |world| rings(join(world, RingOptions::default()))),
+    ("tcp between neighbours", |world| {
+        let direct = false;
+        rings(join(
+            world,
+            RingOptions {
+                direct,
+                ..RingOptions::default()
+            },
+        ))
+    }),
     ("memory", |world| {
         rings(join_memory(world, RingOptions::default()))
     }),
@@ -28,7 +38,8 @@ fn rings(joined: Vec<(Ring, AbortSignal)>) -> Vec<Ring> {
 const WORLDS: [u32; 18] = [
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 24, 32,
 ];
-const LENGTHS: [usize; 8] = [0, 1, 2, 3, 4, 100, 1000, 10_000];
+/// The last one is above what goes in one shot.
+const LENGTHS: [usize; 9] = [0, 1, 2, 3, 4, 100, 1000, 10_000, 60_000];
 
 /// A number of which a test can make and know exact values.
 trait Number: Element + PartialEq + std::fmt::Debug {
@@ -132,6 +143,8 @@ fn lengths(world: u32, turn: usize) -> impl Iterator<Item = usize> {
     let below = (world as usize).saturating_sub(1);
     let all = LENGTHS.into_iter().chain([below]).enumerate();
     all.filter(move |(at, _)| world <= 5 || (at + turn).is_multiple_of(4))
+        // Long ones are for the ways of few ranks, and take their time.
+        .filter(move |(_, length)| *length <= 10_000 || world <= 9)
         .map(|(_, length)| length)
 }
 

@@ -9,7 +9,13 @@ use ringfold_collective::{
 use ringfold_common::ids::Rank;
 
 type Join = fn(u32, RingOptions) -> Vec<(Ring, AbortSignal)>;
-const TRANSPORTS: [Join; 3] = [join, join_memory, join_processes];
+const TRANSPORTS: [Join; 4] = [join, join_neighbours, join_memory, join_processes];
+
+/// TCP without connections beside the ring.
+fn join_neighbours(world: u32, options: RingOptions) -> Vec<(Ring, AbortSignal)> {
+    let direct = false;
+    join(world, RingOptions { direct, ..options })
+}
 
 /// Values of very different sizes, so that every order of adding gives other bits.
 fn value(replica: u32, place: usize) -> f32 {

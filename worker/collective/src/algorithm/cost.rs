@@ -6,11 +6,18 @@
 //!
 //! | way | predicted |
 //! |---|---|
-//! | ring | `2(w-1) alpha + 2n(w-1)/w beta + n(w-1)/w gamma` |
+//! | ring | `2(w-1) alpha + n(w-1)/w (beta + max(beta, gamma))`: segments are folded as they pass |
+//! | halving-doubling, `p = w` | `2 log2(p) alpha + 2n(p-1)/p beta + n(p-1)/p gamma` |
+//! | halving-doubling, `p < w` | the same, `+ 2 alpha + 2n beta + n gamma` |
+//! | one shot over TCP | `alpha + (w-2) o + n(w-1) (beta + gamma)` |
+//! | tree, for a broadcast | `ceil(log2(w)) (alpha + n beta)` |
+//! | ring, for a broadcast | `(w-1) alpha + n beta`, since segments pass on as they come |
+//! | exchange, of `n` bytes a rank | `alpha + (w-2) o + n(w-1)/w beta` |
 //! | shared memory, one shot | `alpha + nw (beta + gamma)` |
 //! | shared memory, slices | `b (2 alpha) + 2n beta + n(w-1)/w gamma`, in `b` blocks of a half slot |
 //!
-//! The constants in [`LinkCost`] are of the order measured by `ringfold bench allreduce` on one host, and
+//! `o` is what one more message costs a rank while another is on its way (LogP's overhead; Culler et
+//! al., 1993). The constants in [`LinkCost`] are of the order measured by `ringfold bench allreduce` on one host, and
 //! are meant to be replaced by what is measured where a job runs. Where ranks share cores, no model
 //! of this kind holds: the scheduler decides.
 
@@ -19,12 +26,17 @@ use std::time::Duration;
 
 use ringfold_common::ids::Rank;
 
+use super::direct::{DIRECT_WORLD_MAX, power_below};
 use super::tree::Replicas;
 
 /// The most bytes of contributions, over all ranks, that every rank of a host folds for itself.
 pub const ONE_SHOT_BYTES: usize = 64 << 10;
 
-/// How an all-reduce is done.
+/// The longest vector of which, over TCP, every rank gets and folds all contributions: they lie in
+/// memory next to each other.
+pub const DIRECT_ONE_SHOT_BYTES: usize = 64 << 10;
+
+/// How an operation is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// Around the ring, twice.
@@ -33,6 +45,12 @@ pub enum Way {
     OneShot,
     /// Every rank folds its slice from its peers' memory, block by block.
     Slices,
+    /// Halves to and from ranks twice as far away each time.
+    HalvingDoubling,
+    /// From the root to ranks half as far away each time.
+    Tree,
+    /// Every rank sends each other rank its part at once.
+    Exchange,
 }
 
 /// What ranks are connected by.
@@ -40,6 +58,8 @@ pub enum Way {
 pub enum Medium {
     /// Sockets between neighbours.
     Tcp,
+    /// Sockets between neighbours and to [other ranks](super::direct::direct_peers).
+    TcpDirect,
     /// Memory, with halves of slots of so many bytes.
     Shared {
         /// The length of a half.
@@ -52,6 +72,8 @@ pub enum Medium {
 pub struct LinkCost {
     /// Of a message, or of waiting for a tick.
     pub alpha_seconds: f64,
+    /// Of one more message to or from other ranks while one is on its way.
+    pub overhead_seconds: f64,
     /// Of a byte that is moved.
     pub beta_seconds_per_byte: f64,
     /// Of a byte that is folded.
@@ -59,15 +81,18 @@ pub struct LinkCost {
 }
 
 impl LinkCost {
-    /// TCP on the loopback of a virtual machine with two cores: 20 µs a message, 2.5 GB/s.
+    /// TCP on the loopback of a virtual machine with two cores: 20 µs a message, 5 µs for one more at
+    /// the same time, 2.5 GB/s.
     pub const LOOPBACK: Self = Self {
         alpha_seconds: 20e-6,
+        overhead_seconds: 5e-6,
         beta_seconds_per_byte: 1.0 / 2.5e9,
         gamma_seconds_per_byte: 1.0 / 10e9,
     };
     /// Shared memory there: 0.4 µs a tick, 10 GB/s a rank.
     pub const SHARED: Self = Self {
         alpha_seconds: 0.4e-6,
+        overhead_seconds: 0.0,
         beta_seconds_per_byte: 1.0 / 10e9,
         gamma_seconds_per_byte: 1.0 / 10e9,
     };
@@ -76,7 +101,7 @@ impl LinkCost {
     #[must_use]
     pub fn of(medium: Medium) -> Self {
         match medium {
-            Medium::Tcp => Self::LOOPBACK,
+            Medium::Tcp | Medium::TcpDirect => Self::LOOPBACK,
             Medium::Shared { .. } => Self::SHARED,
         }
     }
@@ -87,6 +112,8 @@ impl LinkCost {
 pub struct Choice {
     /// What is done.
     pub way: Way,
+    /// What ranks are connected by.
+    pub medium: Medium,
     /// What it should take.
     pub predicted: Duration,
     /// Bytes of the vector.
@@ -101,16 +128,26 @@ impl fmt::Display for Way {
             Self::Ring => "ring",
             Self::OneShot => "one shot",
             Self::Slices => "slices",
+            Self::HalvingDoubling => "halving and doubling",
+            Self::Tree => "tree",
+            Self::Exchange => "exchange",
         })
     }
 }
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = match self.way {
-            Way::Ring => "neighbours have sockets only to each other",
-            Way::OneShot => "all contributions together are at most 64 KiB",
-            Way::Slices => "all contributions together are over 64 KiB",
+        let why = match (self.medium, self.way) {
+            (Medium::Tcp, _) => "neighbours have sockets only to each other",
+            (Medium::Shared { .. }, Way::OneShot) => {
+                "all contributions together are at most 64 KiB"
+            }
+            (Medium::Shared { .. }, _) => "all contributions together are over 64 KiB",
+            (Medium::TcpDirect, Way::OneShot) => "one message costs more than all bytes",
+            (Medium::TcpDirect, Way::Ring) => {
+                "bytes cost more than messages, and the ring folds while it sends"
+            }
+            (Medium::TcpDirect, _) => "it has fewer messages than the ring, for few more bytes",
         };
         write!(
             f,
@@ -124,8 +161,9 @@ impl fmt::Display for Choice {
 /// it: 0.1 is 10 %.
 ///
 /// In shared memory a rank reads its slice of every contribution and folds them, `c` in all instead
-/// of `w`. Over TCP the `c/w` contributions of a rank travel on average `w/2` places around the ring
-/// before they are folded, where a fast sum folds them on the way.
+/// of `w`. Over TCP the `c/w` contributions of a rank go straight to the owners of slices; where
+/// ranks have sockets to neighbours only, they travel on average `w/2` places around the ring before
+/// they are folded, where a fast sum folds them on the way.
 #[must_use]
 pub fn reproducible_overhead(medium: Medium, cost: LinkCost, replicas: Replicas) -> f64 {
     let world = f64::from(replicas.world());
@@ -142,7 +180,11 @@ pub fn reproducible_overhead(medium: Medium, cost: LinkCost, replicas: Replicas)
             2.0 * beta + part * gamma,
             (1.0 + contributions / world) * beta + (contributions - 1.0) / world * gamma,
         ),
-        Medium::Tcp => (
+        Medium::TcpDirect if replicas.world() <= DIRECT_WORLD_MAX => (
+            2.0 * part * beta + part * gamma,
+            (contributions / world * part + part) * beta + (contributions - 1.0) / world * gamma,
+        ),
+        Medium::Tcp | Medium::TcpDirect => (
             2.0 * part * beta + part * gamma,
             (contributions / world * (world - 1.0) / 2.0 + part) * beta
                 + (contributions - 1.0) / world * gamma,
@@ -152,19 +194,84 @@ pub fn reproducible_overhead(medium: Medium, cost: LinkCost, replicas: Replicas)
 }
 
 /// Which way an all-reduce of `bytes` over `world` ranks is done, and what it should take. This is
-/// the choice that the operations make; `cost` changes the prediction only.
+/// the choice that the operations make; over TCP they make it by [`LinkCost::of`], since all ranks
+/// must choose alike.
 #[must_use]
 pub fn explain(medium: Medium, cost: LinkCost, bytes: usize, world: u32) -> Choice {
     let way = match medium {
         Medium::Tcp => Way::Ring,
+        Medium::TcpDirect => all_reduce_way(bytes, world),
         Medium::Shared { .. } => shared_way(bytes, world),
     };
     Choice {
         way,
+        medium,
         predicted: predict(medium, way, cost, bytes, world),
         bytes,
         world,
     }
+}
+
+/// The way for an all-reduce of `bytes` over TCP with direct connections.
+#[must_use]
+pub fn all_reduce_way(bytes: usize, world: u32) -> Way {
+    let one_shot = world <= DIRECT_WORLD_MAX && bytes <= DIRECT_ONE_SHOT_BYTES;
+    let ways = [Way::Ring, Way::HalvingDoubling, Way::OneShot];
+    cheapest(&ways[..if one_shot { 3 } else { 2 }], |way| {
+        predict(Medium::TcpDirect, way, LinkCost::LOOPBACK, bytes, world)
+    })
+}
+
+/// The way for a broadcast of `bytes` over TCP with direct connections: [`Way::Tree`] or
+/// [`Way::Ring`].
+#[must_use]
+pub fn broadcast_way(bytes: usize, world: u32) -> Way {
+    cheapest(&[Way::Ring, Way::Tree], |way| {
+        predict_broadcast(way, LinkCost::LOOPBACK, bytes, world)
+    })
+}
+
+/// The way for a reduce-scatter or an all-gather of `bytes` in all over TCP with direct
+/// connections: [`Way::Exchange`] or [`Way::Ring`]. Both move the same bytes, and those of a ring
+/// pass between neighbours only, which are mostly on one host: so it must save a tenth.
+#[must_use]
+pub fn exchange_way(bytes: usize, world: u32) -> Way {
+    let LinkCost {
+        alpha_seconds: alpha,
+        overhead_seconds: overhead,
+        beta_seconds_per_byte: beta,
+        ..
+    } = LinkCost::LOOPBACK;
+    let others = f64::from(world.saturating_sub(1));
+    let moved = bytes as f64 * others / f64::from(world.max(1)) * beta;
+    let exchange = alpha + (others - 1.0).max(0.0) * overhead + moved;
+    let saves = exchange < 0.9 * (others * alpha + moved);
+    match saves && world <= DIRECT_WORLD_MAX {
+        true => Way::Exchange,
+        false => Way::Ring,
+    }
+}
+
+/// The first of the ways that take the least.
+fn cheapest(ways: &[Way], predicted: impl Fn(Way) -> Duration) -> Way {
+    let least = ways.iter().copied().min_by_key(|&way| predicted(way));
+    least.unwrap_or(Way::Ring)
+}
+
+/// What a broadcast of `bytes` should take by [`Way::Tree`] or else around the ring.
+#[must_use]
+pub fn predict_broadcast(way: Way, cost: LinkCost, bytes: usize, world: u32) -> Duration {
+    let (alpha, moved) = (
+        cost.alpha_seconds,
+        bytes as f64 * cost.beta_seconds_per_byte,
+    );
+    let hops = f64::from(world.saturating_sub(1));
+    let rounds = f64::from(world.max(1).next_power_of_two().ilog2());
+    Duration::from_secs_f64(match way {
+        _ if world <= 1 => 0.0,
+        Way::Tree => rounds * (alpha + moved),
+        _ => hops * alpha + moved,
+    })
 }
 
 /// The way for contributions of `bytes` from each of `world` ranks of a host.
@@ -184,18 +291,36 @@ pub fn predict(medium: Medium, way: Way, cost: LinkCost, bytes: usize, world: u3
     }
     let LinkCost {
         alpha_seconds: alpha,
+        overhead_seconds: overhead,
         beta_seconds_per_byte: beta,
         gamma_seconds_per_byte: gamma,
     } = cost;
     let (n, w) = (bytes as f64, f64::from(world));
     let share = (w - 1.0) / w;
     let seconds = match way {
-        Way::Ring => 2.0 * (w - 1.0) * alpha + 2.0 * n * share * beta + n * share * gamma,
+        Way::Ring => 2.0 * (w - 1.0) * alpha + n * share * (beta + beta.max(gamma)),
+        Way::HalvingDoubling => {
+            let power = power_below(world);
+            let (p, rounds) = (f64::from(power), f64::from(power.ilog2()));
+            let share = (p - 1.0) / p;
+            let folding_out = match power == world {
+                true => 0.0,
+                false => 2.0 * alpha + 2.0 * n * beta + n * gamma,
+            };
+            2.0 * rounds * alpha + n * share * (2.0 * beta + gamma) + folding_out
+        }
+        Way::OneShot if medium == Medium::TcpDirect => {
+            alpha + (w - 2.0) * overhead + n * (w - 1.0) * (beta + gamma)
+        }
+        Way::Tree => {
+            return predict_broadcast(way, cost, bytes, world);
+        }
+        Way::Exchange => alpha + (w - 2.0) * overhead + n * share * beta,
         Way::OneShot => alpha + n * w * (beta + gamma),
         Way::Slices => {
             let blocks = match medium {
                 Medium::Shared { half_bytes } => bytes.div_ceil(half_bytes.max(1)).max(1) as f64,
-                Medium::Tcp => 1.0,
+                Medium::Tcp | Medium::TcpDirect => 1.0,
             };
             blocks * 2.0 * alpha + 2.0 * n * beta + n * share * gamma
         }
@@ -205,7 +330,9 @@ pub fn predict(medium: Medium, way: Way, cost: LinkCost, bytes: usize, world: u3
 
 #[cfg(test)]
 mod tests {
+    use super::super::direct::{Tally, halving_doubling};
     use super::*;
+    use crate::topology::RingTopology;
 
     const SHARED: Medium = Medium::Shared {
         half_bytes: 256 << 10,
@@ -227,6 +354,11 @@ mod tests {
             );
         }
         assert!(overhead(Medium::Tcp, 8, 2).abs() < 1e-9);
+        for (count, world) in [(1, 1), (8, 1), (2, 2), (8, 4), (8, 8), (64, 64)] {
+            assert!(overhead(Medium::TcpDirect, count, world).abs() < 1e-9);
+        }
+        assert!(overhead(Medium::TcpDirect, 8, 3) > 0.1);
+        assert!(overhead(Medium::TcpDirect, 128, 128) > 0.1);
         // Two of three ranks contribute two nodes.
         assert!(overhead(shared, 8, 3) > 0.1);
         assert!(overhead(Medium::Tcp, 4, 4) > 0.1);
@@ -234,7 +366,7 @@ mod tests {
 
     #[test]
     fn predictions_stay_within_bounds_up_to_1024_ranks() {
-        for medium in [Medium::Tcp, SHARED] {
+        for medium in [Medium::Tcp, Medium::TcpDirect, SHARED] {
             let cost = LinkCost::of(medium);
             for world in (1..=10).map(|log| 1_u32 << log) {
                 let mut last = Duration::ZERO;
@@ -270,6 +402,7 @@ mod tests {
     fn the_ring_is_counted_as_its_simulation_sends() {
         let cost = LinkCost {
             alpha_seconds: 1.0,
+            overhead_seconds: 0.0,
             beta_seconds_per_byte: 0.0,
             gamma_seconds_per_byte: 0.0,
         };
@@ -277,6 +410,61 @@ mod tests {
             let messages = predict(Medium::Tcp, Way::Ring, cost, 1 << 20, world).as_secs();
             assert_eq!(messages, 2 * (u64::from(world) - 1));
         }
+    }
+
+    #[test]
+    fn ways_are_predicted_by_what_their_verbs_send() {
+        let of = |alpha_seconds, beta_seconds_per_byte| LinkCost {
+            alpha_seconds,
+            overhead_seconds: 0.0,
+            beta_seconds_per_byte,
+            gamma_seconds_per_byte: 0.0,
+        };
+        for world in [2_u32, 3, 4, 7, 8, 64, 100, 1024] {
+            let bytes = 1024 * 1024;
+            let tallies: Vec<Tally> = (0..world)
+                .map(|rank| {
+                    let mut tally = Tally::default();
+                    let ring = RingTopology::new(Rank(rank), world).unwrap();
+                    halving_doubling(ring, bytes, &mut tally).unwrap();
+                    tally
+                })
+                .collect();
+            let way = Way::HalvingDoubling;
+            let messages = predict(Medium::TcpDirect, way, of(1.0, 0.0), bytes, world).as_secs();
+            // A rank that stands for another sends no more messages than there are rounds.
+            let most = tallies.iter().map(|tally| tally.sent.max(tally.received));
+            let folds_out = u64::from(!world.is_power_of_two());
+            assert_eq!(messages - folds_out, u64::from(most.max().unwrap()));
+            let moved = predict(Medium::TcpDirect, way, of(0.0, 1.0), bytes, world).as_secs();
+            let most = tallies.iter().map(|tally| tally.elements_sent as u64).max();
+            assert!(moved + 1 >= most.unwrap(), "{moved} {most:?}");
+        }
+    }
+
+    #[test]
+    fn few_bytes_go_in_few_messages_and_many_around_the_ring() {
+        let way = |bytes, world| explain(Medium::TcpDirect, LinkCost::LOOPBACK, bytes, world).way;
+        for world in [2, 3, 4, 8, 16] {
+            assert_eq!(way(4, world), Way::OneShot);
+        }
+        // 62 more messages at the same time cost more than 11 after one another.
+        assert_eq!(way(4, 64), Way::HalvingDoubling);
+        assert_eq!(way(256 << 10, 4), Way::HalvingDoubling);
+        assert_eq!(way(64 << 20, 4), Way::Ring);
+        assert_eq!(way(4, 1024), Way::HalvingDoubling);
+        assert_eq!(way(64 << 20, 3), Way::Ring);
+        assert_eq!(broadcast_way(100, 16), Way::Tree);
+        assert_eq!(broadcast_way(64 << 20, 16), Way::Ring);
+        assert_eq!(exchange_way(100, 16), Way::Exchange);
+        assert_eq!(exchange_way(64 << 20, 16), Way::Ring);
+        assert_eq!(exchange_way(100, 1024), Way::Ring);
+        let words = explain(Medium::TcpDirect, LinkCost::LOOPBACK, 4, 4).to_string();
+        assert_eq!(
+            words,
+            "all-reduce of 4 bytes over 4 ranks: one shot, since one message costs more than all \
+             bytes; predicted 30.0µs"
+        );
     }
 
     #[test]

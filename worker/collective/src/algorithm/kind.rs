@@ -38,6 +38,10 @@ pub enum Phase {
     Broadcast,
     /// Blocks on the way to the rank that they are for.
     Route,
+    /// Whole contributions, of which every rank folds all.
+    OneShot,
+    /// Word of who has entered.
+    Barrier,
 }
 
 impl Kind {
@@ -103,6 +107,8 @@ impl fmt::Display for Phase {
             Self::AllGather => "all-gather",
             Self::Broadcast => "broadcast",
             Self::Route => "route",
+            Self::OneShot => "one shot",
+            Self::Barrier => "barrier",
         })
     }
 }

@@ -1,4 +1,5 @@
-//! In which order parts of an operand travel around the ring.
+//! In which order parts of an operand travel: around the ring here, between any two ranks in
+//! [`direct`]. Which is taken is [`cost`]'s choice.
 //!
 //! An algorithm is a sequence of [`Verbs`]. It knows neither how bytes move nor what an element
 //! is; the transport pipelines the verbs segment by segment, so that the first segment of a chunk
@@ -18,6 +19,7 @@
 //! sends is the `i`-th that its next rank receives, and covers the same range.
 
 pub mod cost;
+pub mod direct;
 mod kind;
 mod route;
 #[cfg(test)]

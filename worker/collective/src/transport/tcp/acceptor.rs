@@ -1,6 +1,7 @@
-//! Meeting the rank before: whoever calls must prove to be it. Others are dropped.
+//! Meeting the rank before and, beside the ring, lower ranks: whoever calls must prove to be one.
+//! Others are dropped.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
@@ -22,6 +23,8 @@ pub(super) struct Acceptor {
     neighbour: Rank,
     pending: VecDeque<Caller>,
     met: Option<TcpStream>,
+    /// Lower ranks that have called for a connection beside the ring.
+    direct: BTreeMap<Rank, TcpStream>,
     /// Who was dropped last, and why.
     dropped: Option<(SocketAddr, String)>,
 }
@@ -41,6 +44,7 @@ impl Acceptor {
             neighbour,
             pending: VecDeque::new(),
             met: None,
+            direct: BTreeMap::new(),
             dropped: None,
         }
     }
@@ -49,9 +53,19 @@ impl Acceptor {
         self.met.is_some()
     }
 
-    /// The proven socket, once there is one; else who was dropped last.
-    pub fn into_socket(self) -> Result<TcpStream, Option<(SocketAddr, String)>> {
-        self.met.ok_or(self.dropped)
+    /// True once `rank` has called for a connection beside the ring.
+    pub fn met_directly(&self, rank: Rank) -> bool {
+        self.direct.contains_key(&rank)
+    }
+
+    /// The proven sockets: that of the rank before, and those beside the ring.
+    pub fn into_sockets(self) -> (Option<TcpStream>, BTreeMap<Rank, TcpStream>) {
+        (self.met, self.direct)
+    }
+
+    /// Who was dropped last, and why.
+    pub fn dropped(&self) -> Option<(SocketAddr, String)> {
+        self.dropped.clone()
     }
 
     /// What to poll for: the listener, then every caller.
@@ -60,7 +74,6 @@ impl Acceptor {
         let callers = self.pending.iter();
         std::iter::once(listener)
             .chain(callers.map(|caller| PollFd::new(&caller.socket, PollFlags::IN)))
-            .take(if self.met() { 0 } else { usize::MAX })
     }
 
     /// Takes in new callers, and listens to all.
@@ -80,7 +93,12 @@ impl Acceptor {
             };
             match caller.reader.read(&caller.socket) {
                 Heard::Partial => self.pending.push_back(caller),
-                Heard::Message(Verdict::Hello, theirs) => self.answer(caller, ours, &theirs)?,
+                Heard::Message(Verdict::Hello, _) if self.met() => {
+                    self.drop_caller(caller.addr, "the rank before has called already");
+                }
+                Heard::Message(verdict @ (Verdict::Hello | Verdict::HelloDirect), theirs) => {
+                    self.answer(caller, ours, verdict, &theirs)?;
+                }
                 Heard::Message(..) => self.drop_caller(caller.addr, "it answers, unasked"),
                 Heard::OtherProtocol(got) => {
                     let expected = PROTOCOL;
@@ -94,9 +112,6 @@ impl Acceptor {
                     });
                 }
                 Heard::Stranger(error) => self.drop_caller(caller.addr, &error.to_string()),
-            }
-            if self.met() {
-                self.pending.clear();
             }
         }
         Ok(())
@@ -136,10 +151,23 @@ impl Acceptor {
         &mut self,
         caller: Caller,
         ours: &Introduction,
+        hello: Verdict,
         theirs: &Introduction,
     ) -> Result<(), CollectiveError> {
-        let Err(mismatch) = ours.check(self.neighbour, theirs) else {
+        let direct = hello == Verdict::HelloDirect;
+        let rank = theirs.identity.rank;
+        let expected = match direct {
+            true => rank,
+            false => self.neighbour,
+        };
+        let Err(mismatch) = ours.check(expected, theirs) else {
+            if direct && rank >= ours.identity.rank {
+                self.drop_caller(caller.addr, "it is no lower rank, which is to be called");
+                return Ok(());
+            }
             match ours.write(Verdict::Accepted, &caller.socket) {
+                // A rank that calls again has lost its first connection.
+                Ok(()) if direct => drop(self.direct.insert(rank, caller.socket)),
                 Ok(()) => self.met = Some(caller.socket),
                 Err(error) => self.drop_caller(caller.addr, &error.to_string()),
             }

@@ -1,6 +1,6 @@
-//! One poll loop that meets both neighbours.
+//! One poll loop that meets both neighbours, and then the ranks beside the ring.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use ringfold_common::ids::Rank;
 use rustix::event::{PollFd, PollFlags};
@@ -8,13 +8,35 @@ use rustix::event::{PollFd, PollFlags};
 use super::acceptor::Acceptor;
 use super::deadline::Deadline;
 use super::dialer::Dialer;
-use super::handshake::Introduction;
-use super::session::TcpLink;
+use super::handshake::{Introduction, Verdict};
+use super::session::{Sockets, TcpLink};
 use super::socket::poll;
+use crate::algorithm::direct::direct_peers;
 use crate::topology::RingTopology;
-use crate::{AbortSignal, Address, CollectiveError, Identity, Peer, RingGap, RingOptions};
+use crate::{
+    AbortSignal, Address, CollectiveError, Identity, Peer, RingGap, RingOptions, Unreached,
+};
 
-/// Meets both neighbours of a world of at least two. Everything passed in has been validated.
+/// Everyone that a rank is to meet.
+struct Meeting<'a> {
+    peers: &'a [SocketAddr],
+    options: &'a RingOptions,
+    ours: Introduction,
+    deadline: Deadline,
+    acceptor: Acceptor,
+    /// The rank before.
+    prev: Peer,
+    next: Dialer,
+    /// The higher ranks beside the ring, from when the ring has closed on this rank.
+    higher: Vec<Dialer>,
+    /// The lower ones, which call.
+    lower: Vec<Rank>,
+}
+
+/// Meets all peers of a world of at least two. Everything passed in has been validated.
+///
+/// The neighbours come first: a rank that differs from them is to be told so as a neighbour. Calls
+/// from lower ranks are answered from the beginning.
 pub(super) fn connect(
     listener: TcpListener,
     topology: RingTopology,
@@ -23,61 +45,146 @@ pub(super) fn connect(
     options: &RingOptions,
     abort: AbortSignal,
 ) -> Result<TcpLink, CollectiveError> {
-    let peer = |rank: Rank| Peer {
-        rank,
-        addr: Address::Tcp(peers[rank.0 as usize]),
-    };
-    let (next, prev) = (peer(topology.next()), peer(topology.prev()));
+    let (next, prev) = (peer(peers, topology.next()), peer(peers, topology.prev()));
     let ours = Introduction {
         identity,
         segment_bytes: options.segment_bytes as u32, // at most SEGMENT_BYTES_MAX
     };
-    let deadline = Deadline::after(options.connect_deadline)
-        .map_err(|error| CollectiveError::system("start a timer", error))?;
-    let mut dialer = Dialer::new(next, peers[next.rank.0 as usize], options)?;
-    let mut acceptor = Acceptor::new(listener, prev.rank);
+    let addr = peers[next.rank.0 as usize];
+    let mut meeting = Meeting {
+        peers,
+        options,
+        ours,
+        deadline: Deadline::after(options.connect_deadline)
+            .map_err(|error| CollectiveError::system("start a timer", error))?,
+        acceptor: Acceptor::new(listener, prev.rank),
+        prev,
+        next: Dialer::new(next, addr, Verdict::Hello, options)?,
+        higher: Vec::new(),
+        lower: Vec::new(),
+    };
+    meeting.run(&abort, |meeting| {
+        meeting.next.met() && meeting.acceptor.met()
+    })?;
+    tracing::debug!(rank = %identity.rank, %next, %prev, "joined the ring");
+    if options.direct {
+        meeting.begin_direct(topology)?;
+        meeting.run(&abort, |meeting| {
+            let called = |&rank| meeting.acceptor.met_directly(rank);
+            meeting.higher.iter().all(Dialer::met) && meeting.lower.iter().all(called)
+        })?;
+    }
+    let sockets = meeting.into_sockets(next)?;
+    Ok(TcpLink::new(sockets, identity, options, abort))
+}
 
-    while !(dialer.met() && acceptor.met()) {
-        abort.check()?;
-        let (deadline_passed, dialer_ready) = {
-            let mut fds = vec![
-                PollFd::from_borrowed_fd(abort.fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(deadline.fd(), PollFlags::IN),
-            ];
-            let dialer_at = fds.len();
-            fds.extend(dialer.interest());
-            fds.extend(acceptor.interests());
-            poll(&mut fds, None)?;
-            let ready = |at: usize| !fds[at].revents().is_empty();
-            (ready(1), !dialer.met() && ready(dialer_at))
-        };
-        // What has arrived in time counts, even if this thread looks too late.
-        if dialer_ready {
-            dialer.advance(&ours, options)?;
+impl Meeting<'_> {
+    fn begin_direct(&mut self, topology: RingTopology) -> Result<(), CollectiveError> {
+        for rank in direct_peers(topology) {
+            if rank < topology.rank() {
+                self.lower.push(rank);
+                continue;
+            }
+            let addr = self.peers[rank.0 as usize];
+            let peer = peer(self.peers, rank);
+            let dialer = Dialer::new(peer, addr, Verdict::HelloDirect, self.options)?;
+            self.higher.push(dialer);
         }
-        if !acceptor.met() {
-            acceptor.advance(&ours, options)?;
+        Ok(())
+    }
+
+    /// Meets whoever comes, until all are there that `done` asks for.
+    fn run(
+        &mut self,
+        abort: &AbortSignal,
+        done: impl Fn(&Self) -> bool,
+    ) -> Result<(), CollectiveError> {
+        while !done(self) {
+            abort.check()?;
+            let (deadline_passed, ready) = self.wait(abort)?;
+            // What has arrived in time counts, even if this thread looks too late.
+            let dialers = std::iter::once(&mut self.next).chain(&mut self.higher);
+            for (dialer, ready) in dialers.zip(ready) {
+                if ready {
+                    dialer.advance(&self.ours, self.options)?;
+                }
+            }
+            self.acceptor.advance(&self.ours, self.options)?;
+            if deadline_passed {
+                break;
+            }
         }
-        if deadline_passed {
-            break;
+        match done(self) {
+            true => Ok(()),
+            false => Err(self.too_late()),
         }
     }
-    match (dialer.into_socket(), acceptor.into_socket()) {
-        (Ok(to_next), Ok(from_prev)) => {
-            tracing::debug!(rank = %identity.rank, %next, %prev, "joined the ring");
-            let (to_next, from_prev) = ((to_next, next), (from_prev, prev));
-            Ok(TcpLink::new(to_next, from_prev, identity, options, abort))
-        }
-        (to_next, from_prev) => Err(CollectiveError::ConnectDeadline {
-            deadline: options.connect_deadline,
+
+    /// Waits, and says whether the deadline has passed and which dialers can go on.
+    fn wait(&self, abort: &AbortSignal) -> Result<(bool, Vec<bool>), CollectiveError> {
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(abort.fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.deadline.fd(), PollFlags::IN),
+        ];
+        let dialers = || std::iter::once(&self.next).chain(&self.higher);
+        let interests: Vec<Option<PollFd<'_>>> = dialers().map(Dialer::interest).collect();
+        let waiting: Vec<bool> = interests.iter().map(Option::is_some).collect();
+        fds.extend(interests.into_iter().flatten());
+        fds.extend(self.acceptor.interests());
+        poll(&mut fds, None)?;
+        let mut results = fds[2..].iter().map(|fd| !fd.revents().is_empty());
+        let ready = waiting
+            .into_iter()
+            .map(|waiting| waiting && results.next().unwrap_or(false))
+            .collect();
+        Ok((!fds[1].revents().is_empty(), ready))
+    }
+
+    fn too_late(&self) -> CollectiveError {
+        let mut dialers = std::iter::once(&self.next).chain(&self.higher);
+        let next: Option<Unreached> = dialers.find_map(Dialer::unreached);
+        let absent = |&&rank: &&Rank| !self.acceptor.met_directly(rank);
+        let lower = self.lower.iter().find(absent);
+        let prev = match self.acceptor.met() {
+            false => Some(self.prev),
+            true => lower.map(|&rank| peer(self.peers, rank)),
+        };
+        let dropped = self.acceptor.dropped();
+        CollectiveError::ConnectDeadline {
+            deadline: self.options.connect_deadline,
             gap: Box::new(RingGap {
-                next: to_next.err(),
-                prev: from_prev.is_err().then_some(prev),
-                dropped: from_prev
-                    .err()
-                    .flatten()
-                    .map(|(addr, why)| (Address::Tcp(addr), why)),
+                next,
+                prev,
+                dropped: dropped.map(|(addr, why)| (Address::Tcp(addr), why)),
             }),
-        }),
+        }
+    }
+
+    fn into_sockets(self, next: Peer) -> Result<Sockets, CollectiveError> {
+        let late = self.too_late();
+        let (prev_socket, lower) = self.acceptor.into_sockets();
+        let (Some(prev_socket), Some(next_socket)) = (prev_socket, self.next.into_socket()) else {
+            return Err(late);
+        };
+        let mut direct: Vec<(TcpStream, Peer)> = lower
+            .into_iter()
+            .map(|(rank, socket)| (socket, peer(self.peers, rank)))
+            .collect();
+        for dialer in self.higher {
+            let peer = dialer.peer();
+            direct.extend(dialer.into_socket().map(|socket| (socket, peer)));
+        }
+        Ok(Sockets {
+            next: (next_socket, next),
+            prev: (prev_socket, self.prev),
+            direct,
+        })
+    }
+}
+
+fn peer(peers: &[SocketAddr], rank: Rank) -> Peer {
+    Peer {
+        rank,
+        addr: Address::Tcp(peers[rank.0 as usize]),
     }
 }

@@ -1,4 +1,4 @@
-//! Meeting the next rank: connect, say hello, read the answer; again if the connection fails.
+//! Meeting the next rank, or a higher one: connect, say hello, read the answer; again if the connection fails.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -16,9 +16,11 @@ use crate::{CollectiveError, Mismatch, Peer, RingOptions, Unreached};
 /// How long to wait after a failed attempt.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The connection to the next rank, on its way.
+/// The connection to another rank, on its way.
 pub(super) struct Dialer {
     peer: Peer,
+    /// [`Verdict::Hello`] or [`Verdict::HelloDirect`].
+    hello: Verdict,
     addr: SocketAddr,
     state: State,
     /// Why the last attempt failed.
@@ -43,10 +45,12 @@ impl Dialer {
     pub fn new(
         peer: Peer,
         addr: SocketAddr,
+        hello: Verdict,
         options: &RingOptions,
     ) -> Result<Self, CollectiveError> {
         let mut dialer = Self {
             peer,
+            hello,
             addr,
             state: pause()?,
             last: None,
@@ -60,15 +64,24 @@ impl Dialer {
         matches!(self.state, State::Met(_))
     }
 
-    /// The proven socket, or why there is none.
-    pub fn into_socket(self) -> Result<TcpStream, Unreached> {
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// The proven socket, if there is one.
+    pub fn into_socket(self) -> Option<TcpStream> {
         match self.state {
-            State::Met(socket) => Ok(socket),
-            _ => Err(Unreached {
-                peer: self.peer,
-                last: self.last,
-            }),
+            State::Met(socket) => Some(socket),
+            _ => None,
         }
+    }
+
+    /// Why there is none.
+    pub fn unreached(&self) -> Option<Unreached> {
+        (!self.met()).then(|| Unreached {
+            peer: self.peer,
+            last: self.last.clone(),
+        })
     }
 
     /// What to poll for, until the neighbour is met.
@@ -102,7 +115,7 @@ impl Dialer {
                 let connected = match socket.take_error() {
                     Ok(None) => {
                         self.reached = true;
-                        ours.write(Verdict::Hello, &socket)
+                        ours.write(self.hello, &socket)
                     }
                     Ok(Some(error)) | Err(error) => Err(error),
                 };
@@ -119,10 +132,12 @@ impl Dialer {
                     self.state = State::Asked(socket, reader);
                     Ok(())
                 }
-                Heard::Message(Verdict::Hello, _) => self.failed(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "it says hello where an answer is due",
-                )),
+                Heard::Message(Verdict::Hello | Verdict::HelloDirect, _) => {
+                    self.failed(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "it says hello where an answer is due",
+                    ))
+                }
                 Heard::Message(verdict, theirs) => {
                     let checked = ours.check(self.peer.rank, &theirs);
                     let mismatch = match (verdict, checked) {

@@ -1,4 +1,5 @@
-//! What neighbours tell each other first. The rank that dialled says hello; the other answers.
+//! What ranks tell each other first. The rank that dialled says hello, as the rank before in the
+//! ring or as a peer beside it; the other answers.
 //! Both say the same [`HANDSHAKE_BYTES`], little-endian, of which every version keeps the first 12:
 //!
 //! ```text
@@ -23,14 +24,17 @@ const MAGIC: [u8; 8] = *b"RINGFOLD";
 const PREFIX_BYTES: usize = 12;
 
 /// The version of everything that travels between ranks, frames included.
-pub(crate) const PROTOCOL: u16 = 2;
+pub(crate) const PROTOCOL: u16 = 3;
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
+    /// From the rank before.
     Hello,
     Accepted,
     Refused,
+    /// From a lower rank, for a connection beside the ring.
+    HelloDirect,
 }
 
 /// What one rank tells about itself.
@@ -69,6 +73,7 @@ impl Introduction {
             Verdict::Hello => 1,
             Verdict::Accepted => 2,
             Verdict::Refused => 3,
+            Verdict::HelloDirect => 4,
         };
         bytes[12..16].copy_from_slice(&identity.rank.0.to_le_bytes());
         bytes[16..20].copy_from_slice(&identity.world.to_le_bytes());
@@ -115,6 +120,7 @@ impl Introduction {
             [1, 0] => Verdict::Hello,
             [2, 0] => Verdict::Accepted,
             [3, 0] => Verdict::Refused,
+            [4, 0] => Verdict::HelloDirect,
             _ => return None,
         };
         let u32_at = |at| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
@@ -205,7 +211,12 @@ mod tests {
 
     #[test]
     fn messages_round_trip() {
-        for verdict in [Verdict::Hello, Verdict::Accepted, Verdict::Refused] {
+        for verdict in [
+            Verdict::Hello,
+            Verdict::Accepted,
+            Verdict::Refused,
+            Verdict::HelloDirect,
+        ] {
             let bytes = introduction().encode(verdict);
             for cut in 0..HANDSHAKE_BYTES {
                 assert!(matches!(heard(&bytes[..cut]), Heard::Partial), "{cut}");

@@ -1,23 +1,26 @@
-//! The ring over TCP: one connection from the rank before, one to the next rank.
+//! The ring over TCP: one connection from the rank before, one to the next rank; and one, in both
+//! directions, with each of the [other ranks](crate::algorithm::direct::direct_peers).
 //!
-//! One thread, two non-blocking sockets and `poll`. Both directions move whenever they can, so
-//! that no size of the kernel's buffers can make a ring of senders wait for each other; the same
+//! One thread, non-blocking sockets and `poll`. All directions move whenever they can, so
+//! that no size of the kernel's buffers can make ranks that send wait for each other; the same
 //! poll watches the abort signal. Nothing is allocated after an operation's first run.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | `listener` | the port that a rank registers, and how a ring is joined |
-//! | `connect`, `dialer`, `acceptor` | one poll loop that meets both neighbours |
-//! | `handshake` | what neighbours tell each other first |
+//! | `connect`, `dialer`, `acceptor` | one poll loop that meets both neighbours, then the others |
+//! | `handshake` | what ranks tell each other first |
 //! | `frame` | the header before every segment |
 //! | `sender`, `receiver` | one direction each, as state machines over a socket |
-//! | `session` | the verbs: both directions at once |
+//! | `session` | the verbs of the ring: both directions at once |
+//! | `direct` | the verbs between any two ranks: all directions at once |
 //! | `socket`, `deadline` | options of sockets; a timer that can be polled |
 
 mod acceptor;
 mod connect;
 mod deadline;
 mod dialer;
+mod direct;
 mod frame;
 mod handshake;
 mod listener;

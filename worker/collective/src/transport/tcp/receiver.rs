@@ -1,4 +1,4 @@
-//! The way from the rank before.
+//! The way from another rank.
 //!
 //! A header is checked before its payload may touch the operand. Of an accepted frame, terms of a
 //! fold go through one segment of scratch memory; values to copy go straight to their place.
@@ -6,6 +6,7 @@
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::frame::{FrameFault, Freshness, HEADER_BYTES, Header};
 use super::{Advance, SideError};
@@ -17,7 +18,7 @@ pub const STALE_FRAMES_MAX: u64 = 1024;
 
 /// Reads frames, one message at a time.
 pub(super) struct Receiver {
-    pub socket: TcpStream,
+    pub socket: Arc<TcpStream>,
     pub peer: Peer,
     /// One segment.
     scratch: Vec<u8>,
@@ -50,9 +51,14 @@ enum State {
 }
 
 impl Receiver {
-    pub fn new(socket: TcpStream, peer: Peer, segment_bytes: usize, header: Header) -> Self {
+    pub fn new(
+        socket: impl Into<Arc<TcpStream>>,
+        peer: Peer,
+        segment_bytes: usize,
+        header: Header,
+    ) -> Self {
         Self {
-            socket,
+            socket: socket.into(),
             peer,
             scratch: vec![0; segment_bytes],
             due: header,
@@ -80,6 +86,30 @@ impl Receiver {
         self.due.segment = 0;
         self.due.payload_bytes = self.payload_due();
         self.state = State::Header(0);
+    }
+
+    /// Looks whether a frame is there whose call has the number of that in `under_way` and is yet
+    /// another one. What comes later, and what is no frame, is left to whoever reads it.
+    pub fn check_ahead(&self, under_way: Header) -> Result<(), FrameFault> {
+        let mut bytes = [0; HEADER_BYTES];
+        if !matches!(self.state, State::Done | State::Header(0))
+            || !matches!(self.socket.peek(&mut bytes), Ok(HEADER_BYTES))
+        {
+            return Ok(());
+        }
+        match Header::decode(&bytes) {
+            Ok(header)
+                if header.membership_epoch == under_way.membership_epoch
+                    && header.call.operation == under_way.call.operation
+                    && header.call != under_way.call =>
+            {
+                Err(FrameFault::OtherCall {
+                    expected: under_way.call,
+                    got: header.call,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// True when the message that was due is complete.

@@ -1,9 +1,10 @@
-//! The way to the next rank.
+//! The way to another rank.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
@@ -14,7 +15,7 @@ use crate::Peer;
 
 /// Cuts queued messages into frames and writes them as far as the socket takes them.
 pub(super) struct Sender {
-    pub socket: TcpStream,
+    pub socket: Arc<TcpStream>,
     pub peer: Peer,
     segment_bytes: usize,
     /// The frame under way, and the call for those after it.
@@ -40,9 +41,14 @@ struct Message {
 }
 
 impl Sender {
-    pub fn new(socket: TcpStream, peer: Peer, segment_bytes: usize, header: Header) -> Self {
+    pub fn new(
+        socket: impl Into<Arc<TcpStream>>,
+        peer: Peer,
+        segment_bytes: usize,
+        header: Header,
+    ) -> Self {
         Self {
-            socket,
+            socket: socket.into(),
             peer,
             segment_bytes,
             header,

@@ -1,4 +1,4 @@
-//! The verbs over two sockets: both directions move in one loop, and one poll waits for both.
+//! The verbs of the ring over two sockets: both directions move in one loop, and one poll waits for both.
 
 use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::direct::{Pair, Pairs};
 use super::frame::{Call, Header};
 use super::receiver::Receiver;
 use super::sender::Sender;
-use super::socket::poll;
 use super::{Advance, SideError};
 use crate::algorithm::Verbs;
 use crate::element::Fold;
@@ -18,13 +18,25 @@ use crate::{
     AbortSignal, CollectiveError, Identity, Metrics, Neighbour, Peer, Position, RingOptions,
 };
 
-/// The two connections of a rank.
+/// How long a rank that waits lets pass before it looks whether others are in another call.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
+
+/// The connections of a rank.
 pub(crate) struct TcpLink {
     sender: Sender,
     receiver: Receiver,
-    identity: Identity,
-    abort: AbortSignal,
+    pub(super) pairs: Pairs,
+    pub(super) identity: Identity,
+    pub(super) abort: AbortSignal,
     progress_deadline: Duration,
+}
+
+/// Connected, proven, non-blocking sockets.
+pub(super) struct Sockets {
+    pub next: (TcpStream, Peer),
+    pub prev: (TcpStream, Peer),
+    /// Beside the ring.
+    pub direct: Vec<(TcpStream, Peer)>,
 }
 
 /// What an operation works on.
@@ -45,17 +57,19 @@ pub(crate) struct Session<'a> {
 }
 
 impl TcpLink {
-    /// Takes over two connected, proven, non-blocking sockets.
+    /// Takes over the sockets.
     pub(super) fn new(
-        (next, next_peer): (TcpStream, Peer),
-        (prev, prev_peer): (TcpStream, Peer),
+        sockets: Sockets,
         identity: Identity,
         options: &RingOptions,
         abort: AbortSignal,
     ) -> Self {
         let header = header(&identity, Call::none());
         let segment_bytes = options.segment_bytes;
+        let ((next, next_peer), (prev, prev_peer)) = (sockets.next, sockets.prev);
+        let pair = |(socket, peer)| Pair::new(socket, peer, segment_bytes, header);
         Self {
+            pairs: Pairs::new(identity.world, sockets.direct.into_iter().map(pair)),
             sender: Sender::new(next, next_peer, segment_bytes, header),
             receiver: Receiver::new(prev, prev_peer, segment_bytes, header),
             identity,
@@ -87,10 +101,15 @@ impl TcpLink {
 
     /// Closes both directions of both connections, so that the neighbours see it at once.
     pub fn shut_down(&self) {
-        for socket in [&self.sender.socket, &self.receiver.socket] {
+        let ring = [&*self.sender.socket, &*self.receiver.socket];
+        for socket in ring.into_iter().chain(self.pairs.sockets()) {
             // A socket that is closed already is what we want.
             let _ = socket.shutdown(Shutdown::Both);
         }
+    }
+
+    pub(super) fn progress_deadline(&self) -> Duration {
+        self.progress_deadline
     }
 
     /// Adds this link's counters to `metrics`.
@@ -98,6 +117,51 @@ impl TcpLink {
         metrics.bytes_sent += self.sender.bytes_sent;
         metrics.bytes_received += self.receiver.bytes_received;
         metrics.stale_frames_dropped += self.receiver.stale_frames;
+        self.pairs.count(metrics);
+    }
+
+    /// Waits until one of `fds` is ready; false if the progress deadline passed. Now and then it
+    /// looks whether a rank is in another call than `call`, which may be one that doesn't send to
+    /// this rank on the connections that it waits for.
+    pub(super) fn poll(&self, fds: &mut [PollFd<'_>], call: Call) -> Result<bool, CollectiveError> {
+        let mut left = self.progress_deadline;
+        loop {
+            let turn = left.min(LOOK_AROUND);
+            // Bounded by `validate`, so it fits.
+            let timeout = Timespec::try_from(turn).ok();
+            if super::socket::poll(fds, timeout.as_ref())? > 0 {
+                return Ok(true);
+            }
+            left -= turn;
+            if left.is_zero() {
+                return Ok(false);
+            }
+            let header = header(&self.identity, call);
+            let receivers = std::iter::once(&self.receiver).chain(self.pairs.receivers());
+            for receiver in receivers {
+                if let Err(fault) = receiver.check_ahead(header) {
+                    return Err(CollectiveError::BadFrame {
+                        peer: receiver.peer,
+                        at: Box::new(self.before(call)),
+                        fault,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The position of a rank to which nothing of `call` has come on a connection.
+    fn before(&self, call: Call) -> Position {
+        let world = self.identity.world;
+        Position {
+            operation: call.operation,
+            kind: call.kind,
+            phase: call.kind.phase(0, world),
+            step: 0,
+            steps: call.kind.steps(world),
+            bytes_done: 0,
+            bytes_expected: call.bytes,
+        }
     }
 
     #[cfg(test)]
@@ -208,9 +272,7 @@ impl Session<'_> {
                 &mut fds[..2]
             }
         };
-        // Bounded by `validate`, so it fits.
-        let timeout = Timespec::try_from(self.link.progress_deadline).ok();
-        if poll(fds, timeout.as_ref())? == 0 {
+        if !self.link.poll(fds, self.call)? {
             return Err(CollectiveError::Stalled {
                 deadline: self.link.progress_deadline,
                 at: Box::new(self.position(if receiving {
@@ -272,7 +334,7 @@ impl Session<'_> {
     }
 }
 
-fn header(identity: &Identity, call: Call) -> Header {
+pub(super) fn header(identity: &Identity, call: Call) -> Header {
     Header {
         job: identity.job,
         membership_epoch: identity.membership_epoch,
