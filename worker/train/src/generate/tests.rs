@@ -64,7 +64,6 @@ fn model(architecture: Architecture) -> (Model, Network) {
     });
     let tensors = tensors.collect();
     let model = Model {
-        onnx: None,
         description,
         tensors,
         onnx: None,
