@@ -312,7 +312,7 @@ fn keys_of_onnx_models_that_do_not_fit_are_named() {
         ),
         (
             "onnx = \"a\"\nfreeze = [1]",
-            "job.toml:3:1: `model.freeze` is",
+            "job.toml:3:11: `model.freeze` is",
         ),
         (
             "onnx = \"a\"\nfreeze = [\"\"]",
