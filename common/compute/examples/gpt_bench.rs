@@ -1,9 +1,10 @@
 //! Tokens a second of a GPT's training step (forward, backward, AdamW), as `bench/models.py`
 //! runs it in turns with PyTorch: 6 layers, 6 heads, width 384, context 256, vocabulary 65, batch 8.
 //!
-//! `cargo run --release -p ringfold-compute --example gpt_bench [replicas [threads [steps [bf16]]]]`
+//! `cargo run --release -p ringfold-compute --example gpt_bench [replicas [threads [steps [precision [MiB]]]]]`
 //!
-//! Each replica takes its part of the batch on its own thread; its products are cut for `threads`.
+//! Each replica takes its part of the batch on its own thread; its products are cut for `threads`. The
+//! precision is `f32` or `bf16`; MiB is the most of a replica's workspace.
 
 use ringfold_common::clock::{Clock, SystemClock};
 use ringfold_compute::{
@@ -160,6 +161,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         precision: match std::env::args().nth(4).as_deref() {
             Some("bf16") => Precision::Bf16,
             _ => Precision::Full,
+        },
+        workspace_bytes_max: match std::env::args().nth(5) {
+            Some(mebibytes) => Some(mebibytes.parse::<usize>()? << 20),
+            None => None,
         },
         ..CompileOptions::default()
     };
