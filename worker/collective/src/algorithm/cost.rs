@@ -28,6 +28,7 @@ use ringfold_common::ids::Rank;
 
 use super::direct::{DIRECT_WORLD_MAX, power_below};
 use super::tree::Replicas;
+use crate::topology::Hosts;
 
 /// The most bytes of contributions, over all ranks, that every rank of a host folds for itself.
 pub const ONE_SHOT_BYTES: usize = 64 << 10;
@@ -274,6 +275,33 @@ pub fn predict_broadcast(way: Way, cost: LinkCost, bytes: usize, world: u32) -> 
     })
 }
 
+/// What an all-reduce of `bytes` by a [`Hierarchy`](crate::Hierarchy) should take: inside the largest
+/// host, between leaders, and from leaders to their hosts, one after the other. `inside` and
+/// `between` are the constants of the two media.
+#[must_use]
+pub fn predict_hierarchical(
+    hosts: &Hosts,
+    (half_bytes, inside): (usize, LinkCost),
+    between: LinkCost,
+    bytes: usize,
+) -> Duration {
+    let largest = hosts.sizes().iter().copied().max().unwrap_or(1);
+    let leaders = hosts.leaders().len() as u32;
+    let shared = Medium::Shared { half_bytes };
+    let fold = explain(shared, inside, bytes, largest).predicted;
+    let way = all_reduce_way(bytes, leaders);
+    let exchange = predict(Medium::TcpDirect, way, between, bytes, leaders);
+    // A leader writes what its host then reads.
+    let handed_out = match largest {
+        1 => Duration::ZERO,
+        _ => {
+            let moved = 2.0 * bytes as f64 * inside.beta_seconds_per_byte;
+            Duration::from_secs_f64(2.0 * inside.alpha_seconds + moved)
+        }
+    };
+    fold + exchange + handed_out
+}
+
 /// The way for contributions of `bytes` from each of `world` ranks of a host.
 #[must_use]
 pub fn shared_way(bytes: usize, world: u32) -> Way {
@@ -439,6 +467,40 @@ mod tests {
             let moved = predict(Medium::TcpDirect, way, of(0.0, 1.0), bytes, world).as_secs();
             let most = tallies.iter().map(|tally| tally.elements_sent as u64).max();
             assert!(moved + 1 >= most.unwrap(), "{moved} {most:?}");
+        }
+    }
+
+    #[test]
+    fn a_hierarchy_costs_its_leaders_ring_and_little_more_up_to_1024_ranks() {
+        let half_bytes = 256 << 10;
+        for hosts in [1_u32, 2, 3, 8, 16, 64, 128] {
+            for a_host in [1_u32, 2, 8] {
+                let host_of: Vec<u32> = (0..hosts * a_host).map(|rank| rank / a_host).collect();
+                let places = Hosts::new(&host_of);
+                for bytes in (0..=30).map(|log| 1_usize << log) {
+                    let shared = (half_bytes, LinkCost::SHARED);
+                    let between = LinkCost::LOOPBACK;
+                    let all = predict_hierarchical(&places, shared, between, bytes);
+                    let leaders = explain(Medium::TcpDirect, between, bytes, hosts).predicted;
+                    assert!(all >= leaders);
+                    // In memory a vector is written, read and folded, and written and read again,
+                    // and its blocks are waited for.
+                    let copies = 5.0 * bytes as f64 * LinkCost::SHARED.beta_seconds_per_byte;
+                    let blocks = bytes.div_ceil(half_bytes) as f64 + 10.0;
+                    let inside = copies + 4.0 * blocks * LinkCost::SHARED.alpha_seconds;
+                    let slack = all.as_secs_f64() - leaders.as_secs_f64() - inside;
+                    let one_shot = bytes * a_host as usize <= ONE_SHOT_BYTES;
+                    assert!(
+                        slack <= 0.0 || one_shot,
+                        "{hosts} {a_host} {bytes}: {slack}"
+                    );
+                    // A message between leaders is a message saved between all.
+                    if bytes <= 4096 && hosts > 1 && a_host == 8 {
+                        let flat = explain(Medium::Tcp, between, bytes, hosts * a_host);
+                        assert!(all < flat.predicted);
+                    }
+                }
+            }
         }
     }
 
