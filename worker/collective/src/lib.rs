@@ -28,6 +28,9 @@
 //! A ring that was joined over TCP moves to shared memory by [`Ring::into_nearest`], if all its ranks
 //! find that they are on one host.
 //!
+//! Ranks on several hosts, some of which share one, may become a [`Hierarchy`] by
+//! [`Ring::into_hierarchy`].
+//!
 //! **Calling.** All ranks make the same calls in the same order. A call blocks its thread and
 //! starts no other. It returns `Ok` when this rank's part is done and its result is complete.
 //! After [`Ring::all_reduce`] all ranks hold *identical bytes*: every element is folded in one
@@ -40,7 +43,8 @@
 //! direction for [`RingOptions::progress_deadline`]; [`AbortSignal::abort`], from any thread, ends
 //! every blocking call within milliseconds. The first error closes both sockets, or says in shared
 //! memory that this rank has left, so that the neighbours fail too, and every later call returns [`CollectiveError::Poisoned`] with it. After
-//! an error the operand holds unspecified values. Dropping a [`Ring`] closes both sockets.
+//! an error the operand holds unspecified values, unless the ring [keeps](Ring::keep_operands) them.
+//! Dropping a [`Ring`] closes both sockets.
 //! A refused argument ([`CollectiveError::is_argument`]) changes nothing and doesn't poison.
 //!
 //! **Limits.** [`WORLD_MAX`] ranks, [`OPERATION_ELEMENTS_MAX`] elements an operation,
@@ -64,6 +68,7 @@ pub mod topology;
 mod abort;
 mod element;
 mod error;
+mod hierarchy;
 mod identity;
 mod locality;
 mod mismatch;
@@ -77,6 +82,7 @@ mod transport;
 pub use abort::AbortSignal;
 pub use element::{Element, ElementType, Reduce};
 pub use error::{Address, CollectiveError, Neighbour, Peer, Position, RingGap, Unreached};
+pub use hierarchy::{Hierarchy, PIECE_BYTES};
 pub use identity::{Identity, OPERATION_ELEMENTS_MAX, RingOptions, SEGMENT_BYTES_MAX, WORLD_MAX};
 pub use mismatch::Mismatch;
 pub use reproducible::ReplicaBuffers;

@@ -207,7 +207,7 @@ impl Ring {
         let mut nodes: Vec<&mut [u8]> = buffers
             .nodes
             .iter_mut()
-            .map(|(_, vector)| bytes_of_mut(vector))
+            .map(|(_, vector)| bytes_of_mut::<T>(vector))
             .collect();
         let steps = replicas.steps();
         self.operate(kind, bytes, |ring, link, call| match link {

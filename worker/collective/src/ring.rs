@@ -23,8 +23,10 @@ use crate::{AbortSignal, CollectiveError, Element, Identity, Reduce};
 ///   [`BadFrame`](CollectiveError::BadFrame), which name the neighbour, the operation and how far
 ///   it had come. If ranks make different calls, at least one of them gets `BadFrame` with both;
 /// - [`Aborted`](CollectiveError::Aborted);
-/// - [`Poisoned`](CollectiveError::Poisoned), after any of the above but the first. The operand
-///   then holds unspecified values.
+/// - [`Poisoned`](CollectiveError::Poisoned), after any of the above but the first.
+///
+/// After an error the operand holds unspecified values, unless the ring
+/// [keeps operands](Ring::keep_operands). One operation is under way at a time.
 ///
 /// Dropping a ring closes its sockets: do so only after the last call, or to fail the neighbours.
 pub struct Ring {
@@ -34,6 +36,9 @@ pub struct Ring {
     pub(crate) abort: AbortSignal,
     operations: u64,
     failure: Option<Arc<CollectiveError>>,
+    keeps_operands: bool,
+    /// What the operand of the operation under way held, if that is kept.
+    kept: Vec<u8>,
 }
 
 /// What bytes move over.
@@ -74,6 +79,8 @@ impl Ring {
             abort,
             operations: 0,
             failure: None,
+            keeps_operands: false,
+            kept: Vec::new(),
         }
     }
 
@@ -116,6 +123,35 @@ impl Ring {
         matches!(self.link, Link::Shared(_))
     }
 
+    /// From now on, if `keep`, the operand of an [`all_reduce`](Self::all_reduce), a
+    /// [`reduce_scatter`](Self::reduce_scatter), a [`broadcast`](Self::broadcast) or an
+    /// [`all_to_all`](Self::all_to_all) that fails holds what it held before the call. It costs one
+    /// copy of each operand, and memory as long as the longest. Off by default; ranks may differ.
+    /// What a gather writes to, and the vectors of a reproducible sum, are unspecified after an error
+    /// all the same.
+    pub fn keep_operands(&mut self, keep: bool) {
+        self.keeps_operands = keep;
+        self.kept = Vec::new();
+    }
+
+    /// Runs an operation on `values`, which it leaves alone if it fails and operands are kept.
+    fn on_operand<T: Element>(
+        &mut self,
+        values: &mut [T],
+        run: impl FnOnce(&mut Self, &mut [T]) -> Result<(), CollectiveError>,
+    ) -> Result<(), CollectiveError> {
+        if !self.keeps_operands {
+            return run(self, values);
+        }
+        self.kept.clear();
+        self.kept.extend_from_slice(bytes_of(values));
+        let result = run(self, values);
+        if result.is_err() {
+            bytes_of_mut(values).copy_from_slice(&self.kept);
+        }
+        result
+    }
+
     /// Counters since the ring was joined.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
@@ -145,13 +181,15 @@ impl Ring {
         let steps = in_rank_order(self.world());
         let terms = terms_of::<T>(&steps, reduce);
         let bytes = size_of_val(values);
-        self.operate(kind, bytes, |ring, link, call| match link {
-            Link::Tcp(link) => over_tcp::all_reduce(ring, link, call, folded(values, reduce)),
-            Link::Shared(board) => {
-                board.begin(call)?;
-                board.all_reduce(&mut [bytes_of_mut(values)], &terms)
-            }
-            Link::Alone => Ok(()),
+        self.on_operand(values, |this, values| {
+            this.operate(kind, bytes, |ring, link, call| match link {
+                Link::Tcp(link) => over_tcp::all_reduce(ring, link, call, folded(values, reduce)),
+                Link::Shared(board) => {
+                    board.begin(call)?;
+                    board.all_reduce(&mut [bytes_of_mut(values)], &terms)
+                }
+                Link::Alone => Ok(()),
+            })
         })?;
         if reduce == Reduce::Mean {
             divide(values, self.world());
@@ -207,13 +245,17 @@ impl Ring {
         let steps = in_rank_order(self.world());
         let terms = terms_of::<T>(&steps, reduce);
         let bytes = size_of_val(values);
-        self.operate(kind, bytes, |ring, link, call| match link {
-            Link::Tcp(link) => over_tcp::reduce_scatter(ring, link, call, folded(values, reduce)),
-            Link::Shared(board) => {
-                board.begin(call)?;
-                board.reduce_scatter(bytes_of_mut(values), &terms)
-            }
-            Link::Alone => Ok(()),
+        self.on_operand(values, |this, values| {
+            this.operate(kind, bytes, |ring, link, call| match link {
+                Link::Tcp(link) => {
+                    over_tcp::reduce_scatter(ring, link, call, folded(values, reduce))
+                }
+                Link::Shared(board) => {
+                    board.begin(call)?;
+                    board.reduce_scatter(bytes_of_mut(values), &terms)
+                }
+                Link::Alone => Ok(()),
+            })
         })?;
         let mine = chunk(elements, self.world(), self.rank().0);
         if reduce == Reduce::Mean {
@@ -236,13 +278,15 @@ impl Ring {
         let bytes = bytes_of_mut(values);
         let len = bytes.len();
         let kind = Kind::Broadcast(root);
-        self.operate(kind, len, |ring, link, call| match link {
-            Link::Tcp(link) => over_tcp::broadcast(ring, link, call, root, bytes),
-            Link::Shared(board) => {
-                board.begin(call)?;
-                board.broadcast(root, bytes)
-            }
-            Link::Alone => Ok(()),
+        self.on_operand(bytes, |this, bytes| {
+            this.operate(kind, len, |ring, link, call| match link {
+                Link::Tcp(link) => over_tcp::broadcast(ring, link, call, root, bytes),
+                Link::Shared(board) => {
+                    board.begin(call)?;
+                    board.broadcast(root, bytes)
+                }
+                Link::Alone => Ok(()),
+            })
         })
     }
 
@@ -339,18 +383,17 @@ impl Ring {
         let block_bytes = blocks.len() / self.world() as usize * size_of::<T>();
         let blocks = bytes_of_mut(blocks);
         self.check_blocks(Kind::AllToAll, block_bytes, blocks.len())?;
-        self.operate(
-            Kind::AllToAll,
-            blocks.len(),
-            |ring, link, call| match link {
+        let len = blocks.len();
+        self.on_operand(blocks, |this, blocks| {
+            this.operate(Kind::AllToAll, len, |ring, link, call| match link {
                 Link::Tcp(link) => over_tcp::all_to_all(ring, link, call, blocks),
                 Link::Shared(board) => {
                     board.begin(call)?;
                     board.all_to_all(blocks)
                 }
                 Link::Alone => Ok(()),
-            },
-        )
+            })
+        })
     }
 
     #[cfg(test)]
@@ -411,14 +454,20 @@ impl Ring {
         let checked = self.abort.check();
         let result = checked.and_then(|()| run(self.topology, &mut self.link, call));
         if let Err(error) = &result {
-            match &self.link {
-                Link::Alone => {}
-                Link::Tcp(link) => link.shut_down(),
-                Link::Shared(board) => board.shut_down(),
-            }
-            self.failure = Some(Arc::new(error.clone()));
+            self.fail(error);
         }
         result
+    }
+
+    /// Closes the link, so that peers fail too. Later calls return the first error.
+    pub(crate) fn fail(&mut self, error: &CollectiveError) {
+        match &self.link {
+            Link::Alone => {}
+            Link::Tcp(link) => link.shut_down(),
+            Link::Shared(board) => board.shut_down(),
+        }
+        let failure = || Arc::new(error.clone());
+        self.failure.get_or_insert_with(failure);
     }
 }
 

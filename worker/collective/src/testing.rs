@@ -11,6 +11,13 @@ use crate::{
     AbortSignal, Identity, Listener, Ring, RingOptions, SharedHost, join_shared, memory_rings,
 };
 
+/// What the decoder of frames' headers says of `bytes`: for fuzzing. True if it takes them, and the
+/// header that it made encodes to the same bytes.
+#[must_use]
+pub fn takes_header(bytes: &[u8; crate::HEADER_BYTES]) -> bool {
+    crate::transport::tcp::round_trips(bytes)
+}
+
 /// The identity of `rank` in every test ring of `world` ranks.
 #[must_use]
 pub fn identity(rank: u32, world: u32) -> Identity {

@@ -67,6 +67,86 @@ impl RingTopology {
     }
 }
 
+/// Which ranks share a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hosts {
+    /// By rank, the place of its host among [`leaders`](Self::leaders).
+    index: Vec<u32>,
+    /// By rank, its place on its host.
+    local: Vec<u32>,
+    /// By host, the number of its ranks.
+    sizes: Vec<u32>,
+    leaders: Vec<Rank>,
+}
+
+impl Hosts {
+    /// From the number of each rank's host, whatever numbers they are. The lowest rank of a host is
+    /// its leader; hosts are in the order of their leaders.
+    #[must_use]
+    pub fn new(host_of: &[u32]) -> Self {
+        let mut places = std::collections::BTreeMap::new();
+        let mut hosts = Self {
+            index: Vec::with_capacity(host_of.len()),
+            local: Vec::with_capacity(host_of.len()),
+            sizes: Vec::new(),
+            leaders: Vec::new(),
+        };
+        for (rank, host) in (0..).map(Rank).zip(host_of) {
+            let index = *places.entry(host).or_insert_with(|| {
+                hosts.leaders.push(rank);
+                hosts.sizes.push(0);
+                hosts.sizes.len() - 1
+            });
+            hosts.index.push(index as u32);
+            hosts.local.push(hosts.sizes[index]);
+            hosts.sizes[index] += 1;
+        }
+        hosts
+    }
+
+    /// The number of ranks.
+    #[must_use]
+    pub fn world(&self) -> u32 {
+        self.index.len() as u32
+    }
+
+    /// The lowest rank of each host.
+    #[must_use]
+    pub fn leaders(&self) -> &[Rank] {
+        &self.leaders
+    }
+
+    /// The number of ranks of each host, in the order of [`leaders`](Self::leaders).
+    #[must_use]
+    pub fn sizes(&self) -> &[u32] {
+        &self.sizes
+    }
+
+    /// The leader of the host of `rank`, a rank of the world.
+    #[must_use]
+    pub fn leader(&self, rank: Rank) -> Rank {
+        self.leaders[self.host_index(rank).0 as usize]
+    }
+
+    /// The place of that leader among all leaders.
+    #[must_use]
+    pub fn host_index(&self, rank: Rank) -> Rank {
+        Rank(self.index[rank.0 as usize])
+    }
+
+    /// The place of `rank`, a rank of the world, on its host: 0 for the leader.
+    #[must_use]
+    pub fn local_rank(&self, rank: Rank) -> Rank {
+        Rank(self.local[rank.0 as usize])
+    }
+
+    /// The number of ranks of the host of `rank`, a rank of the world.
+    #[must_use]
+    pub fn local_world(&self, rank: Rank) -> u32 {
+        self.sizes[self.host_index(rank).0 as usize]
+    }
+}
+
 /// Chunk `index` of `0..elements` cut into `parts` chunks, in order and without gaps. Lengths
 /// differ by at most one; with fewer elements than parts the last chunks are empty.
 ///
@@ -97,6 +177,19 @@ mod tests {
                 assert_eq!(at, elements);
             }
         }
+    }
+
+    #[test]
+    fn hosts_are_numbered_by_their_lowest_ranks() {
+        let hosts = Hosts::new(&[9, 4, 9, 7, 4]);
+        assert_eq!(hosts.leaders(), [Rank(0), Rank(1), Rank(3)]);
+        assert_eq!(hosts.sizes(), [2, 2, 1]);
+        assert_eq!(hosts.leader(Rank(4)), Rank(1));
+        assert_eq!(hosts.host_index(Rank(3)), Rank(2));
+        let local: Vec<u32> = (0..5).map(|rank| hosts.local_rank(Rank(rank)).0).collect();
+        assert_eq!(local, [0, 0, 1, 0, 1]);
+        assert_eq!((hosts.local_world(Rank(2)), hosts.world()), (2, 5));
+        assert_eq!(Hosts::new(&[]).leaders(), []);
     }
 
     #[test]

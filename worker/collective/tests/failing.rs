@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use ringfold_collective::testing::{join, on_threads, run_ring};
+use ringfold_collective::testing::{join, join_memory, join_processes, on_threads, run_ring};
 use ringfold_collective::{CollectiveError, FrameFault, Ring, RingOptions};
 use ringfold_common::ids::Rank;
 
@@ -188,6 +188,33 @@ fn an_abort_before_a_call_ends_it_and_fails_the_neighbours() {
             2 => assert_eq!(first(error).to_string(), "aborted: node drained"),
             rank => assert_blames_another(4, rank as u32, error),
         }
+    }
+}
+
+#[test]
+fn an_operand_that_is_kept_survives_a_failure() {
+    for (elements, joined) in [
+        (1000, join(3, RingOptions::default())),
+        (100_000, join(3, RingOptions::default())),
+        (1 << 20, join(4, RingOptions::default())),
+        (1000, join_memory(3, RingOptions::default())),
+        (1 << 20, join_processes(3, RingOptions::default())),
+    ] {
+        on_threads(joined, |(mut ring, _)| {
+            ring.barrier().unwrap();
+            if ring.rank() == Rank(2) {
+                return;
+            }
+            ring.keep_operands(true);
+            let before: Vec<f32> = (0..elements).map(|i| i as f32).collect();
+            let mut values = before.clone();
+            let error = ring.all_reduce_sum_f32(&mut values).unwrap_err();
+            assert!(!error.accused().is_empty(), "{error}");
+            assert!(values == before, "{elements} after {error}");
+            let mut values = before.clone();
+            ring.broadcast(Rank(2), &mut values).unwrap_err();
+            assert!(values == before);
+        });
     }
 }
 

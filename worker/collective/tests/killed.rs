@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use ringfold_collective::testing::{identity, listener, on_threads};
 use ringfold_collective::{AbortSignal, CollectiveError, Listener, RingOptions};
@@ -48,6 +49,53 @@ fn victim() {
         .map(|p| p.parse().unwrap())
         .collect();
     train(1, listener, &peers, || ());
+}
+
+#[test]
+fn a_stopped_process_is_named_within_the_deadline() {
+    let mut victim = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "victim", "--ignored", "--nocapture"])
+        .env(VICTIM, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+    let addr: SocketAddr = lines
+        .find_map(|line| Some(line.unwrap().split_once("addr=")?.1.parse().unwrap()))
+        .expect("the victim says where it listens");
+    let survivors = [(0, listener()), (2, listener())];
+    let peers = [survivors[0].1.addr(), addr, survivors[1].1.addr()];
+    let mut stdin = victim.stdin.take().unwrap();
+    writeln!(stdin, "{} {} {}", peers[0], peers[1], peers[2]).unwrap();
+    let pid = rustix::process::Pid::from_child(&victim);
+    let errors = on_threads(survivors.into(), |(rank, listener)| {
+        let options = RingOptions {
+            progress_deadline: Duration::from_millis(300),
+            ..RingOptions::default()
+        };
+        let abort = AbortSignal::new().unwrap();
+        let mut ring = listener
+            .connect_ring(identity(rank, 3), &peers, options, abort)
+            .unwrap();
+        let mut values = vec![0.0_f32; 1 << 20];
+        ring.all_reduce_sum_f32(&mut values).unwrap();
+        if rank == 0 {
+            rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        }
+        loop {
+            if let Err(error) = ring.all_reduce_sum_f32(&mut values) {
+                break error;
+            }
+        }
+    });
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    // Around the ring, rank 0 waits for rank 2, which waits for the one that is stopped. Whoever gives
+    // up first closes its sockets, which the other may see.
+    let stalled = |error: &&CollectiveError| matches!(error, CollectiveError::Stalled { .. });
+    assert!(errors.iter().filter(stalled).count() >= 1, "{errors:?}");
+    assert!(errors.iter().all(|e| !e.accused().is_empty()), "{errors:?}");
 }
 
 #[test]

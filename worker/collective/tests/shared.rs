@@ -240,6 +240,39 @@ fn victim() {
 }
 
 #[test]
+fn the_peer_of_a_stopped_process_names_it_within_the_deadline() {
+    let host = SharedHost::bind().unwrap();
+    let mut victim = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "victim", "--ignored", "--nocapture"])
+        .env(HOST, host.address())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let options = RingOptions {
+        progress_deadline: Duration::from_millis(300),
+        ..RingOptions::default()
+    };
+    let abort = AbortSignal::new().unwrap();
+    let mut ring = host.connect_ring(identity(0, 2), options, abort).unwrap();
+    ring.barrier().unwrap();
+    ring.keep_operands(true);
+    let pid = rustix::process::Pid::from_child(&victim);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let mut values = vec![1.0; 100_000];
+    let error = loop {
+        values.fill(1.0);
+        if let Err(error) = ring.all_reduce_sum_f32(&mut values) {
+            break error;
+        }
+    };
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    assert!(matches!(error, CollectiveError::Stalled { .. }), "{error}");
+    assert_eq!(error.accused(), [Rank(1)], "{error}");
+    assert!(values.iter().all(|&value| value == 1.0));
+}
+
+#[test]
 fn the_survivor_of_a_kill_names_its_peer() {
     let host = SharedHost::bind().unwrap();
     let mut victim = Command::new(std::env::current_exe().unwrap())

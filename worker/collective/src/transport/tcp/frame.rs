@@ -267,6 +267,25 @@ impl Header {
     }
 }
 
+/// True if `bytes` are a header. What is decoded holds all of it.
+pub(crate) fn round_trips(bytes: &[u8; HEADER_BYTES]) -> bool {
+    match Header::decode(bytes) {
+        Ok(header) => {
+            assert_eq!(header.encode(), *bytes, "nothing is lost by decoding");
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// The bytes with the checksum that they ought to have: so that random ones reach what is behind it.
+#[cfg(test)]
+fn with_checksum(mut bytes: [u8; HEADER_BYTES]) -> [u8; HEADER_BYTES] {
+    let checksum = fnv1a(&bytes[..56]);
+    bytes[56..60].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
 /// The numbers of a kind, its element type and its reduction, and its root.
 pub(crate) fn code(kind: Kind) -> ([u8; 3], Rank) {
     let number = |number: ElementType| match number {

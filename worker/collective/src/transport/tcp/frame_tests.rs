@@ -223,3 +223,24 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn what_is_decoded_encodes_to_the_same_bytes(
+        random in proptest::collection::vec(any::<u8>(), HEADER_BYTES),
+        kind in 0..10_u8,
+        number in 0..9_u8,
+        reduction in 0..6_u8,
+        rooted in any::<bool>(),
+    ) {
+        // All that random bytes would hardly get past is right: magic and checksum.
+        let mut bytes: [u8; HEADER_BYTES] = random.try_into().unwrap();
+        bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
+        bytes[4..8].copy_from_slice(&[kind, number, reduction, 0]);
+        if !rooted {
+            bytes[40..44].fill(0);
+        }
+        bytes[54..56].fill(0);
+        round_trips(&with_checksum(bytes));
+    }
+}

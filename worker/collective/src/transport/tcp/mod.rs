@@ -32,7 +32,7 @@ mod socket;
 pub use acceptor::PENDING_CONNECTIONS_MAX;
 pub(crate) use deadline::Deadline;
 pub use frame::{Call, FrameFault, HEADER_BYTES};
-pub(crate) use frame::{code, kind_of};
+pub(crate) use frame::{code, kind_of, round_trips};
 pub use handshake::HANDSHAKE_BYTES;
 pub(crate) use handshake::{Heard, Introduction, PROTOCOL, Reader, Verdict};
 pub use listener::Listener;
