@@ -241,7 +241,7 @@ fn by_crate<T: Element>(
     }
     let row_step = if spec.lhs_transposed { 1 } else { strides.lhs };
     let rows = blocks.div_ceil(threads) * CRATE_ROWS;
-    let pieces = blocks * CRATE_ROWS / rows + usize::from(blocks * CRATE_ROWS % rows > 0);
+    let pieces = (blocks * CRATE_ROWS).div_ceil(rows);
     let whole = (pieces - 1) * rows;
     let (most, last) = dst.split_at_mut(whole * strides.dst);
     let compute = |row: usize, count: usize, dst: &mut [T]| {

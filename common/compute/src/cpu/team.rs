@@ -281,8 +281,8 @@ impl Crew {
             if (slot.job.compare_exchange(job, begun, taken, kept)).is_err() {
                 continue;
             }
-            // SAFETY: the slot is marked, so the job lives until it is cleared.
             let (leader, first) = {
+                // SAFETY: the slot is marked, so the job lives until it is cleared.
                 let job = unsafe { &*job };
                 job.call((index - job.first) / job.apart);
                 (job.leader.clone(), job.first)
