@@ -5,7 +5,10 @@
 //!
 //! Each replica takes its part of the batch on its own thread; its products are cut for `threads`.
 
+use std::sync::{Mutex, PoisonError};
+
 use ringfold_common::clock::{Clock, SystemClock};
+use ringfold_compute::cpu::team::{self, Team};
 use ringfold_compute::{
     Arena, Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, RunArgs, TensorRef,
     TrainMemory, Workspace,
@@ -153,6 +156,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         mode: Mode::Training,
         batch,
     };
+    let mut team = Team::new(replicas * threads)?;
     let plan = Cpu::new(CpuOptions { threads })?.plan::<f32>(&graph, &layout, options)?;
     let mut parameters = layout.initial::<f32>(1)?;
     let mut moments = [layout.zeros::<f32>()?, layout.zeros::<f32>()?];
@@ -174,7 +178,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut cpu = Vec::new();
     for step in 0..=steps as u64 {
         let (start, cpu_start) = (clock.monotonic(), cpu_seconds());
-        train(&plan, &parameters, &mut all, step)?;
+        team.install(|| train(&plan, &parameters, (&mut all, threads), step))?;
         let gradients: Vec<&[f32]> = all.iter().map(|replica| &replica.gradients[..]).collect();
         let [first, second] = &mut moments;
         let runs = parameters
@@ -221,7 +225,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn train(
     plan: &CpuPlan<f32>,
     parameters: &[f32],
-    all: &mut [Replica],
+    (all, threads): (&mut [Replica], usize),
     step: u64,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let scale = 1.0 / all.len() as f64;
@@ -239,14 +243,12 @@ fn train(
         let inputs = [TensorRef::Int(&replica.x), TensorRef::Int(&replica.y)];
         plan.train(memory, &inputs, &args, &mut |_: usize, _: &[f32]| {})
     };
-    std::thread::scope(|scope| {
-        let running: Vec<_> = all
-            .iter_mut()
-            .map(|replica| scope.spawn(|| one(replica)))
-            .collect();
-        for thread in running {
-            thread.join().expect("a replica panicked")?;
+    let outcomes = Mutex::new(Ok(()));
+    team::each_on(threads, all, |_, replica| {
+        if let Err(error) = one(replica) {
+            *outcomes.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
         }
-        Ok(())
-    })
+    });
+    let outcome = outcomes.into_inner();
+    Ok(outcome.unwrap_or_else(PoisonError::into_inner)?)
 }
