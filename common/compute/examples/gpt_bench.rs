@@ -6,7 +6,10 @@
 //! Each replica takes its part of the batch on its own thread; its products are cut for `threads`. The
 //! precision is `f32` or `bf16`; MiB is the most of a replica's workspace.
 
+use std::sync::{Mutex, PoisonError};
+
 use ringfold_common::clock::{Clock, SystemClock};
+use ringfold_compute::cpu::team::{self, Team};
 use ringfold_compute::{
     Arena, CompileOptions, Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, Precision,
     RunArgs, TensorRef, TrainMemory, Workspace,
@@ -157,6 +160,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         mode: Mode::Training,
         batch,
     };
+    let mut team = Team::new(replicas * threads)?;
     let how = CompileOptions {
         precision: match std::env::args().nth(4).as_deref() {
             Some("bf16") => Precision::Bf16,
@@ -190,7 +194,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut cpu = Vec::new();
     for step in 0..=steps as u64 {
         let (start, cpu_start) = (clock.monotonic(), cpu_seconds());
-        train(&plan, &parameters, &mut all, step)?;
+        team.install(|| train(&plan, &parameters, (&mut all, threads), step))?;
         let gradients: Vec<&[f32]> = all.iter().map(|replica| &replica.gradients[..]).collect();
         let [first, second] = &mut moments;
         let runs = parameters
@@ -237,7 +241,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn train(
     plan: &CpuPlan<f32>,
     parameters: &[f32],
-    all: &mut [Replica],
+    (all, threads): (&mut [Replica], usize),
     step: u64,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let scale = 1.0 / all.len() as f64;
@@ -255,14 +259,12 @@ fn train(
         let inputs = [TensorRef::Int(&replica.x), TensorRef::Int(&replica.y)];
         plan.train(memory, &inputs, &args, &mut |_: usize, _: &[f32]| {})
     };
-    std::thread::scope(|scope| {
-        let running: Vec<_> = all
-            .iter_mut()
-            .map(|replica| scope.spawn(|| one(replica)))
-            .collect();
-        for thread in running {
-            thread.join().expect("a replica panicked")?;
+    let outcomes = Mutex::new(Ok(()));
+    team::each_on(threads, all, |_, replica| {
+        if let Err(error) = one(replica) {
+            *outcomes.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
         }
-        Ok(())
-    })
+    });
+    let outcome = outcomes.into_inner();
+    Ok(outcome.unwrap_or_else(PoisonError::into_inner)?)
 }

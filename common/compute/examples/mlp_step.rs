@@ -3,6 +3,7 @@
 //! `cargo run --release -p ringfold-compute --example mlp_step [threads [batch [steps]]]`
 
 use ringfold_common::clock::{Clock, SystemClock};
+use ringfold_compute::cpu::team::Team;
 use ringfold_compute::{
     Cpu, CpuOptions, Mode, ParameterLayout, PlanOptions, RunArgs, TensorRef, TrainMemory,
 };
@@ -19,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         mode: Mode::Training,
         batch,
     };
+    let mut team = Team::new(threads)?;
     let plan = Cpu::new(CpuOptions { threads })?.plan::<f32>(&graph, &layout, options)?;
     let mut parameters = layout.initial::<f32>(1)?;
     let mut gradients = layout.zeros::<f32>()?;
@@ -39,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             step,
             ..RunArgs::default()
         };
-        plan.train(memory, &inputs, &args, &mut |_: usize, _: &[f32]| {})?;
+        team.install(|| plan.train(memory, &inputs, &args, &mut |_: usize, _: &[f32]| {}))?;
         for (parameter, gradient) in parameters.iter_mut().zip(gradients.iter()) {
             *parameter -= 0.1 * gradient;
         }

@@ -12,6 +12,7 @@ use ringfold_graph::{
 
 use crate::backend::{CompileOptions, Mode, PlanOptions, RunArgs, TensorRef, TrainMemory};
 use crate::buffer::{Arena, Workspace};
+use crate::cpu::team::Team;
 use crate::cpu::{Cpu, CpuOptions, CpuPlan};
 use crate::element::Element;
 use crate::error::ComputeError;
@@ -134,6 +135,7 @@ pub struct Rig<T> {
     pub state: Arena<T>,
     pub inputs: Inputs<T>,
     pub args: RunArgs,
+    team: Team,
 }
 
 impl<T: Element> Rig<T> {
@@ -172,6 +174,7 @@ impl<T: Element> Rig<T> {
             },
             layout,
             plan,
+            team: Team::new(threads).unwrap(),
         })
     }
 
@@ -182,16 +185,13 @@ impl<T: Element> Rig<T> {
             parameters: &*self.parameters,
             gradients: &mut *self.gradients,
         };
-        let mut ready = |_: usize, _: &[T]| {};
-        self.plan
-            .train_with_state(
-                memory,
-                &mut self.state,
-                &self.inputs.refs(),
-                &self.args,
-                &mut ready,
-            )
-            .unwrap();
+        let (plan, state, inputs) = (&self.plan, &mut self.state, self.inputs.refs());
+        let args = &self.args;
+        self.team.install(|| {
+            let mut ready = |_: usize, _: &[T]| {};
+            plan.train_with_state(memory, state, &inputs, args, &mut ready)
+                .unwrap();
+        });
         self.plan.scalar(&self.workspace, "loss").unwrap()
     }
 }

@@ -1,7 +1,12 @@
 //! The moving average of the weights.
 
 use ringfold_common::job::EmaSpec;
+use ringfold_compute::cpu::parallel::for_units;
+use ringfold_compute::cpu::simd::widest;
 use ringfold_compute::{Arena, ComputeError};
+
+/// Elements that are averaged at a time; a thread has some of these pieces.
+const PIECE: usize = 1 << 14;
 
 /// An exponential moving average of the parameter arena: PyTorch's `AveragedModel` with
 /// `get_ema_multi_avg_fn`. After the first update it is the weights; after each later one
@@ -46,9 +51,15 @@ impl Ema {
             self.spec.decay
         };
         let taken = (1.0 - kept) as f32;
-        for (average, weight) in self.average.iter_mut().zip(weights) {
-            *average += taken * (weight - *average);
-        }
+        let pieces = weights.len().div_ceil(PIECE);
+        let average = [&mut self.average[..]];
+        for_units(0..pieces, average, [PIECE], pieces, &|piece, [average]| {
+            widest(|| {
+                for (average, weight) in average.iter_mut().zip(&weights[piece * PIECE..]) {
+                    *average += taken * (weight - *average);
+                }
+            });
+        });
     }
 
     /// The average.

@@ -63,7 +63,7 @@ struct Cache {
 
 impl Generator {
     /// Puts a model's tensors into a network that reads token by token, on `threads` threads of
-    /// the caller's rayon pool.
+    /// the caller's team.
     ///
     /// # Errors
     /// [`TrainError::NotOfText`]; a tensor that is missing, superfluous or of another shape.

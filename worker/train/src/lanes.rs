@@ -14,10 +14,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use rayon::prelude::*;
 use ringfold_collective::{AbortSignal, CollectiveError, ReplicaBuffers};
 use ringfold_common::clock::Clock;
 use ringfold_common::ids::Step;
+use ringfold_compute::cpu::parallel::for_units;
+use ringfold_compute::cpu::simd::widest;
+use ringfold_compute::cpu::team;
 use ringfold_compute::{Mode, RunArgs, TrainMemory};
 use ringfold_graph::models::DATA_LOSS;
 use ringfold_storage::Dataset;
@@ -131,6 +133,8 @@ impl Trial {
 #[derive(Debug)]
 struct Lane {
     plans: Plans,
+    /// The replica, while it runs here.
+    batches: Option<Batches>,
     /// What the replica adds; taken by the fold.
     contribution: Option<Contribution>,
     /// What a round after the first adds; unset if there is none.
@@ -144,7 +148,6 @@ pub struct Lanes {
     replicas: Vec<Batches>,
     lanes: Vec<Lane>,
     trial: Trial,
-    threads: usize,
 }
 
 /// What a step is computed from.
@@ -165,8 +168,8 @@ pub struct StepInput<'a> {
 }
 
 impl Lanes {
-    /// The lanes of a rank that hosts `replicas` and computes on `threads` threads of the caller's
-    /// rayon pool. The plans of the first lane serve `evaluations` too, batch sizes of evaluation.
+    /// The lanes of a rank that hosts `replicas` and computes on `threads` threads of the
+    /// caller's team. The plans of the first lane serve `evaluations` too, batch sizes of evaluation.
     ///
     /// # Errors
     /// Sizes that can't be addressed.
@@ -194,6 +197,7 @@ impl Lanes {
             let round = accumulates.then(|| Contribution::new(parameters, states));
             Ok(Lane {
                 plans: network.plans_on(sizes)?,
+                batches: None,
                 contribution: Some(Contribution::new(parameters, states)?),
                 round: round.transpose()?,
                 result: Ok(0.0),
@@ -203,7 +207,6 @@ impl Lanes {
             replicas,
             lanes: (0..at_once).map(lane).collect::<Result<_, _>>()?,
             trial: Trial::new(splits),
-            threads,
         })
     }
 
@@ -245,18 +248,17 @@ impl Lanes {
         let mut loss = 0.0;
         for wave in self.replicas.chunks_mut(split.at_once) {
             let lanes = &mut self.lanes[..wave.len()];
-            match lanes {
-                [lane] => lane.run(&mut wave[0], input, split.threads),
-                lanes => rayon::scope(|scope| {
-                    for (lane, batches) in lanes.iter_mut().zip(wave.iter_mut()) {
-                        scope.spawn(move |_| lane.run(batches, input, split.threads));
-                    }
-                }),
+            for (lane, batches) in lanes.iter_mut().zip(&*wave) {
+                lane.batches = Some(*batches);
             }
-            for lane in &mut self.lanes[..wave.len()] {
+            team::each_on(split.threads, lanes, |_, lane| {
+                lane.run(input, split.threads)
+            });
+            for (lane, batches) in lanes.iter_mut().zip(wave) {
+                *batches = lane.batches.take().unwrap_or(*batches);
                 loss += std::mem::replace(&mut lane.result, Ok(0.0))?;
                 if let Some(contribution) = lane.contribution.take() {
-                    push(fold, contribution, self.threads)?;
+                    push(fold, contribution)?;
                 }
                 lane.contribution = fold.reuse();
             }
@@ -276,30 +278,31 @@ impl Lanes {
     }
 }
 
-/// Hands a contribution to the fold, which adds on all threads.
+/// Hands a contribution to the fold, which adds on the whole team.
 fn push(
     fold: &mut ReplicaBuffers<f32, Contribution>,
     contribution: Contribution,
-    threads: usize,
 ) -> Result<(), CollectiveError> {
     fold.push_with(contribution, |sums, terms| {
-        let add = |(sums, terms): (&mut [f32], &[f32])| {
-            for (sum, term) in sums.iter_mut().zip(terms) {
-                *sum += term;
-            }
-        };
-        if threads == 1 || sums.len() <= ADD_ELEMENTS {
-            return add((sums, terms));
-        }
-        let sums = sums.par_chunks_mut(ADD_ELEMENTS);
-        sums.zip(terms.par_chunks(ADD_ELEMENTS)).for_each(add);
+        let tasks = sums.len().div_ceil(ADD_ELEMENTS);
+        for_units(0..tasks, [sums], [ADD_ELEMENTS], tasks, &|task, [sums]| {
+            let terms = &terms[task * ADD_ELEMENTS..];
+            widest(|| {
+                for (sum, term) in sums.iter_mut().zip(terms) {
+                    *sum += term;
+                }
+            });
+        });
     })
 }
 
 impl Lane {
-    /// Computes what one replica adds; the result is the sum of the losses of its samples.
-    fn run(&mut self, batches: &mut Batches, input: &StepInput<'_>, threads: usize) {
-        self.result = self.contribute(batches, input, threads);
+    /// Computes what the replica adds; the result is the sum of the losses of its samples.
+    fn run(&mut self, input: &StepInput<'_>, threads: usize) {
+        if let Some(mut batches) = self.batches {
+            self.result = self.contribute(&mut batches, input, threads);
+            self.batches = Some(batches);
+        }
     }
 
     fn contribute(

@@ -52,7 +52,7 @@ impl<'a> From<&'a ModelSpec> for Sourced<'a> {
 impl Network {
     /// The network of `model` for records of `features` numbers, whose dimensions are `dims` if the
     /// files give them, and labels of `target`, with an L2 penalty of `l2`, on `threads` threads of
-    /// the caller's rayon pool.
+    /// the caller's team.
     ///
     /// # Errors
     /// An option, a layer or a file that doesn't fit the data, or sizes that can't be addressed.
@@ -181,7 +181,7 @@ impl Network {
         self.plans_on(sizes.map(|(mode, batch)| (mode, batch, self.threads)))
     }
 
-    /// Plans for each mode, batch size and number of threads of the caller's rayon pool.
+    /// Plans for each mode, batch size and number of threads of the caller's team.
     ///
     /// # Errors
     /// Sizes that can't be addressed, or a processor without the network's precision.

@@ -30,6 +30,8 @@ mod sgd;
 use std::fmt;
 
 use ringfold_common::job::OptimizerSpec;
+use ringfold_compute::cpu::parallel::for_units;
+use ringfold_compute::cpu::simd::widest;
 
 pub use clip::{clip_scale, clip_values, global_norm};
 pub use segments::{Segment, segments};
@@ -37,6 +39,25 @@ pub use segments::{Segment, segments};
 /// Lanes of sums: each lane is summed in order, and the lanes at the end, so that a sum vectorises
 /// and yet has one order.
 const LANES: usize = 16;
+
+/// Elements that a rule updates at a time; a thread has some of these pieces.
+const PIECE: usize = 1 << 14;
+
+/// Calls `f` for pieces of equally long slices and the gradients beside them, on the team of the
+/// calling thread, compiled for the widest vectors. Neither shows in the bits of a rule that takes
+/// each element alone.
+fn each_piece<const N: usize>(
+    slices: [&mut [f32]; N],
+    g: &[f32],
+    f: impl Fn([&mut [f32]; N], &[f32]) + Sync,
+) {
+    let pieces = g.len().div_ceil(PIECE);
+    for_units(0..pieces, slices, [PIECE; N], pieces, &|piece, slices| {
+        let start = piece * PIECE;
+        let g = &g[start..(start + PIECE).min(g.len())];
+        widest(|| f(slices, g));
+    });
+}
 
 /// One update, as a rule sees it.
 #[derive(Clone, Copy, Debug)]

@@ -13,6 +13,7 @@ use ringfold_common::job::{
     TrainSpec,
 };
 use ringfold_compute::Arena;
+use ringfold_compute::cpu::team::Team;
 use ringfold_storage::{
     Dataset, MetricsWriter, ModelDescription, ModelFiles, ModelSources, check_output_dir,
     weights_blake3,
@@ -76,18 +77,11 @@ pub fn train(
     observer: &dyn Observer,
     clock: &dyn Clock,
 ) -> Result<Option<Summary>, TrainError> {
-    if job.threads <= 1 {
-        return Run::new(job, abort, observer, clock)?.train(ring);
-    }
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(job.threads as usize)
-        .thread_name(|i| format!("compute-{i}"))
-        .build()
-        .map_err(|error| TrainError::Threads {
-            threads: job.threads,
-            reason: error.to_string(),
-        })?;
-    pool.install(|| Run::new(job, abort, observer, clock)?.train(ring))
+    let mut team = Team::new(job.threads as usize).map_err(|error| TrainError::Threads {
+        threads: job.threads,
+        reason: error.to_string(),
+    })?;
+    team.install(|| Run::new(job, abort, observer, clock)?.train(ring))
 }
 
 /// The state of a run.

@@ -10,10 +10,11 @@ mod networks;
 use std::io::BufRead;
 
 use networks::Network;
-use rayon::prelude::*;
 use ringfold_common::clock::{Clock, SystemClock};
 use ringfold_compute::cpu::conv::Simd;
 use ringfold_compute::cpu::conv::peak::{ROUND_FLOPS, multiply_adds};
+use ringfold_compute::cpu::parallel::for_units;
+use ringfold_compute::cpu::team::{self, Team};
 use ringfold_compute::{
     Arena, Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, RunArgs, StateLayout,
     TensorRef, TrainMemory, Workspace,
@@ -93,10 +94,8 @@ impl Bench {
             plan.train_with_state(memory, &mut replica.state, &inputs, &args, ready)
                 .expect("memory and inputs of the plan");
         };
-        match &mut self.replicas[..] {
-            [one] => train(one),
-            many => many.par_iter_mut().with_max_len(1).for_each(train),
-        }
+        let threads = self.threads / self.replicas.len();
+        team::each_on(threads, &mut self.replicas, |_, replica| train(replica));
         self.update();
     }
 
@@ -104,7 +103,7 @@ impl Bench {
     fn update(&mut self) {
         let len = self.parameters.len().div_ceil(self.threads);
         let replicas = &self.replicas;
-        let one = |part: usize, w: &mut [f32], v: &mut [f32]| {
+        let one = |part: usize, [w, v]: [&mut [f32]; 2]| {
             let start = part * len;
             for (i, replica) in replicas.iter().enumerate() {
                 let gradients = &replica.gradients[start..start + w.len()];
@@ -113,18 +112,12 @@ impl Bench {
                     *v = decay * *v + g;
                 }
             }
-            for (w, &v) in w.iter_mut().zip(&*v) {
-                *w -= 0.01 * v;
+            for (w, v) in w.iter_mut().zip(v) {
+                *w -= 0.01 * *v;
             }
         };
-        if self.threads == 1 {
-            return one(0, &mut self.parameters, &mut self.momentum);
-        }
-        let parts = self.parameters.par_chunks_mut(len);
-        let parts = parts.zip(self.momentum.par_chunks_mut(len)).enumerate();
-        parts
-            .with_max_len(1)
-            .for_each(|(part, (w, v))| one(part, w, v));
+        let slices = [&mut self.parameters[..], &mut self.momentum[..]];
+        for_units(0..self.threads, slices, [len; 2], self.threads, &one);
     }
 }
 
@@ -172,9 +165,7 @@ fn main() -> Result<(), AnyError> {
         "resnet18" => networks::resnet18()?,
         other => return Err(format!("cnn or resnet18 expected, got {other}").into()),
     };
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(replicas * threads)
-        .build_global()?;
+    let mut team = Team::new(replicas * threads)?;
     let mut bench = Bench::new(&network, batch, replicas, threads)?;
     let clock = SystemClock::new();
     let mut done = 0;
@@ -185,7 +176,7 @@ fn main() -> Result<(), AnyError> {
         let mut shortest = f64::INFINITY;
         for step in done..done + steps {
             let start = clock.monotonic();
-            bench.step(step);
+            team.install(|| bench.step(step));
             shortest = shortest.min((clock.monotonic() - start).as_secs_f64());
         }
         done += steps;

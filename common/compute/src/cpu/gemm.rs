@@ -1,7 +1,7 @@
 //! Matrix products: those of `f32` by [`super::product`] where the processor has AVX-512, others by the
 //! `gemm` crate.
 //!
-//! Invariant of this module: [`by_crate`] is the only caller of `gemm::gemm`, and before the
+//! Invariant of this module: [`rows_by_crate`] is the only caller of `gemm::gemm`, and before the
 //! call [`matmul_strided`] has asserted that each of the three row-major matrices ends within its slice. Every
 //! address that the callee computes is base + row · row stride + column · column stride within those
 //! dimensions; the destination is borrowed mutably, so it overlaps neither operand.
@@ -10,9 +10,10 @@
 //! that it derives from the machine's cache sizes; up to 512 it doesn't cut. So the order of
 //! additions, and with it every bit, is the same for all cache sizes and thread counts.
 
+use std::sync::{Mutex, PoisonError};
+
 use gemm::Parallelism;
 
-#[cfg(target_arch = "x86_64")]
 use super::parallel::for_units;
 #[cfg(target_arch = "x86_64")]
 use super::{product, product_bf16};
@@ -38,7 +39,7 @@ pub struct MatMul {
     pub rhs_transposed: bool,
     /// Adds to what `dst` holds.
     pub accumulate: bool,
-    /// 1: the calling thread alone; more: the current rayon pool, in this many parts.
+    /// 1: the calling thread alone; more: its team, in this many parts.
     pub threads: usize,
     /// What the operands are rounded to; only `f32` where [`check_bf16`] finds nothing missing.
     pub precision: Precision,
@@ -253,8 +254,47 @@ fn by_product(
     );
 }
 
-/// By the `gemm` crate.
+/// Rows that a thread of the `gemm` crate has, at least: a product of one row is summed in another
+/// order.
+const CRATE_ROWS: usize = 16;
+
+/// By the `gemm` crate, rows of the result cut into a piece a thread. A piece that would have fewer
+/// than [`CRATE_ROWS`] rows belongs to the one before.
 fn by_crate<T: Element>(
+    spec: &MatMul,
+    strides: &RowStrides,
+    factor: T,
+    dst: &mut [T],
+    lhs: &[T],
+    rhs: &[T],
+) {
+    let blocks = spec.m / CRATE_ROWS;
+    let threads = spec.threads.min(blocks);
+    if threads <= 1 {
+        return rows_by_crate(spec, strides, factor, dst, lhs, rhs);
+    }
+    let row_step = if spec.lhs_transposed { 1 } else { strides.lhs };
+    let rows = blocks.div_ceil(threads) * CRATE_ROWS;
+    let pieces = (blocks * CRATE_ROWS).div_ceil(rows);
+    let whole = (pieces - 1) * rows;
+    let (most, last) = dst.split_at_mut(whole * strides.dst);
+    let compute = |row: usize, count: usize, dst: &mut [T]| {
+        let piece = MatMul { m: count, ..*spec };
+        rows_by_crate(&piece, strides, factor, dst, &lhs[row * row_step..], rhs);
+    };
+    let last = Mutex::new(last);
+    let steps = [rows * strides.dst];
+    for_units(0..pieces, [most], steps, threads, &|unit, [dst]| {
+        if unit + 1 < pieces {
+            return compute(unit * rows, rows, dst);
+        }
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        compute(whole, spec.m - whole, &mut last);
+    });
+}
+
+/// By the `gemm` crate on this thread.
+fn rows_by_crate<T: Element>(
     spec: &MatMul,
     strides: &RowStrides,
     factor: T,
@@ -267,11 +307,6 @@ fn by_crate<T: Element>(
     let both = |transposed, stride| if transposed { (stride, 1) } else { (1, stride) };
     let lhs_strides = both(spec.lhs_transposed, strides.lhs);
     let rhs_strides = both(spec.rhs_transposed, strides.rhs);
-    let parallelism = if spec.threads == 1 {
-        Parallelism::None
-    } else {
-        Parallelism::Rayon(spec.threads)
-    };
     let mut start = 0;
     while start < k {
         let run = (k - start).min(K_RUN);
@@ -302,7 +337,7 @@ fn by_crate<T: Element>(
                 false,
                 false,
                 false,
-                parallelism,
+                Parallelism::None,
             );
         }
         start += run;
@@ -314,6 +349,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cpu::team::Team;
 
     fn element(i: usize) -> f64 {
         ((i * 37 + 11) % 19) as f64 - 9.0
@@ -389,7 +425,8 @@ mod tests {
                     threads: 2,
                     precision: Precision::Full,
                 };
-                assert_exact(&spec);
+                let mut team = Team::new(2).unwrap();
+                team.install(|| assert_exact(&spec));
                 let strides = RowStrides {
                     dst: n + 3,
                     lhs: spec.lhs().1 + 1,
@@ -401,7 +438,7 @@ mod tests {
                 let mut got = vec![1.0; m * strides.dst];
                 let mut expected = got.clone();
                 matmul_strided(&spec, &strides, 0.5, &mut got, &lhs, &rhs);
-                by_crate(&spec, &strides, 0.5, &mut expected, &lhs, &rhs);
+                team.install(|| by_crate(&spec, &strides, 0.5, &mut expected, &lhs, &rhs));
                 assert_eq!(got, expected, "{spec:?}");
             }
         }
@@ -417,6 +454,41 @@ mod tests {
             assert_exact(&MatMul {
                 m, n, k, lhs_transposed, rhs_transposed, accumulate, threads, precision: Precision::Full,
             });
+        }
+    }
+
+    /// The crate sums a single row in another order: no thread gets one.
+    #[test]
+    fn bits_by_the_crate_do_not_depend_on_threads() {
+        for (m, n, k) in [(17, 33, 300), (33, 7, 511), (97, 40, 600), (1, 70, 90)] {
+            for lhs_transposed in [false, true] {
+                let fraction = |i: usize| 1.0 / (element(i) + 30.5);
+                let lhs: Vec<f64> = (0..m * k).map(fraction).collect();
+                let rhs: Vec<f64> = (0..k * n).map(|i| fraction(i + 5)).collect();
+                let product = |threads| {
+                    let spec = MatMul {
+                        precision: Precision::Full,
+                        m,
+                        n,
+                        k,
+                        lhs_transposed,
+                        rhs_transposed: false,
+                        accumulate: false,
+                        threads,
+                    };
+                    let mut dst = vec![0.0; m * n];
+                    let mut team = Team::new(threads).unwrap();
+                    team.install(|| matmul(&spec, &mut dst, &lhs, &rhs));
+                    dst.into_iter().map(f64::to_bits).collect::<Vec<_>>()
+                };
+                let one = product(1);
+                for threads in 2..6 {
+                    assert!(
+                        product(threads) == one,
+                        "{m} × {n} × {k}, {threads} threads"
+                    );
+                }
+            }
         }
     }
 

@@ -8,14 +8,15 @@
 //! | `plan` | [`CpuPlan`]: checks, runs, outputs |
 //! | `kernel` | instructions: calls with places and dimensions resolved; which kernel an operator has |
 //! | `memory` | how an instruction borrows from the memories |
-//! | `parallel` | work on slices of results, cut for the pool |
+//! | [`team`] | the threads of a computation: fork and join |
+//! | [`parallel`] | work on slices of results, cut for the team |
 //! | `view` | integers and truth values in memories of floats |
 //! | [`kernels`] | a file a group of operators: their kernels, and the loops over slices |
 //! | [`gemm`] | matrix products |
 //! | `product`, `product_bf16` | their kernels for AVX-512: of `f32`, and of operands rounded to bfloat16 |
 //! | [`conv`] | convolution on slices |
 //! | [`math`] | elementary functions |
-//! | `simd` | the same loop for wider vectors |
+//! | [`simd`] | the same loop for wider vectors |
 
 pub mod conv;
 pub mod gemm;
@@ -23,13 +24,14 @@ mod kernel;
 pub mod kernels;
 pub mod math;
 mod memory;
-mod parallel;
+pub mod parallel;
 mod plan;
 #[cfg(target_arch = "x86_64")]
 mod product;
 #[cfg(target_arch = "x86_64")]
 mod product_bf16;
-mod simd;
+pub mod simd;
+pub mod team;
 mod view;
 
 #[cfg(test)]
@@ -56,9 +58,8 @@ use crate::plan::{Compiled, Program, compile};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuOptions {
     /// 1: a run stays on the calling thread. More: matrix products, attention, convolutions, pooling,
-    /// batch normalisation and functions of one element are cut into this many parts for the rayon
-    /// pool that the caller runs in, by default the global one, which the caller configures; other
-    /// kernels stay on the calling thread. The bits don't depend on this.
+    /// batch normalisation and functions of one element are cut into this many parts for the
+    /// [`team`] of the calling thread, if it has one; other kernels stay on the calling thread. The bits don't depend on this.
     pub threads: usize,
 }
 

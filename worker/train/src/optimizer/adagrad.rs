@@ -2,7 +2,7 @@
 
 use ringfold_common::job::AdaGradOptions;
 
-use super::{Rule, Segment, Update};
+use super::{Rule, Segment, Update, each_piece};
 
 #[derive(Debug)]
 pub(super) struct AdaGrad {
@@ -30,11 +30,13 @@ impl Rule for AdaGrad {
             let rate = (update.rate * segment.rate_factor / slowed) as f32;
             let decay = segment.weight_decay as f32;
             let (w, g) = (&mut w[range.clone()], &g[range.clone()]);
-            for ((w, g), s) in w.iter_mut().zip(g).zip(&mut self.sum[range]) {
-                let gradient = update.scale * g + decay * *w;
-                *s += gradient * gradient;
-                *w -= rate * (gradient / (s.sqrt() + epsilon));
-            }
+            each_piece([w, &mut self.sum[range]], g, |[w, s], g| {
+                for ((w, g), s) in w.iter_mut().zip(g).zip(s) {
+                    let gradient = update.scale * g + decay * *w;
+                    *s += gradient * gradient;
+                    *w -= rate * (gradient / (s.sqrt() + epsilon));
+                }
+            });
         }
     }
 }

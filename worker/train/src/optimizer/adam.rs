@@ -2,7 +2,7 @@
 
 use ringfold_common::job::AdamOptions;
 
-use super::{Rule, Segment, Update};
+use super::{Rule, Segment, Update, each_piece};
 
 #[derive(Debug)]
 pub(super) struct Adam {
@@ -38,9 +38,12 @@ impl Rule for Adam {
                 &mut self.second[range.clone()],
             );
             if self.greatest.is_empty() {
-                step.plain(w, g, m, v);
+                each_piece([w, m, v], g, |[w, m, v], g| step.plain(w, g, m, v));
             } else {
-                step.amsgrad(w, g, m, v, &mut self.greatest[range]);
+                let greatest = &mut self.greatest[range];
+                each_piece([w, m, v, greatest], g, |[w, m, v, greatest], g| {
+                    step.amsgrad(w, g, m, v, greatest);
+                });
             }
         }
     }
@@ -97,6 +100,7 @@ impl Step {
         self.shrink * w - self.step_size * m / denominator
     }
 
+    #[inline(always)]
     fn plain(&self, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
         for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
             self.moments(*w, *g, m, v);
@@ -105,6 +109,7 @@ impl Step {
     }
 
     /// The same with the greatest v so far.
+    #[inline(always)]
     fn amsgrad(
         &self,
         w: &mut [f32],

@@ -1,23 +1,44 @@
 //! Clipping by global norm and by value.
 
+use ringfold_compute::cpu::parallel::for_units;
+use ringfold_compute::cpu::simd::widest;
+
 use super::LANES;
 
-/// The L2 norm of all gradients, summed in double precision in a fixed order.
+/// Elements of one sum of squares.
+const NORM_ELEMENTS: usize = 1 << 15;
+/// Sums that are made at a time, on the whole team.
+const NORM_SUMS: usize = 64;
+
+/// The L2 norm of all gradients, summed in double precision in a fixed order: pieces of fixed length,
+/// added up one after another, whoever sums them.
 #[must_use]
 pub fn global_norm(gradients: &[f32]) -> f64 {
+    let mut total = 0.0;
+    for gradients in gradients.chunks(NORM_SUMS * NORM_ELEMENTS) {
+        let mut sums = [0f64; NORM_SUMS];
+        let count = gradients.len().div_ceil(NORM_ELEMENTS);
+        for_units(0..count, [&mut sums[..]], [1], count, &|i, [sum]| {
+            let start = i * NORM_ELEMENTS;
+            let end = (start + NORM_ELEMENTS).min(gradients.len());
+            sum[0] = widest(|| sum_of_squares(&gradients[start..end]));
+        });
+        total += sums[..count].iter().sum::<f64>();
+    }
+    total.sqrt()
+}
+
+#[inline(always)]
+fn sum_of_squares(gradients: &[f32]) -> f64 {
     let mut lanes = [0f64; LANES];
-    let chunks = gradients.chunks_exact(LANES);
-    let tail: f64 = chunks
-        .remainder()
-        .iter()
-        .map(|&g| f64::from(g) * f64::from(g))
-        .sum();
+    let (chunks, rest) = gradients.as_chunks::<LANES>();
     for chunk in chunks {
         for (lane, &g) in lanes.iter_mut().zip(chunk) {
             *lane += f64::from(g) * f64::from(g);
         }
     }
-    (lanes.iter().sum::<f64>() + tail).sqrt()
+    let rest = rest.iter().map(|&g| f64::from(g) * f64::from(g));
+    lanes.iter().sum::<f64>() + rest.sum::<f64>()
 }
 
 /// What gradients of norm `norm` are multiplied by to keep them within `norm_max`: PyTorch's

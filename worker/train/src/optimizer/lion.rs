@@ -2,7 +2,7 @@
 
 use ringfold_common::job::LionOptions;
 
-use super::{Rule, Segment, Update};
+use super::{Rule, Segment, Update, each_piece};
 
 #[derive(Debug)]
 pub(super) struct Lion {
@@ -29,12 +29,14 @@ impl Rule for Lion {
             let shrink = (1.0 - rate * segment.weight_decay) as f32;
             let rate = rate as f32;
             let (w, g) = (&mut w[range.clone()], &g[range.clone()]);
-            for ((w, g), m) in w.iter_mut().zip(g).zip(&mut self.momentum[range]) {
-                let gradient = update.scale * g;
-                let direction = beta1 * *m + (1.0 - beta1) * gradient;
-                *w = shrink * *w - rate * sign(direction);
-                *m = beta2 * *m + (1.0 - beta2) * gradient;
-            }
+            each_piece([w, &mut self.momentum[range]], g, |[w, m], g| {
+                for ((w, g), m) in w.iter_mut().zip(g).zip(m) {
+                    let gradient = update.scale * g;
+                    let direction = beta1 * *m + (1.0 - beta1) * gradient;
+                    *w = shrink * *w - rate * sign(direction);
+                    *m = beta2 * *m + (1.0 - beta2) * gradient;
+                }
+            });
         }
     }
 }

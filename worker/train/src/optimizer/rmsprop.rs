@@ -2,7 +2,7 @@
 
 use ringfold_common::job::RmsPropOptions;
 
-use super::{Rule, Segment, Update};
+use super::{Rule, Segment, Update, each_piece};
 
 #[derive(Debug)]
 pub(super) struct RmsProp {
@@ -42,13 +42,21 @@ impl Rule for RmsProp {
             let (w, g) = (&mut w[range.clone()], &g[range.clone()]);
             let square = &mut self.square[range.clone()];
             match (self.mean.is_empty(), self.velocity.is_empty()) {
-                (true, true) => step.plain(w, g, square),
-                (true, false) => step.momentum(w, g, square, &mut self.velocity[range]),
-                (false, true) => step.centered(w, g, square, &mut self.mean[range]),
+                (true, true) => each_piece([w, square], g, |[w, s], g| step.plain(w, g, s)),
+                (true, false) => {
+                    let slices = [w, square, &mut self.velocity[range]];
+                    each_piece(slices, g, |[w, s, v], g| step.momentum(w, g, s, v));
+                }
+                (false, true) => {
+                    let slices = [w, square, &mut self.mean[range]];
+                    each_piece(slices, g, |[w, s, mean], g| step.centered(w, g, s, mean));
+                }
                 (false, false) => {
                     let (mean, velocity) =
                         (&mut self.mean[range.clone()], &mut self.velocity[range]);
-                    step.centered_momentum(w, g, square, mean, velocity);
+                    each_piece([w, square, mean, velocity], g, |[w, s, mean, v], g| {
+                        step.centered_momentum(w, g, s, mean, v);
+                    });
                 }
             }
         }
@@ -83,6 +91,7 @@ impl Step {
         gradient / ((s - *mean * *mean).max(0.0).sqrt() + self.epsilon)
     }
 
+    #[inline(always)]
     fn plain(&self, w: &mut [f32], g: &[f32], s: &mut [f32]) {
         for ((w, g), s) in w.iter_mut().zip(g).zip(s) {
             let gradient = self.gradient(*w, *g, s);
@@ -90,6 +99,7 @@ impl Step {
         }
     }
 
+    #[inline(always)]
     fn momentum(&self, w: &mut [f32], g: &[f32], s: &mut [f32], v: &mut [f32]) {
         for (((w, g), s), v) in w.iter_mut().zip(g).zip(s).zip(v) {
             let gradient = self.gradient(*w, *g, s);
@@ -98,6 +108,7 @@ impl Step {
         }
     }
 
+    #[inline(always)]
     fn centered(&self, w: &mut [f32], g: &[f32], s: &mut [f32], mean: &mut [f32]) {
         for (((w, g), s), mean) in w.iter_mut().zip(g).zip(s).zip(mean) {
             let gradient = self.gradient(*w, *g, s);
@@ -105,6 +116,7 @@ impl Step {
         }
     }
 
+    #[inline(always)]
     fn centered_momentum(
         &self,
         w: &mut [f32],

@@ -2,7 +2,7 @@
 
 use ringfold_common::job::SgdOptions;
 
-use super::{Rule, Segment, Update};
+use super::{Rule, Segment, Update, each_piece};
 
 #[derive(Debug)]
 pub(super) struct Sgd {
@@ -28,11 +28,14 @@ impl Rule for Sgd {
             let step = Step::new(&self.options, update, segment);
             let (w, g) = (&mut w[range.clone()], &g[range.clone()]);
             if self.velocity.is_empty() {
-                step.plain(w, g);
-            } else if self.options.nesterov {
-                step.nesterov(w, g, &mut self.velocity[range]);
+                each_piece([w], g, |[w], g| step.plain(w, g));
+                continue;
+            }
+            let v = &mut self.velocity[range];
+            if self.options.nesterov {
+                each_piece([w, v], g, |[w, v], g| step.nesterov(w, g, v));
             } else {
-                step.momentum(w, g, &mut self.velocity[range]);
+                each_piece([w, v], g, |[w, v], g| step.momentum(w, g, v));
             }
         }
     }
@@ -68,6 +71,7 @@ impl Step {
     }
 
     /// w ← w − η (g + λ w)
+    #[inline(always)]
     fn plain(&self, w: &mut [f32], g: &[f32]) {
         for (w, g) in w.iter_mut().zip(g) {
             *w -= self.rate * (self.scale * g + self.decay * *w);
@@ -75,6 +79,7 @@ impl Step {
     }
 
     /// v ← μ v + (1 − dampening) (g + λ w), v ← g + λ w at first; w ← w − η v.
+    #[inline(always)]
     fn momentum(&self, w: &mut [f32], g: &[f32], v: &mut [f32]) {
         for ((w, g), v) in w.iter_mut().zip(g).zip(v) {
             *v = self.kept * *v + self.taken * (self.scale * g + self.decay * *w);
@@ -83,6 +88,7 @@ impl Step {
     }
 
     /// The same v without dampening; w ← w − η (g + λ w + μ v).
+    #[inline(always)]
     fn nesterov(&self, w: &mut [f32], g: &[f32], v: &mut [f32]) {
         for ((w, g), v) in w.iter_mut().zip(g).zip(v) {
             let gradient = self.scale * g + self.decay * *w;

@@ -2,6 +2,7 @@ use ringfold_common::job::{
     AdaGradOptions, AdamOptions, BarzilaiBorweinFormula, BarzilaiBorweinOptions, LambOptions,
     LionOptions, RmsPropOptions, SgdOptions,
 };
+use ringfold_compute::cpu::team::Team;
 
 use super::*;
 
@@ -286,4 +287,30 @@ fn equal_neighbours_are_one_pass() {
             segment(48..64, 0.1),
         ]
     );
+}
+
+/// Every rule's weights after some updates, and the norm, bit by bit, on teams of any size.
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let len = 2 * PIECE + 77;
+    let gradients: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin()).collect();
+    for spec in every_rule(1e-2) {
+        let run = |threads| {
+            let mut w: Vec<f32> = (0..len).map(|i| (i as f32 * 0.11).cos()).collect();
+            let mut optimizer = optimizer(&spec, len);
+            let mut team = Team::new(threads).unwrap();
+            let norm = team.install(|| {
+                for _ in 0..3 {
+                    optimizer.update(0.01, 0.5, &mut w, &gradients);
+                }
+                global_norm(&gradients)
+            });
+            let bits: Vec<u32> = w.iter().map(|w| w.to_bits()).collect();
+            (bits, norm.to_bits())
+        };
+        let one = run(1);
+        for threads in [2, 3] {
+            assert!(run(threads) == one, "{spec:?} on {threads} threads");
+        }
+    }
 }

@@ -4,21 +4,22 @@
 //! go to [`crate::cpu::conv`]; those of `f64`, and shapes that it refuses, are matrix products of
 //! unfolded images.
 //!
-//! With threads the images are cut into as many runs for the rayon pool, the weight gradient's
+//! With threads the images are cut into as many runs for the team, the weight gradient's
 //! units likewise. Neither the cut of images nor who computes a unit shows in the bits.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use ringfold_graph::DType;
 use ringfold_graph::op::{Conv, ConvPart};
 
+use super::runs::Shared;
 use super::unfold::{Sizes, UnfoldKernel};
 use crate::backend::RunArgs;
 use crate::cpu::conv::{Algorithm, Conv2d, Convolution, Epilogue, Simd};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::memory::{Operands, Results};
+use crate::cpu::parallel::for_units;
+use crate::cpu::team;
 use crate::element::Element;
 use crate::plan::Call;
 
@@ -145,38 +146,42 @@ impl BlockedKernel {
         }
         let (to_image, from_image) = (to.len() / batch, from.len() / batch);
         let images = self.images();
-        let runs = to
-            .par_chunks_mut(images * to_image)
-            .zip(from.par_chunks(images * from_image))
-            .zip(scratch.par_chunks_mut(self.own()));
-        runs.with_max_len(1)
-            .for_each(|((to, from), scratch)| f(to.len() / to_image, to, from, scratch));
+        let steps = [images * to_image, self.own()];
+        for_units(
+            0..batch.div_ceil(images),
+            [to, scratch],
+            steps,
+            self.threads,
+            &|run, [to, scratch]| {
+                let count = to.len() / to_image;
+                let from = &from[run * images * from_image..][..count * from_image];
+                f(count, to, from, scratch);
+            },
+        );
     }
 
-    /// Computes these units; `partials` and `scratch` are those of the units and of the threads that
-    /// compute them.
-    fn units(
-        &self,
-        units: Range<usize>,
-        partials: &mut [f32],
-        scratch: &mut [f32],
-        operands: [&[f32]; 2],
-    ) {
+    /// Computes all units, each into its part of `partials`, on scratch of the threads.
+    fn units(&self, partials: &mut [f32], scratch: &mut [f32], operands: [&[f32]; 2]) {
         let kernels = &self.kernels;
-        let start = kernels.weight_unit_range(units.start).start;
-        let threads = scratch.len() / self.own();
-        if threads <= 1 || units.len() <= 1 {
-            return kernels.weight_run(units, partials, operands[0], operands[1], scratch);
+        let (count, own) = (kernels.weight_units(), self.own());
+        let threads = self.threads.min(count).max(1);
+        if threads == 1 {
+            return kernels.weight_run(0..count, partials, operands[0], operands[1], scratch);
         }
-        let half = threads / 2;
-        let middle = units.start + (units.len() * half).div_ceil(threads);
-        let at = kernels.weight_unit_range(middle).start - start;
-        let (first, second) = partials.split_at_mut(at);
-        let (scratch, other) = scratch.split_at_mut(half * self.own());
-        rayon::join(
-            || self.units(units.start..middle, first, scratch, operands),
-            || self.units(middle..units.end, second, other, operands),
-        );
+        let (partials, scratch) = (Shared::new(partials), Shared::new(scratch));
+        team::run(threads, |run| {
+            let units = count * run / threads..count * (run + 1) / threads;
+            let start = kernels.weight_unit_range(units.start).start;
+            let end = kernels.weight_unit_range(units.end - 1).end;
+            // SAFETY: runs have no unit in common, units no partial sums, and runs no scratch.
+            let (partials, scratch) = unsafe {
+                (
+                    partials.range(start..end),
+                    scratch.range(run * own..(run + 1) * own),
+                )
+            };
+            kernels.weight_run(units, partials, operands[0], operands[1], scratch);
+        });
     }
 }
 
@@ -222,7 +227,7 @@ impl<T: Element> Kernel<T> for BlockedKernel {
             }
             ConvPart::Weight { .. } => {
                 let partials = &mut shared[..kernels.weight_partials()];
-                self.units(0..kernels.weight_units(), partials, scratch, [b, a]);
+                self.units(partials, scratch, [b, a]);
                 kernels.fold_weights(dst, partials);
             }
         }

@@ -1,6 +1,6 @@
 //! Kernels of normalisations, forward and backward. Statistics are sums in `f64`.
 //!
-//! With threads the channels of batch normalisation are cut into as many runs for the rayon pool.
+//! With threads the channels of batch normalisation are cut into as many runs for the team.
 //!
 //! Invariant of the unsafe code: rows (see `Channels`) have no element in common, and only the one
 //! thread that computes a row writes its elements and its statistics; gradients of a weight that

@@ -2,7 +2,7 @@
 //!
 //! Each row of windows runs over the elements of a window in their order, and over the windows in
 //! vectors. Channels of images are independent; with threads they are cut into as many runs for the
-//! rayon pool, which doesn't show in the bits.
+//! team, which doesn't show in the bits.
 
 use std::ops::Range;
 use std::sync::Arc;

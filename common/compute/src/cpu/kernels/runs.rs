@@ -1,17 +1,14 @@
-//! Cutting a kernel's work into runs of pieces (images, channels, rows, elements) for the rayon pool.
+//! Cutting a kernel's work into runs of pieces (images, channels, rows, elements) for the team.
 //!
-//! The pieces are independent, so that the bits don't depend on the cut. One thread never enters the
-//! pool; nothing is allocated.
-//!
-//! Invariant of the unsafe code: a [`Shared`] slice is borrowed mutably for as long as it is there, and
-//! no element of it is reached by two threads at once: its callers promise that.
+//! The pieces are independent, so that the bits don't depend on the cut. Nothing is allocated.
 
-use std::marker::PhantomData;
-use std::ops::{AddAssign, Range};
+use std::ops::Range;
 
-use rayon::prelude::*;
+pub(crate) use crate::cpu::parallel::Shared;
+use crate::cpu::parallel::for_units;
+use crate::cpu::team;
 
-/// Elements that are worth another thread, at least: waking one takes some 40 µs.
+/// Elements that are worth another thread, at least: waking one that parks takes some 40 µs.
 const RUN_MIN: usize = 1 << 14;
 
 /// Calls `f(first piece, pieces)` for runs of whole pieces of `piece` elements.
@@ -38,13 +35,17 @@ pub(crate) fn each_run_with<T: Send>(
         return f(0, to, scratch);
     }
     let run = (to.len() / piece).div_ceil(threads);
-    let runs = to.par_chunks_mut(run * piece).enumerate();
-    if own == 0 {
-        let runs = runs.with_max_len(1);
-        return runs.for_each(|(i, to)| f(i * run, to, &mut []));
-    }
-    let runs = runs.zip(scratch.par_chunks_mut(own)).with_max_len(1);
-    runs.for_each(|((i, to), scratch)| f(i * run, to, scratch));
+    let steps = [run * piece, own];
+    let runs = to.len().div_ceil(run * piece);
+    for_units(
+        0..runs,
+        [to, scratch],
+        steps,
+        threads,
+        &|i, [to, scratch]| {
+            f(i * run, to, scratch);
+        },
+    );
 }
 
 /// Calls `f` for runs of `count` pieces of `piece` elements.
@@ -58,69 +59,15 @@ pub(crate) fn each_index(
     if threads <= 1 {
         return f(0..count);
     }
-    let runs = (0..threads).into_par_iter().with_max_len(1);
-    runs.for_each(|i| f(count * i / threads..count * (i + 1) / threads));
-}
-
-/// A slice whose parts several threads write: for pieces that don't lie side by side.
-pub(crate) struct Shared<'a, T> {
-    start: *mut T,
-    len: usize,
-    of: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: threads reach different elements, as the callers of its methods promise.
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
-
-impl<'a, T> Shared<'a, T> {
-    pub(crate) fn new(slice: &'a mut [T]) -> Self {
-        Self {
-            start: slice.as_mut_ptr(),
-            len: slice.len(),
-            of: PhantomData,
-        }
-    }
-
-    /// A part, to write.
-    ///
-    /// # Safety
-    /// Nobody reaches an element of it while it is borrowed.
-    // The borrow is of the slice, not of `self`.
-    #[allow(clippy::mut_from_ref)]
-    #[inline(always)]
-    pub(crate) unsafe fn range(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: the range lies in the slice, and nobody else reaches it.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
-    }
-
-    /// Writes an element.
-    ///
-    /// # Safety
-    /// Nobody else reaches it meanwhile.
-    #[inline(always)]
-    pub(crate) unsafe fn set(&self, i: usize, value: T) {
-        // SAFETY: as for this function.
-        unsafe { self.range(i..i + 1)[0] = value };
-    }
-
-    /// Adds to an element.
-    ///
-    /// # Safety
-    /// Nobody else reaches it meanwhile.
-    #[inline(always)]
-    pub(crate) unsafe fn add(&self, i: usize, value: T)
-    where
-        T: AddAssign,
-    {
-        // SAFETY: as for this function.
-        unsafe { self.range(i..i + 1)[0] += value };
-    }
+    team::run(threads, |i| {
+        f(count * i / threads..count * (i + 1) / threads)
+    });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::team::Team;
 
     #[test]
     fn runs_are_whole_pieces_and_cover_all() {
@@ -128,28 +75,24 @@ mod tests {
             for threads in 1..5 {
                 let mut to = vec![usize::MAX; len];
                 let mut scratch = vec![0; threads];
-                each_run_with(
-                    threads,
-                    &mut to,
-                    piece,
-                    &mut scratch,
-                    1,
-                    |first, to, own| {
-                        assert!(to.len() % piece == 0 && !own.is_empty());
-                        for (i, to) in to.iter_mut().enumerate() {
-                            *to = first * piece + i;
-                        }
-                    },
-                );
+                let mut team = Team::new(threads).unwrap();
+                let number = |first, to: &mut [usize], own: &mut [usize]| {
+                    assert!(to.len().is_multiple_of(piece) && !own.is_empty());
+                    for (i, to) in to.iter_mut().enumerate() {
+                        *to = first * piece + i;
+                    }
+                };
+                team.install(|| each_run_with(threads, &mut to, piece, &mut scratch, 1, number));
                 assert!(to.iter().copied().eq(0..len));
                 to.fill(0);
                 let shared = Shared::new(&mut to);
-                each_index(threads, len / piece, piece, |pieces| {
+                let add = |pieces: Range<usize>| {
                     for i in pieces.start * piece..pieces.end * piece {
                         // SAFETY: the runs have no piece in common.
                         unsafe { shared.add(i, i) };
                     }
-                });
+                };
+                team.install(|| each_index(threads, len / piece, piece, add));
                 assert!(to.iter().copied().eq(0..len));
             }
         }
