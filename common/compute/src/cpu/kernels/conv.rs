@@ -6,6 +6,8 @@
 //!
 //! With threads the images are cut into as many runs for the team, the weight gradient's
 //! units likewise. Neither the cut of images nor who computes a unit shows in the bits.
+//!
+//! Invariant of the unsafe code: the runs of one region have no unit, partial sum or scratch in common.
 
 use std::sync::Arc;
 

@@ -1,6 +1,8 @@
 //! Cutting a kernel's work into runs of pieces (images, channels, rows, elements) for the team.
 //!
 //! The pieces are independent, so that the bits don't depend on the cut. Nothing is allocated.
+//!
+//! Invariant of the unsafe code: the runs of one region have no piece in common.
 
 use std::ops::Range;
 
