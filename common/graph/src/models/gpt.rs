@@ -7,15 +7,12 @@ pub use step::{GptStep, gpt_step};
 
 use ringfold_common::job::GptSpec;
 
-use super::penalise;
-use super::{DATA_LOSS, FEATURES, LABELS, LAYERS_MAX, LOGITS, LOSS, PROBABILITIES, UNITS_MAX};
+use super::objective::finish_tokens;
+use super::{FEATURES, LABELS, LAYERS_MAX, UNITS_MAX};
 use crate::error::GraphError;
-use crate::graph::{Graph, OutputRole, ValueId};
+use crate::graph::{Graph, ValueId};
 use crate::init::Initialiser;
-use crate::op::{
-    Attention, Binary, Dense, Dropout, Gather, Norm, NormOver, Slice, Softmax, SoftmaxCrossEntropy,
-    Unary,
-};
+use crate::op::{Attention, Binary, Dense, Dropout, Gather, Norm, NormOver, Slice, Unary};
 use crate::shape::{DType, Shape, TensorType};
 
 /// The standard deviation of initial weights (GPT-2, and section 2.3 of its report for residuals).
@@ -124,7 +121,8 @@ impl GptOptions {
 /// GELU is exact. Weights start normal with deviation 0.02, those of a block's `c_proj` with
 /// 0.02 / √(2 · layers); biases at 0.
 ///
-/// Outputs [`LOSS`], [`DATA_LOSS`] (the mean over all tokens), [`LOGITS`] and [`PROBABILITIES`] of
+/// Outputs [`LOSS`](super::LOSS), [`DATA_LOSS`](super::DATA_LOSS) (the mean over all tokens),
+/// [`LOGITS`](super::LOGITS) and [`PROBABILITIES`](super::PROBABILITIES) of
 /// `[batch, length, vocabulary]`.
 ///
 /// # Errors
@@ -145,13 +143,7 @@ pub fn gpt(options: &GptOptions) -> Result<Graph, GraphError> {
     }
     let logits = builder.head(value, embedding)?;
     let weights = builder.weights;
-    let data_loss = graph.apply(SoftmaxCrossEntropy::Loss, &[logits, y])?;
-    let loss = penalise(&mut graph, data_loss, &weights, options.l2)?;
-    graph.add_output(LOSS, OutputRole::Loss, loss)?;
-    graph.add_output(DATA_LOSS, OutputRole::Loss, data_loss)?;
-    graph.add_output(LOGITS, OutputRole::Prediction, logits)?;
-    let probabilities = graph.apply(Softmax::Plain { axis: 2 }, &[logits])?;
-    graph.add_output(PROBABILITIES, OutputRole::Derived, probabilities)?;
+    finish_tokens(&mut graph, logits, y, &weights, options.l2)?;
     Ok(graph)
 }
 
@@ -305,6 +297,7 @@ impl<'a> Builder<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::LOSS;
     use super::*;
     use crate::differentiate;
 

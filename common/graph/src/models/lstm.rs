@@ -3,14 +3,12 @@
 
 use ringfold_common::job::LstmSpec;
 
-use super::penalise;
-use super::{DATA_LOSS, FEATURES, LABELS, LAYERS_MAX, LOGITS, LOSS, PROBABILITIES, UNITS_MAX};
+use super::objective::finish_tokens;
+use super::{FEATURES, LABELS, LAYERS_MAX, LOGITS, UNITS_MAX};
 use crate::error::GraphError;
 use crate::graph::{Graph, OutputRole, ValueId};
 use crate::init::{Initialiser, InitialiserScheme};
-use crate::op::{
-    Cell, Dense, Dropout, Expand, Gather, Recurrent, Reshape, Softmax, SoftmaxCrossEntropy,
-};
+use crate::op::{Cell, Dense, Dropout, Expand, Gather, Recurrent, Reshape};
 use crate::shape::{DType, Dim, Shape, TensorType};
 
 /// The options of [`lstm`].
@@ -114,13 +112,7 @@ pub fn lstm(options: &LstmOptions) -> Result<Graph, GraphError> {
     }
     let logits = builder.head(value)?;
     let weights = builder.weights;
-    let data_loss = graph.apply(SoftmaxCrossEntropy::Loss, &[logits, y])?;
-    let loss = penalise(&mut graph, data_loss, &weights, options.l2)?;
-    graph.add_output(LOSS, OutputRole::Loss, loss)?;
-    graph.add_output(DATA_LOSS, OutputRole::Loss, data_loss)?;
-    graph.add_output(LOGITS, OutputRole::Prediction, logits)?;
-    let probabilities = graph.apply(Softmax::Plain { axis: 2 }, &[logits])?;
-    graph.add_output(PROBABILITIES, OutputRole::Derived, probabilities)?;
+    finish_tokens(&mut graph, logits, y, &weights, options.l2)?;
     Ok(graph)
 }
 
@@ -280,6 +272,7 @@ impl Builder<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::LOSS;
     use super::*;
     use crate::differentiate;
 

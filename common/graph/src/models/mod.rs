@@ -33,7 +33,6 @@ pub use self::gpt::{GptOptions, GptStep, gpt, gpt_step};
 pub use self::lstm::{LstmOptions, LstmStep, lstm, lstm_step};
 pub use self::mlp::{MlpOptions, mlp};
 pub use self::objective::Loss;
-use self::objective::penalise;
 pub use self::resnet::resnet18;
 pub use self::sequential::sequential;
 use crate::error::GraphError;

@@ -136,7 +136,7 @@ pub(crate) fn add_inputs(
 }
 
 /// A loss with a penalty on each of `weights`.
-pub(super) fn penalise(
+fn penalise(
     graph: &mut Graph,
     data_loss: ValueId,
     weights: &[ValueId],
@@ -152,6 +152,39 @@ pub(super) fn penalise(
     Ok(loss)
 }
 
+/// Ends a model of tokens: cross-entropy over all of them, penalty and outputs of `logits [batch,
+/// length, vocabulary]`.
+pub(super) fn finish_tokens(
+    graph: &mut Graph,
+    logits: ValueId,
+    labels: ValueId,
+    weights: &[ValueId],
+    l2: f64,
+) -> Result<(), GraphError> {
+    let data_loss = graph.apply(SoftmaxCrossEntropy::Loss, &[logits, labels])?;
+    add_losses(graph, data_loss, weights, l2)?;
+    add_scores(graph, logits, 2)
+}
+
+/// The outputs [`LOSS`], with the penalty, and [`DATA_LOSS`].
+fn add_losses(
+    graph: &mut Graph,
+    data_loss: ValueId,
+    weights: &[ValueId],
+    l2: f64,
+) -> Result<(), GraphError> {
+    let loss = penalise(graph, data_loss, weights, l2)?;
+    graph.add_output(LOSS, OutputRole::Loss, loss)?;
+    graph.add_output(DATA_LOSS, OutputRole::Loss, data_loss)
+}
+
+/// The outputs [`LOGITS`] and [`PROBABILITIES`] of scores whose classes lie along `axis`.
+fn add_scores(graph: &mut Graph, logits: ValueId, axis: usize) -> Result<(), GraphError> {
+    graph.add_output(LOGITS, OutputRole::Prediction, logits)?;
+    let probabilities = graph.apply(Softmax::Plain { axis }, &[logits])?;
+    graph.add_output(PROBABILITIES, OutputRole::Derived, probabilities)
+}
+
 /// Ends a model: loss, penalty and outputs of `out [batch, outputs]`.
 pub(crate) fn finish(
     graph: &mut Graph,
@@ -161,14 +194,10 @@ pub(crate) fn finish(
     weights: &[ValueId],
 ) -> Result<(), GraphError> {
     let data_loss = frame.loss.apply(graph, out, labels)?;
-    let loss = penalise(graph, data_loss, weights, frame.l2)?;
-    graph.add_output(LOSS, OutputRole::Loss, loss)?;
-    graph.add_output(DATA_LOSS, OutputRole::Loss, data_loss)?;
+    add_losses(graph, data_loss, weights, frame.l2)?;
     let prediction = match frame.loss {
         Loss::CrossEntropy | Loss::WeightedCrossEntropy { .. } => {
-            graph.add_output(LOGITS, OutputRole::Prediction, out)?;
-            let probabilities = graph.apply(Softmax::Plain { axis: 1 }, &[out])?;
-            return graph.add_output(PROBABILITIES, OutputRole::Derived, probabilities);
+            return add_scores(graph, out, 1);
         }
         Loss::MeanSquaredError | Loss::MeanAbsoluteError | Loss::Huber { .. } => {
             return graph.add_output(PREDICTION, OutputRole::Prediction, out);
