@@ -29,8 +29,13 @@ use crate::contribution::Contribution;
 use crate::error::{TrainError, check_abort};
 use crate::network::{Network, Plans};
 
-/// Steps that each split is tried for. The first of them warms up and isn't timed.
+/// Steps that each split is tried for at a time. The first of them warms up and isn't timed.
 const TRIAL_STEPS: u32 = 4;
+/// A trial goes round the splits until it took so long, so that short steps, which other load on the
+/// machine easily doubles, are timed at several moments.
+const TRIAL_TIME: Duration = Duration::from_millis(200);
+/// But so often at most.
+const TRIAL_ROUNDS: u32 = 8;
 /// Elements that one task of a parallel addition adds.
 const ADD_ELEMENTS: usize = 1 << 15;
 
@@ -92,22 +97,30 @@ struct Trial {
     /// The least time of a step of each, once it was timed.
     best: Vec<Option<Duration>>,
     steps: u32,
+    took: Duration,
+    ended: bool,
 }
 
 impl Trial {
     fn new(splits: Vec<Split>) -> Self {
         Self {
             best: vec![None; splits.len()],
+            ended: splits.len() == 1,
             splits,
             steps: 0,
+            took: Duration::ZERO,
         }
+    }
+
+    /// The number of the split that is tried.
+    fn trying(&self) -> usize {
+        (self.steps / TRIAL_STEPS) as usize % self.splits.len()
     }
 
     /// The split of the next step, or of all that follow.
     fn split(&self) -> Split {
-        let trying = (self.steps / TRIAL_STEPS) as usize;
-        if let Some(split) = self.splits.get(trying) {
-            return *split;
+        if !self.ended {
+            return self.splits[self.trying()];
         }
         let timed = self.splits.iter().zip(&self.best);
         let timed = timed.min_by_key(|(_, best)| best.unwrap_or(Duration::MAX));
@@ -116,16 +129,20 @@ impl Trial {
 
     /// Takes the time of a step; true if it was the last of the trial.
     fn record(&mut self, took: Duration) -> bool {
-        let trying = (self.steps / TRIAL_STEPS) as usize;
-        if self.splits.len() == 1 || trying >= self.splits.len() {
+        if self.ended {
             return false;
         }
         if !self.steps.is_multiple_of(TRIAL_STEPS) {
+            let trying = self.trying();
             let best = &mut self.best[trying];
             *best = Some(best.map_or(took, |best| best.min(took)));
         }
         self.steps += 1;
-        self.steps / TRIAL_STEPS == self.splits.len() as u32
+        self.took += took;
+        let round = TRIAL_STEPS * self.splits.len() as u32;
+        self.ended = self.steps.is_multiple_of(round)
+            && (self.took >= TRIAL_TIME || self.steps >= TRIAL_ROUNDS * round);
+        self.ended
     }
 }
 
@@ -415,26 +432,43 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_trial_ends_with_the_fastest() {
+    /// The splits of `steps` steps whose times `micros` gives by number and split.
+    fn tried(steps: u32, micros: impl Fn(u32, Split) -> u64) -> Vec<Split> {
         let mut trial = Trial::new(vec![split(2, 1), split(1, 2)]);
         let mut seen = Vec::new();
-        for step in 0..20_u64 {
+        for step in 0..steps {
             let now = trial.split();
             seen.push(now);
-            // The first step of a split is slow and doesn't count.
-            let slow = step.is_multiple_of(TRIAL_STEPS.into());
-            let millis = if slow {
-                900
-            } else {
-                10 + 10 * now.threads as u64
-            };
-            let ended = trial.record(Duration::from_millis(millis));
-            assert_eq!(ended, step + 1 == 2 * u64::from(TRIAL_STEPS));
+            let ended = trial.record(Duration::from_micros(micros(step, now)));
+            assert_eq!(ended, trial.ended && seen.len() as u32 == trial.steps);
         }
+        seen
+    }
+
+    #[test]
+    fn a_trial_ends_with_the_fastest() {
+        // The first step of a split is slow and doesn't count.
+        let seen = tried(20, |step, now| match step.is_multiple_of(TRIAL_STEPS) {
+            true => 900_000,
+            false => 10_000 + 10_000 * now.threads as u64,
+        });
         assert_eq!(seen[..4], [split(2, 1); 4]);
         assert_eq!(seen[4..8], [split(1, 2); 4]);
         assert_eq!(seen[8..], [split(2, 1); 12]);
+    }
+
+    #[test]
+    fn short_steps_are_tried_in_several_rounds() {
+        // What disturbs the first round is forgotten.
+        let seen = tried(90, |step, now| match step < 8 {
+            true => 500 * now.threads as u64,
+            false => 200 * now.at_once as u64,
+        });
+        for round in seen[..64].chunks(8) {
+            assert_eq!(round[..4], [split(2, 1); 4]);
+            assert_eq!(round[4..], [split(1, 2); 4]);
+        }
+        assert_eq!(seen[64..], [split(1, 2); 26]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Matrix products: those of `f32` by [`super::product`] where the processor has AVX-512, others by the
 //! `gemm` crate.
 //!
-//! Invariant of this module: [`rows_by_crate`] is the only caller of `gemm::gemm`, and before the
+//! Invariants of this module: the pieces that [`by_product`] cuts a result into have no element in
+//! common; and [`rows_by_crate`] is the only caller of `gemm::gemm`, and before the
 //! call [`matmul_strided`] has asserted that each of the three row-major matrices ends within its slice. Every
 //! address that the callee computes is base + row · row stride + column · column stride within those
 //! dimensions; the destination is borrowed mutably, so it overlaps neither operand.
@@ -16,7 +17,7 @@ use gemm::Parallelism;
 
 use super::parallel::for_units;
 #[cfg(target_arch = "x86_64")]
-use super::{product, product_bf16};
+use super::{parallel::Shared, product, product_bf16, team};
 use crate::backend::Precision;
 use crate::element::Element;
 use crate::error::ComputeError;
@@ -199,7 +200,7 @@ pub fn matmul_strided<T: Element>(
     by_crate(spec, strides, factor, dst, lhs, rhs);
 }
 
-/// By the kernels of our own, rows of the result cut into a piece a thread.
+/// By the kernels of our own: the result is cut into a piece a thread, of rows and columns.
 #[cfg(target_arch = "x86_64")]
 fn by_product(
     proof: product::Avx512,
@@ -221,37 +222,55 @@ fn by_product(
         product_bf16::Avx512Bf16::detect()
             .unwrap_or_else(|missing| panic!("{missing} for {spec:?}"))
     });
-    let rows = m
-        .div_ceil(spec.threads)
-        .max(1)
-        .next_multiple_of(product::ROWS);
-    let steps = [rows * strides.dst];
-    for_units(
-        0..m.div_ceil(rows),
-        [dst],
-        steps,
-        spec.threads,
-        &|unit, [dst]| {
-            let row = unit * rows;
-            for start in (0..k).step_by(K_RUN) {
-                let to = product::Target {
-                    stride: strides.dst,
-                    start: if start > 0 {
-                        product::Start::Result
-                    } else {
-                        first
-                    },
-                    factor,
-                };
-                let sizes = [rows.min(m - row), n, K_RUN.min(k - start)];
-                let (lhs, rhs) = (lhs.from(row, start), rhs.from(start, 0));
+    let [rows, columns] = piece(spec);
+    let (across, down) = (n.div_ceil(columns), m.div_ceil(rows));
+    let dst = Shared::new(dst);
+    team::run(across * down, |unit| {
+        let (row, column) = (unit / across * rows, unit % across * columns);
+        let (rows, columns) = (rows.min(m - row), columns.min(n - column));
+        for start in (0..k).step_by(K_RUN) {
+            let to = product::Target {
+                stride: strides.dst,
+                start: match first {
+                    _ if start > 0 => product::Start::Result,
+                    product::Start::Row(bias) => {
+                        product::Start::Row(&bias[column..column + columns])
+                    }
+                    first => first,
+                },
+                factor,
+            };
+            let sizes = [rows, columns, K_RUN.min(k - start)];
+            let (lhs, rhs) = (lhs.from(row, start), rhs.from(start, column));
+            let dst = (&dst, row * strides.dst + column);
+            // SAFETY: the pieces of the result have no element in common, and each is one unit's.
+            unsafe {
                 match bf16 {
                     Some(proof) => product_bf16::multiply(proof, sizes, dst, to, lhs, rhs),
                     None => product::multiply(proof, sizes, dst, to, lhs, rhs),
                 }
             }
-        },
-    );
+        }
+    });
+}
+
+/// Rows and columns of the piece of the result that each of `spec.threads` threads has, at least 1:
+/// those that take the slowest thread the least time.
+#[cfg(target_arch = "x86_64")]
+fn piece(spec: &MatMul) -> [usize; 2] {
+    let &MatMul { m, n, k, .. } = spec;
+    let threads = spec.threads.max(1);
+    let pieces = (1..=threads).filter(|across| threads.is_multiple_of(*across));
+    let pieces = pieces.map(|across| {
+        // Two rows at least share what is loaded of `rhs`.
+        let rows = m.div_ceil(threads / across).next_multiple_of(2).min(m);
+        let columns = n.div_ceil(across).next_multiple_of(product::COLUMNS).min(n);
+        let sizes = [rows, columns, K_RUN.min(k)];
+        let cycles = product::cycles(sizes, spec.lhs_transposed, spec.rhs_transposed);
+        ([rows.max(1), columns.max(1)], cycles)
+    });
+    let least = pieces.min_by(|(_, a), (_, b)| a.total_cmp(b));
+    least.map_or([m.max(1), n.max(1)], |(piece, _)| piece)
 }
 
 /// Rows that a thread of the `gemm` crate has, at least: a product of one row is summed in another
@@ -524,6 +543,34 @@ mod tests {
             let mut got = vec![f32::NAN; 35 * 41];
             matmul_bias(&spec, &mut got, &lhs, &rhs, &bias);
             assert!(got.iter().zip(&expected).all(|(&x, &y)| f64::from(x) == y));
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn pieces_are_even_and_cover_the_result() {
+        let spec = |m, n, threads, lhs_transposed, rhs_transposed| MatMul {
+            m,
+            n,
+            k: 512,
+            lhs_transposed,
+            rhs_transposed,
+            accumulate: false,
+            threads,
+            precision: Precision::Full,
+        };
+        // Columns of the weights are turned once, not by each thread.
+        assert_eq!(piece(&spec(128, 512, 2, false, true)), [128, 256]);
+        // Few columns, or few rows.
+        assert_eq!(piece(&spec(128, 10, 2, false, true)), [64, 10]);
+        assert_eq!(piece(&spec(10, 512, 2, true, false)), [10, 256]);
+        assert_eq!(piece(&spec(1, 1, 3, false, false)), [1, 1]);
+        for threads in 1..9 {
+            for (m, n) in [(1, 7), (13, 40), (128, 512), (515, 784), (1000, 10)] {
+                let [rows, columns] = piece(&spec(m, n, threads, true, false));
+                assert!((1..=m).contains(&rows) && (1..=n).contains(&columns));
+                assert!(m.div_ceil(rows) * n.div_ceil(columns) <= threads);
+            }
         }
     }
 

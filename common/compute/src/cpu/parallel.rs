@@ -73,6 +73,22 @@ impl<'a, T> Shared<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 
+    /// Elements of the slice.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Where element `at` lies, good for reads and writes up to the slice's end by whoever is the
+    /// only one to reach what it touches.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    #[inline(always)]
+    pub(crate) fn pointer(&self, at: usize) -> *mut T {
+        assert!(at < self.len);
+        self.start.wrapping_add(at)
+    }
+
     /// Writes an element.
     ///
     /// # Safety

@@ -22,6 +22,8 @@ use std::arch::x86_64::{
 };
 use std::cell::RefCell;
 
+use super::parallel::Shared;
+
 /// Rows of a tile.
 pub(crate) const ROWS: usize = 14;
 /// Columns of a tile: two registers.
@@ -93,14 +95,18 @@ thread_local! {
     static PANELS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
-/// `dst [m, n] (+)= factor · lhs [m, k] · rhs [k, n]`, where the sum over k is one run.
+/// `dst [m, n] (+)= factor · lhs [m, k] · rhs [k, n]`, where the sum over k is one run. The result
+/// begins at element `origin` of `dst`.
+///
+/// # Safety
+/// Nobody else reaches the result's elements meanwhile; what lies between its rows is not touched.
 ///
 /// # Panics
 /// If a slice ends before its matrix, or rows of the result overlap.
-pub(crate) fn multiply(
+pub(crate) unsafe fn multiply(
     proof: Avx512,
     [m, n, k]: [usize; 3],
-    dst: &mut [f32],
+    (dst, origin): (&Shared<'_, f32>, usize),
     to: Target<'_>,
     lhs: View<'_>,
     rhs: View<'_>,
@@ -109,7 +115,7 @@ pub(crate) fn multiply(
         lhs.fits(m, k) && rhs.fits(k, n),
         "operands of {m} × {k} × {n}"
     );
-    let end = m.saturating_sub(1) * to.stride + n;
+    let end = origin + m.saturating_sub(1) * to.stride + n;
     assert!(
         n <= to.stride && (m == 0 || end <= dst.len()),
         "result of {m} × {n}"
@@ -118,8 +124,8 @@ pub(crate) fn multiply(
         assert_eq!(row.len(), n, "a row of {n}");
     }
     PANELS.with_borrow_mut(|[lhs_panels, rhs_panels]| {
-        let pack_lhs = lhs.strides.1 != 1 && m * k >= PACK_MIN && n >= 2 * COLUMNS;
-        let pack_rhs = rhs.strides.1 != 1 || (k * n >= PACK_MIN && m >= 2 * ROWS);
+        let pack_lhs = packs_lhs([m, n, k], lhs.strides.1 != 1);
+        let pack_rhs = packs_rhs([m, n, k], rhs.strides.1 != 1);
         for first in (0..n).step_by(RHS_COLUMNS) {
             let columns = RHS_COLUMNS.min(n - first);
             let rhs = rhs.from(0, first);
@@ -157,7 +163,7 @@ pub(crate) fn multiply(
                                 (lhs.elements[done * row..].as_ptr(), row, step)
                             }
                         };
-                        let at = (row + done) * to.stride + first + column;
+                        let at = origin + (row + done) * to.stride + first + column;
                         let tile = Tile {
                             depth: k,
                             columns: width,
@@ -166,7 +172,7 @@ pub(crate) fn multiply(
                             a_step,
                             b,
                             b_step,
-                            c: dst[at..].as_mut_ptr(),
+                            c: dst.pointer(at),
                             c_row: to.stride,
                             accumulate: matches!(to.start, Start::Result),
                             start: match to.start {
@@ -182,6 +188,32 @@ pub(crate) fn multiply(
             }
         }
     });
+}
+
+/// Whether `lhs` is packed, transposed or not.
+fn packs_lhs([m, n, k]: [usize; 3], transposed: bool) -> bool {
+    transposed && m * k >= PACK_MIN && n >= 2 * COLUMNS
+}
+
+/// Whether `rhs` is packed, transposed or not.
+fn packs_rhs([m, n, k]: [usize; 3], transposed: bool) -> bool {
+    transposed || (k * n >= PACK_MIN && m >= 2 * ROWS)
+}
+
+/// What a product costs a thread, in cycles for each step of the sum: two for each row of a tile,
+/// and the packing of what it needs of both operands. For choosing how to share a product out.
+pub(super) fn cycles(sizes: [usize; 3], lhs_transposed: bool, rhs_transposed: bool) -> f64 {
+    /// Cycles to pack an element that lies beside its neighbours, and one that is turned.
+    const PACK: [f64; 2] = [0.15, 0.4];
+    let [m, n, _] = sizes;
+    let mut cycles = 2.0 * (m * n.div_ceil(COLUMNS)) as f64;
+    if packs_lhs(sizes, lhs_transposed) {
+        cycles += PACK[0] * m as f64;
+    }
+    if packs_rhs(sizes, rhs_transposed) {
+        cycles += PACK[usize::from(rhs_transposed)] * n as f64;
+    }
+    cycles
 }
 
 /// The rows of the next tile when so many are left.
@@ -271,36 +303,36 @@ fn turn(_: Avx512, panel: &mut [f32], from: &[f32], apart: usize, k: usize) {
 /// The pointers are good for that, and the processor has AVX-512F.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn turn_16(from: *const f32, apart: usize, to: *mut f32, stride: usize) {
-    // SAFETY: column `i` has 16 elements.
-    let columns: [__m512; 16] =
-        std::array::from_fn(|i| unsafe { _mm512_loadu_ps(from.add(i * apart)) });
+    // No closures: they would lack the processor's features, and be called.
+    let mut columns = [_mm512_setzero_ps(); 16];
+    for (i, column) in columns.iter_mut().enumerate() {
+        // SAFETY: column `i` has 16 elements.
+        *column = unsafe { _mm512_loadu_ps(from.add(i * apart)) };
+    }
     // Of each four columns, by 128-bit lane l: element 4 l + c of all four.
     let mut fours = [_mm512_setzero_ps(); 16];
     for g in [0, 4, 8, 12] {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|i| columns[g + i]);
-        let low = [_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d)];
-        let high = [_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)];
-        let [low, high] = [low, high].map(|pair| pair.map(|x| _mm512_castps_pd(x)));
-        fours[g] = _mm512_castpd_ps(_mm512_unpacklo_pd(low[0], low[1]));
-        fours[g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low[0], low[1]));
-        fours[g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high[0], high[1]));
-        fours[g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high[0], high[1]));
+        let [a, b, c, d] = [columns[g], columns[g + 1], columns[g + 2], columns[g + 3]];
+        let low_ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+        let low_cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+        let high_ab = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+        let high_cd = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+        fours[g] = _mm512_castpd_ps(_mm512_unpacklo_pd(low_ab, low_cd));
+        fours[g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low_ab, low_cd));
+        fours[g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high_ab, high_cd));
+        fours[g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high_ab, high_cd));
     }
     for c in 0..4 {
-        let [x, y, z, w] = [0, 4, 8, 12].map(|g| fours[g + c]);
-        let even = [
-            _mm512_shuffle_f32x4::<0x88>(x, y),
-            _mm512_shuffle_f32x4::<0x88>(z, w),
-        ];
-        let odd = [
-            _mm512_shuffle_f32x4::<0xdd>(x, y),
-            _mm512_shuffle_f32x4::<0xdd>(z, w),
-        ];
+        let [x, y, z, w] = [fours[c], fours[c + 4], fours[c + 8], fours[c + 12]];
+        let even_xy = _mm512_shuffle_f32x4::<0x88>(x, y);
+        let even_zw = _mm512_shuffle_f32x4::<0x88>(z, w);
+        let odd_xy = _mm512_shuffle_f32x4::<0xdd>(x, y);
+        let odd_zw = _mm512_shuffle_f32x4::<0xdd>(z, w);
         let rows = [
-            _mm512_shuffle_f32x4::<0x88>(even[0], even[1]),
-            _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]),
-            _mm512_shuffle_f32x4::<0xdd>(even[0], even[1]),
-            _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]),
+            _mm512_shuffle_f32x4::<0x88>(even_xy, even_zw),
+            _mm512_shuffle_f32x4::<0x88>(odd_xy, odd_zw),
+            _mm512_shuffle_f32x4::<0xdd>(even_xy, even_zw),
+            _mm512_shuffle_f32x4::<0xdd>(odd_xy, odd_zw),
         ];
         for (l, row) in rows.into_iter().enumerate() {
             // SAFETY: row `4 l + c` can be written.

@@ -29,6 +29,7 @@ use std::arch::x86_64::{
 };
 use std::cell::RefCell;
 
+use super::parallel::Shared;
 use super::product::{
     COLUMNS, LHS_PANELS, RHS_COLUMNS, ROWS, Start, Target, View, each_row, tile_rows, turn_16,
 };
@@ -62,14 +63,18 @@ thread_local! {
 }
 
 /// `dst [m, n] (+)= factor · bf16(lhs [m, k]) · bf16(rhs [k, n])`, where the sum over k is one run.
+/// The result begins at element `origin` of `dst`.
+///
+/// # Safety
+/// Nobody else reaches the result's elements meanwhile; what lies between its rows is not touched.
 ///
 /// # Panics
 /// If a slice ends before its matrix, rows of the result overlap, or neither stride of an operand
 /// is 1.
-pub(crate) fn multiply(
+pub(crate) unsafe fn multiply(
     proof: Avx512Bf16,
     [m, n, k]: [usize; 3],
-    dst: &mut [f32],
+    (dst, origin): (&Shared<'_, f32>, usize),
     to: Target<'_>,
     lhs: View<'_>,
     rhs: View<'_>,
@@ -81,7 +86,7 @@ pub(crate) fn multiply(
     for View { strides, .. } in [lhs, rhs] {
         assert!(strides.0 == 1 || strides.1 == 1, "strides {strides:?}");
     }
-    let end = m.saturating_sub(1) * to.stride + n;
+    let end = origin + m.saturating_sub(1) * to.stride + n;
     assert!(
         n <= to.stride && (m == 0 || end <= dst.len()),
         "result of {m} × {n}"
@@ -118,6 +123,7 @@ pub(crate) fn multiply(
                             // Within a panel; a smaller tile begins inside it.
                             false => (done / ROWS * ROWS * pairs + done % ROWS, 1, ROWS),
                         };
+                        let to_tile = origin + (row + done) * to.stride + first + column;
                         let tile = Tile {
                             pairs,
                             columns: COLUMNS.min(columns - column),
@@ -125,7 +131,7 @@ pub(crate) fn multiply(
                             a_row,
                             a_step,
                             b,
-                            c: dst[(row + done) * to.stride + first + column..].as_mut_ptr(),
+                            c: dst.pointer(to_tile),
                             c_row: to.stride,
                             accumulate: matches!(to.start, Start::Result),
                             start: match to.start {
@@ -462,7 +468,8 @@ mod tests {
             factor: 0.5,
         };
         let mut got = before.clone();
-        multiply(proof, [m, n, k], &mut got, to, lhs, rhs);
+        // SAFETY: nobody else reaches the result.
+        unsafe { multiply(proof, [m, n, k], (&Shared::new(&mut got), 0), to, lhs, rhs) };
         let at = |view: View<'_>, i: usize, j: usize| {
             let x = view.elements[i * view.strides.0 + j * view.strides.1];
             f64::from(rounded(x))
@@ -524,7 +531,9 @@ mod tests {
             factor: 1.0,
         };
         let mut got = [0.0];
-        multiply(proof, [1, 1, 1], &mut got, to, view(&[x]), view(&[1.0]));
+        let dst = Shared::new(&mut got);
+        // SAFETY: nobody else reaches the result.
+        unsafe { multiply(proof, [1, 1, 1], (&dst, 0), to, view(&[x]), view(&[1.0])) };
         got[0]
     }
 
