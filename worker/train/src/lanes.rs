@@ -13,6 +13,7 @@
 //!   many as run at once.
 
 pub mod overlapped;
+mod round;
 
 use std::fmt;
 use std::time::Duration;
@@ -20,17 +21,19 @@ use std::time::Duration;
 use ringfold_collective::{AbortSignal, ReplicaBuffers};
 use ringfold_common::clock::Clock;
 use ringfold_common::ids::Step;
+use ringfold_compute::Mode;
 use ringfold_compute::cpu::parallel::for_units;
 use ringfold_compute::cpu::simd::widest;
 use ringfold_compute::cpu::team;
-use ringfold_compute::{Mode, RunArgs, TrainMemory};
-use ringfold_graph::models::DATA_LOSS;
 use ringfold_storage::Dataset;
 
-use crate::batches::{Batches, MicroBatch};
+use crate::batches::Batches;
 use crate::contribution::Contribution;
 use crate::error::{TrainError, check_abort};
 use crate::network::{Network, Plans};
+use crate::timeline::Span;
+
+use self::round::Round;
 
 /// Steps that each split is tried for. The first of them warms up and isn't timed.
 const TRIAL_STEPS: u32 = 4;
@@ -143,6 +146,8 @@ struct Lane {
     /// What a round after the first adds; unset if there is none.
     round: Option<Contribution>,
     result: Result<f64, TrainError>,
+    /// What was done since they were taken, if a clock is read for it.
+    spans: Vec<Span>,
 }
 
 /// The hosted replicas and the memory that they run in.
@@ -168,6 +173,8 @@ pub struct StepInput<'a> {
     pub state: &'a [f32],
     /// Ends the step early.
     pub abort: &'a AbortSignal,
+    /// What is read for a timeline, if there is one.
+    pub clock: Option<&'a dyn Clock>,
 }
 
 impl Lanes {
@@ -204,6 +211,7 @@ impl Lanes {
                 contribution: Some(Contribution::new(parameters, states)?),
                 round: round.transpose()?,
                 result: Ok(0.0),
+                spans: Vec::new(),
             })
         };
         Ok(Self {
@@ -222,6 +230,12 @@ impl Lanes {
     /// The plans of the first lane, while no step runs: for evaluation.
     pub fn plans(&mut self) -> &mut Plans {
         &mut self.lanes[0].plans
+    }
+
+    /// What was done in each lane since the last time, if a clock was read for it.
+    pub fn take_spans(&mut self) -> impl Iterator<Item = (usize, impl Iterator<Item = Span>)> {
+        let lanes = self.lanes.iter_mut().enumerate();
+        lanes.map(|(number, lane)| (number, lane.spans.drain(..)))
     }
 
     /// Bytes of all lanes' memory: workspaces, batches, contributions.
@@ -344,15 +358,13 @@ impl Lane {
                 (Some(round), false) => round,
                 _ => &mut contribution,
             };
-            let mean = run_round(
-                &mut self.plans,
-                target,
-                batches,
-                &part,
-                round,
-                input,
+            let run = Round {
+                part: &part,
+                number: round,
                 threads,
-            )?;
+                ends: &[input.parameters.len()],
+            };
+            let mean = run.run_whole(&mut self.plans, batches, input, target, &mut self.spans)?;
             loss += mean * part.len() as f64;
             if let (Some(round), false) = (&self.round, first) {
                 contribution.add(round);
@@ -364,51 +376,6 @@ impl Lane {
         }
         self.contribution = Some(contribution);
         Ok(loss)
-    }
-}
-
-/// Writes what one round of a replica's samples adds, and returns their mean loss. Every round
-/// starts from the state before the step.
-fn run_round(
-    plans: &mut Plans,
-    contribution: &mut Contribution,
-    batches: &mut Batches,
-    part: &MicroBatch,
-    round: u32,
-    input: &StepInput<'_>,
-    threads: usize,
-) -> Result<f64, TrainError> {
-    let len = part.len();
-    let (plan, workspace, buffer) = plans.get_on(Mode::Training, len, threads);
-    let dataset = input.dataset;
-    buffer.gather(
-        len,
-        dataset.train(),
-        dataset.scaler(),
-        batches.records(part),
-    );
-    let (gradients, state) = contribution.start(input.state);
-    let memory = TrainMemory {
-        workspace: &mut *workspace,
-        parameters: input.parameters,
-        gradients,
-    };
-    let args = run_args(input, batches, round, part);
-    let inputs = buffer.inputs(len);
-    plan.train_with_state(memory, state, &inputs, &args, &mut |_: usize, _: &[f32]| {})?;
-    contribution.weigh_state(part.weight());
-    Ok(plan
-        .scalar(workspace, DATA_LOSS)
-        .map_or(f64::NAN, f64::from))
-}
-
-fn run_args(input: &StepInput<'_>, batches: &Batches, round: u32, part: &MicroBatch) -> RunArgs {
-    RunArgs {
-        seed: input.seed,
-        step: input.step.0,
-        // Every round draws dropout masks of its own.
-        replica: batches.draws_as(round),
-        loss_scale: part.weight(),
     }
 }
 

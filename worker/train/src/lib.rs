@@ -40,6 +40,7 @@
 //! | [`batches`] | which samples a rank sees in a step |
 //! | [`buckets`] | the messages in which gradients are summed while others are computed |
 //! | [`lanes`] | the replicas of a rank: how many at once, on which threads, and what is summed meanwhile |
+//! | [`timeline`] | what all ranks did when, as a file |
 //! | [`trainer`] | the loop |
 //! | [`evaluate`] | sharded evaluation; confusion matrix |
 //! | [`predict`] | a saved model applied to records |
@@ -62,6 +63,7 @@ pub mod optimizer;
 pub mod predict;
 pub mod sampling;
 pub mod schedule;
+pub mod timeline;
 pub mod trainer;
 
 pub use error::TrainError;

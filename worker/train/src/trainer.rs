@@ -33,6 +33,7 @@ use crate::network::{Network, Sourced};
 use crate::optimizer::{Optimizer, clip_scale, clip_values, global_norm, segments, state_arenas};
 use crate::predict::to_onnx;
 use crate::schedule::Schedule;
+use crate::timeline::{Doing, Timeline};
 
 /// What a reproducible sum may cost beyond a fast one for `auto` to choose it.
 const REPRODUCIBLE_OVERHEAD_MAX: f64 = 0.1;
@@ -112,6 +113,7 @@ struct Run<'a> {
     /// The model's state after the last step: running statistics.
     state: Arena<f32>,
     ema: Option<Ema>,
+    timeline: Option<Timeline>,
     metrics: Option<MetricsWriter>,
     started: Duration,
     tally: Tally,
@@ -215,7 +217,9 @@ impl<'a> Run<'a> {
         let fold = ReplicaBuffers::new(of_ranks, job.rank, elements)?;
         let ema = spec.train.ema.map(|ema| Ema::new(ema, layout.len()));
         let ema = ema.transpose()?;
+        let timeline = spec.output.timeline.as_deref();
         let metrics = if job.rank.0 == 0 {
+            timeline.map_or(Ok(()), |path| Timeline::check(Path::new(path)))?;
             let dir = Path::new(&spec.output.dir);
             check_output_dir(dir)?;
             if sources.onnx.is_some() {
@@ -243,6 +247,7 @@ impl<'a> Run<'a> {
             parameters,
             state,
             ema,
+            timeline: timeline.map(|_| Timeline::new(job.world)),
             metrics,
             started,
             tally: Tally::default(),
@@ -262,16 +267,27 @@ impl<'a> Run<'a> {
             let samples = self.step(step, ring)?;
             let (check_steps, last) = (self.job.spec.train.check_steps, number == steps_total);
             if last || (check_steps > 0 && number.is_multiple_of(check_steps)) {
+                let began = self.clock.monotonic();
                 check_weights(ring, step, &[&self.parameters, &self.state])?;
+                self.note(step, Doing::Check, began);
             }
             if last || self.evaluates_after(step, &samples) {
+                let began = self.clock.monotonic();
                 last_evaluation = self.evaluate(step, &samples, ring)?;
+                self.note(step, Doing::Evaluate, began);
                 if !last {
                     self.observer.phase(Phase::Training(step.next()));
                 }
             }
         }
         self.finish(last_evaluation, ring)
+    }
+
+    /// Something in the timeline, if there is one, that has just ended.
+    fn note(&mut self, step: Step, doing: Doing, began: Duration) {
+        if let Some(timeline) = &mut self.timeline {
+            timeline.add(step, doing, began, self.clock.monotonic());
+        }
     }
 
     /// Decides what `auto` stands for; all ranks decide alike.
@@ -336,8 +352,10 @@ impl<'a> Run<'a> {
             parameters: &self.parameters,
             state: &self.state,
             abort: self.abort,
+            clock: self.timeline.as_ref().map(|_| self.clock),
         };
         self.fold.clear();
+        let mut transfers = Vec::new();
         let (loss, before_ring) = match &self.buckets {
             Some(buckets) => {
                 let overlapped = Overlapped {
@@ -347,6 +365,7 @@ impl<'a> Run<'a> {
                 };
                 let ran =
                     (self.lanes).run_overlapped(&input, &mut self.fold, overlapped, self.clock)?;
+                transfers = ran.transfers;
                 (ran.loss, ran.computed)
             }
             None => {
@@ -361,6 +380,13 @@ impl<'a> Run<'a> {
             }
         };
         let after_ring = self.clock.monotonic();
+        if let Some(timeline) = &mut self.timeline {
+            for (lane, spans) in self.lanes.take_spans() {
+                timeline.add_lane(step, lane, spans);
+            }
+            timeline.add_transfers(step, &transfers);
+            timeline.add(step, Doing::Sum, before_ring, after_ring);
+        }
 
         let reports = step.0.is_multiple_of(train.report_steps)
             || samples.ends_epoch
@@ -383,6 +409,7 @@ impl<'a> Run<'a> {
             ema.update(&self.parameters);
         }
 
+        self.note(step, Doing::Update, after_ring);
         let took = self.clock.monotonic().saturating_sub(began);
         let tally = &mut self.tally;
         let count = samples.positions.end - samples.positions.start;
@@ -393,7 +420,9 @@ impl<'a> Run<'a> {
         tally.report_time += took;
         tally.report_ring_time += after_ring.saturating_sub(before_ring);
         if let (true, Some(norm)) = (reports, norm) {
+            let began = self.clock.monotonic();
             self.report(step, &samples, rate, norm, ring)?;
+            self.note(step, Doing::Check, began);
         }
         Ok(samples)
     }
@@ -509,6 +538,9 @@ impl<'a> Run<'a> {
         } else {
             None
         };
+        if let (Some(timeline), Some(path)) = (&self.timeline, &self.job.spec.output.timeline) {
+            timeline.write(Path::new(path), ring, self.clock)?;
+        }
         ring.barrier()?;
         Ok(summary)
     }

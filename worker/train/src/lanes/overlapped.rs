@@ -17,10 +17,11 @@ use std::time::Duration;
 use ringfold_collective::{InFlight, Pending, ReplicaBuffers, Ring};
 use ringfold_common::clock::Clock;
 use ringfold_common::job::FoldMode;
+use ringfold_compute::TrainHook;
 use ringfold_compute::cpu::team;
-use ringfold_compute::{Mode, PartsMemory, TrainHook};
 
-use super::{Lane, Lanes, StepInput, add_terms, run_args, run_round};
+use super::round::Round;
+use super::{Lane, Lanes, StepInput, add_terms};
 use crate::batches::Batches;
 use crate::buckets::Buckets;
 use crate::contribution::Contribution;
@@ -218,15 +219,13 @@ impl Lane {
                 (Some(round), true) => round,
                 _ => &mut *contribution,
             };
-            let mean = run_round(
-                &mut self.plans,
-                target,
-                batches,
-                &part,
-                round,
-                input,
+            let run = Round {
+                part: &part,
+                number: round,
                 threads,
-            )?;
+                ends: &[input.parameters.len()],
+            };
+            let mean = run.run_whole(&mut self.plans, batches, input, target, &mut self.spans)?;
             loss += mean * part.len() as f64;
             if let (Some(round), true) = (&self.round, number > 0) {
                 contribution.add(round);
@@ -234,53 +233,37 @@ impl Lane {
         }
         check_abort(input.abort)?;
 
-        let len = part.len();
-        let (plan, workspace, buffer) = self.plans.get_on(Mode::Training, len, threads);
-        let dataset = input.dataset;
-        buffer.gather(
-            len,
-            dataset.train(),
-            dataset.scaler(),
-            batches.records(&part),
-        );
-        let args = run_args(input, batches, round, &part);
-        let inputs = buffer.inputs(len);
-        match (&mut self.round, accumulates) {
-            (Some(last), true) => {
-                let (gradients, state) = last.start(input.state);
-                let memory = PartsMemory {
-                    workspace: &mut *workspace,
-                    parameters: input.parameters,
-                    state,
-                    gradients,
-                    ends,
-                };
+        let last = Round {
+            part: &part,
+            number: round,
+            threads,
+            ends,
+        };
+        let (plans, spans) = (&mut self.plans, &mut self.spans);
+        let mean = match (&mut self.round, accumulates) {
+            (Some(added), true) => {
                 let (sums, sum_of_states) = contribution.split();
                 let mut add = AddAndHandIn {
                     sums: pieces(sums, ends).into_iter(),
                     hand_in: &mut hand_in,
                 };
-                plan.train_in_parts(memory, &inputs, &args, &mut add)?;
-                last.weigh_state(part.weight());
-                add_terms(sum_of_states, last.state());
+                let written = added.start(input.state);
+                let mean = last.run(plans, batches, input, written, spans, &mut add)?;
+                added.weigh_state(part.weight());
+                add_terms(sum_of_states, added.state());
                 hand_in.state(ends.len(), sum_of_states);
+                mean
             }
             _ => {
                 let (gradients, state) = contribution.start(input.state);
-                let memory = PartsMemory {
-                    workspace: &mut *workspace,
-                    parameters: input.parameters,
-                    state: &mut *state,
-                    gradients,
-                    ends,
-                };
-                plan.train_in_parts(memory, &inputs, &args, &mut hand_in)?;
+                let written = (gradients, &mut *state);
+                let mean = last.run(plans, batches, input, written, spans, &mut hand_in)?;
                 Contribution::weigh(state, part.weight());
                 hand_in.state(ends.len(), state);
+                mean
             }
-        }
-        let mean = plan.scalar(workspace, ringfold_graph::models::DATA_LOSS);
-        Ok(loss + mean.map_or(f64::NAN, f64::from) * len as f64)
+        };
+        Ok(loss + mean * part.len() as f64)
     }
 }
 

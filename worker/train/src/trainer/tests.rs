@@ -319,4 +319,5 @@ mod precision;
 mod replicas;
 mod states;
 mod text;
+mod timeline;
 mod updates;
