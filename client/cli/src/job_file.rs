@@ -59,13 +59,19 @@ fn overrides(args: &JobFileArgs) -> Result<Vec<Override>, CliError> {
     .into_iter()
     .flatten()
     .collect();
-    if let Some(dir) = &args.output {
-        all.push(Override {
-            flag: format!("--output {dir}"),
-            key: "output.dir".to_owned(),
-            // Quoted, so that it is a string whatever it looks like.
-            value: format!("{dir:?}"),
-        });
+    let paths = [
+        ("--output", "output.dir", &args.output),
+        ("--timeline", "output.timeline", &args.timeline),
+    ];
+    for (flag, key, path) in paths {
+        if let Some(path) = path {
+            all.push(Override {
+                flag: format!("{flag} {path}"),
+                key: key.to_owned(),
+                // Quoted, so that it is a string whatever it looks like.
+                value: format!("{path:?}"),
+            });
+        }
     }
     for set in &args.set {
         all.push(set_key(set)?);

@@ -64,6 +64,8 @@ pub mod limits {
     pub const OUTPUT_NAME_BYTES_MAX: usize = 1024;
     /// Threads of a rank.
     pub const THREADS_MAX: u32 = 1024;
+    /// Bytes of one message of the gradient.
+    pub const BUCKET_BYTES_MAX: u64 = 1 << 30;
 }
 
 /// A value that can't be right. `field` is the key of the job file, such as `train.global_batch`.
@@ -184,6 +186,12 @@ impl JobSpec {
             0,
             limits::THREADS_MAX.into(),
         )?;
+        check_count(
+            "cluster.bucket_bytes",
+            self.cluster.bucket_bytes,
+            0,
+            limits::BUCKET_BYTES_MAX,
+        )?;
         check(
             self.cluster.workers <= self.train.global_batch,
             "cluster.workers",
@@ -234,6 +242,9 @@ impl JobSpec {
                 format!("{:?}", self.model.loss.name()),
                 format!("\"cross_entropy\" for data.format {format}"),
             )?;
+        }
+        if let Some(timeline) = &self.output.timeline {
+            check_path("output.timeline", timeline)?;
         }
         check_path("output.dir", &self.output.dir)
     }

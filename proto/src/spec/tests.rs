@@ -88,8 +88,13 @@ fn full() -> JobSpec {
             mode: FoldMode::Reproducible,
             threads: 2,
             device: Device::Cpu,
+            overlap: Overlap::On,
+            bucket_bytes: 1 << 20,
         },
-        output: OutputSpec { dir: "/out".into() },
+        output: OutputSpec {
+            dir: "/out".into(),
+            timeline: Some("/timeline.json".into()),
+        },
     }
 }
 

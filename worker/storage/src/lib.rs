@@ -61,7 +61,7 @@ pub use limits::{BytesRead, Limits, ProgressHook, ReadOptions};
 pub use model::{
     FORMAT_VERSION, MetricsWriter, Model, ModelDescription, ModelFiles, ModelSources, NamedTensor,
     ONNX_BYTES_MAX, Tensor, check_output_dir, read_onnx_file, read_weights, stamp_sources,
-    weights_blake3,
+    weights_blake3, write_whole,
 };
 pub use predict::{LabelledFiles, Unlabelled, read_labelled, read_unlabelled};
 pub use records::{Features, LabelsOut, Records};

@@ -14,7 +14,7 @@ use crate::scaler::Scaler;
 
 pub use files::{ModelFiles, read_weights, weights_blake3};
 pub use metrics::MetricsWriter;
-pub use output::check_output_dir;
+pub use output::{check_output_dir, write_whole};
 pub use sources::{ModelSources, ONNX_BYTES_MAX, read_onnx_file, stamp_sources};
 
 /// The version of the model files that this program writes, and the latest that it reads.

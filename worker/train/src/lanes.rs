@@ -8,26 +8,32 @@
 //! - A [`Split`] says how many replicas run at once and on how many threads each. **No split changes
 //!   a bit**: kernels and fold don't depend on threads. So the fastest may be found by trying: each
 //!   of a few splits runs some of the first steps, and the one that took the least time stays.
+//! - A step whose gradients are summed over ranks while they are computed: [`overlapped`].
 //! - A lane is the memory of one running replica: a workspace, a batch, a contribution. There are as
 //!   many as run at once.
+
+pub mod overlapped;
+mod round;
 
 use std::fmt;
 use std::time::Duration;
 
-use ringfold_collective::{AbortSignal, CollectiveError, ReplicaBuffers};
+use ringfold_collective::{AbortSignal, ReplicaBuffers};
 use ringfold_common::clock::Clock;
 use ringfold_common::ids::Step;
+use ringfold_compute::Mode;
 use ringfold_compute::cpu::parallel::for_units;
 use ringfold_compute::cpu::simd::widest;
 use ringfold_compute::cpu::team;
-use ringfold_compute::{Mode, RunArgs, TrainMemory};
-use ringfold_graph::models::DATA_LOSS;
 use ringfold_storage::Dataset;
 
-use crate::batches::{Batches, MicroBatch};
+use crate::batches::Batches;
 use crate::contribution::Contribution;
 use crate::error::{TrainError, check_abort};
 use crate::network::{Network, Plans};
+use crate::timeline::Span;
+
+use self::round::Round;
 
 /// Steps that each split is tried for at a time. The first of them warms up and isn't timed.
 const TRIAL_STEPS: u32 = 4;
@@ -157,6 +163,8 @@ struct Lane {
     /// What a round after the first adds; unset if there is none.
     round: Option<Contribution>,
     result: Result<f64, TrainError>,
+    /// What was done since they were taken, if a clock is read for it.
+    spans: Vec<Span>,
 }
 
 /// The hosted replicas and the memory that they run in.
@@ -182,6 +190,8 @@ pub struct StepInput<'a> {
     pub state: &'a [f32],
     /// Ends the step early.
     pub abort: &'a AbortSignal,
+    /// What is read for a timeline, if there is one.
+    pub clock: Option<&'a dyn Clock>,
 }
 
 impl Lanes {
@@ -218,6 +228,7 @@ impl Lanes {
                 contribution: Some(Contribution::new(parameters, states)?),
                 round: round.transpose()?,
                 result: Ok(0.0),
+                spans: Vec::new(),
             })
         };
         Ok(Self {
@@ -236,6 +247,12 @@ impl Lanes {
     /// The plans of the first lane, while no step runs: for evaluation.
     pub fn plans(&mut self) -> &mut Plans {
         &mut self.lanes[0].plans
+    }
+
+    /// What was done in each lane since the last time, if a clock was read for it.
+    pub fn take_spans(&mut self) -> impl Iterator<Item = (usize, impl Iterator<Item = Span>)> {
+        let lanes = self.lanes.iter_mut().enumerate();
+        lanes.map(|(number, lane)| (number, lane.spans.drain(..)))
     }
 
     /// Bytes of all lanes' memory: workspaces, batches, contributions.
@@ -264,23 +281,15 @@ impl Lanes {
         let began = clock.monotonic();
         let mut loss = 0.0;
         for wave in self.replicas.chunks_mut(split.at_once) {
-            let lanes = &mut self.lanes[..wave.len()];
-            for (lane, batches) in lanes.iter_mut().zip(&*wave) {
-                lane.batches = Some(*batches);
-            }
-            team::each_on(split.threads, lanes, |_, lane| {
-                lane.run(input, split.threads)
-            });
-            for (lane, batches) in lanes.iter_mut().zip(wave) {
-                *batches = lane.batches.take().unwrap_or(*batches);
-                loss += std::mem::replace(&mut lane.result, Ok(0.0))?;
-                if let Some(contribution) = lane.contribution.take() {
-                    push(fold, contribution)?;
-                }
-                lane.contribution = fold.reuse();
-            }
+            loss += run_wave(&mut self.lanes, wave, split, input, fold)?;
         }
-        if self.trial.record(clock.monotonic().saturating_sub(began)) {
+        self.record(clock.monotonic().saturating_sub(began));
+        Ok(loss)
+    }
+
+    /// Takes the time of a step.
+    fn record(&mut self, took: Duration) {
+        if self.trial.record(took) {
             let split = self.trial.split();
             for (tried, best) in self.trial.splits.iter().zip(&self.trial.best) {
                 tracing::info!(
@@ -291,26 +300,48 @@ impl Lanes {
             tracing::info!("computing with {split}");
             self.lanes.truncate(split.at_once);
         }
-        Ok(loss)
     }
 }
 
-/// Hands a contribution to the fold, which adds on the whole team.
-fn push(
+/// Computes what replicas that run at the same time add, and folds it. Returns the sum of the losses
+/// of their samples.
+fn run_wave(
+    lanes: &mut [Lane],
+    wave: &mut [Batches],
+    split: Split,
+    input: &StepInput<'_>,
     fold: &mut ReplicaBuffers<f32, Contribution>,
-    contribution: Contribution,
-) -> Result<(), CollectiveError> {
-    fold.push_with(contribution, |sums, terms| {
-        let tasks = sums.len().div_ceil(ADD_ELEMENTS);
-        for_units(0..tasks, [sums], [ADD_ELEMENTS], tasks, &|task, [sums]| {
-            let terms = &terms[task * ADD_ELEMENTS..];
-            widest(|| {
-                for (sum, term) in sums.iter_mut().zip(terms) {
-                    *sum += term;
-                }
-            });
+) -> Result<f64, TrainError> {
+    let lanes = &mut lanes[..wave.len()];
+    for (lane, batches) in lanes.iter_mut().zip(&*wave) {
+        lane.batches = Some(*batches);
+    }
+    team::each_on(split.threads, lanes, |_, lane| {
+        lane.run(input, split.threads)
+    });
+    let mut loss = 0.0;
+    for (lane, batches) in lanes.iter_mut().zip(wave) {
+        *batches = lane.batches.take().unwrap_or(*batches);
+        loss += std::mem::replace(&mut lane.result, Ok(0.0))?;
+        if let Some(contribution) = lane.contribution.take() {
+            fold.push_with(contribution, add_terms)?;
+        }
+        lane.contribution = fold.reuse();
+    }
+    Ok(loss)
+}
+
+/// Adds the second slice to the first, on the whole team.
+fn add_terms(sums: &mut [f32], terms: &[f32]) {
+    let tasks = sums.len().div_ceil(ADD_ELEMENTS);
+    for_units(0..tasks, [sums], [ADD_ELEMENTS], tasks, &|task, [sums]| {
+        let terms = &terms[task * ADD_ELEMENTS..];
+        widest(|| {
+            for (sum, term) in sums.iter_mut().zip(terms) {
+                *sum += term;
+            }
         });
-    })
+    });
 }
 
 impl Lane {
@@ -344,15 +375,13 @@ impl Lane {
                 (Some(round), false) => round,
                 _ => &mut contribution,
             };
-            let mean = run_round(
-                &mut self.plans,
-                target,
-                batches,
-                &part,
-                round,
-                input,
+            let run = Round {
+                part: &part,
+                number: round,
                 threads,
-            )?;
+                ends: &[input.parameters.len()],
+            };
+            let mean = run.run_whole(&mut self.plans, batches, input, target, &mut self.spans)?;
             loss += mean * part.len() as f64;
             if let (Some(round), false) = (&self.round, first) {
                 contribution.add(round);
@@ -365,47 +394,6 @@ impl Lane {
         self.contribution = Some(contribution);
         Ok(loss)
     }
-}
-
-/// Writes what one round of a replica's samples adds, and returns their mean loss. Every round
-/// starts from the state before the step.
-fn run_round(
-    plans: &mut Plans,
-    contribution: &mut Contribution,
-    batches: &mut Batches,
-    part: &MicroBatch,
-    round: u32,
-    input: &StepInput<'_>,
-    threads: usize,
-) -> Result<f64, TrainError> {
-    let len = part.len();
-    let (plan, workspace, buffer) = plans.get_on(Mode::Training, len, threads);
-    let dataset = input.dataset;
-    buffer.gather(
-        len,
-        dataset.train(),
-        dataset.scaler(),
-        batches.records(part),
-    );
-    let (gradients, state) = contribution.start(input.state);
-    let memory = TrainMemory {
-        workspace: &mut *workspace,
-        parameters: input.parameters,
-        gradients,
-    };
-    let args = RunArgs {
-        seed: input.seed,
-        step: input.step.0,
-        // Every round draws dropout masks of its own.
-        replica: batches.draws_as(round),
-        loss_scale: part.weight(),
-    };
-    let inputs = buffer.inputs(len);
-    plan.train_with_state(memory, state, &inputs, &args, &mut |_: usize, _: &[f32]| {})?;
-    contribution.weigh_state(part.weight());
-    Ok(plan
-        .scalar(workspace, DATA_LOSS)
-        .map_or(f64::NAN, f64::from))
 }
 
 #[cfg(test)]

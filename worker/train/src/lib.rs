@@ -38,7 +38,9 @@
 //! | [`schedule`] | the learning rate of a step |
 //! | [`batch_buffer`] | room for the inputs and labels of a batch |
 //! | [`batches`] | which samples a rank sees in a step |
-//! | [`lanes`] | the replicas of a rank: how many at once, on which threads |
+//! | [`buckets`] | the messages in which gradients are summed while others are computed |
+//! | [`lanes`] | the replicas of a rank: how many at once, on which threads, and what is summed meanwhile |
+//! | [`timeline`] | what all ranks did when, as a file |
 //! | [`trainer`] | the loop |
 //! | [`evaluate`] | sharded evaluation; confusion matrix |
 //! | [`predict`] | a saved model applied to records |
@@ -48,6 +50,7 @@
 
 pub mod batch_buffer;
 pub mod batches;
+pub mod buckets;
 mod contribution;
 pub mod ema;
 pub mod error;
@@ -60,6 +63,7 @@ pub mod optimizer;
 pub mod predict;
 pub mod sampling;
 pub mod schedule;
+pub mod timeline;
 pub mod trainer;
 
 pub use error::TrainError;

@@ -1,5 +1,7 @@
 //! The loop of one rank.
 
+mod choose;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,8 +11,7 @@ use ringfold_common::clock::Clock;
 use ringfold_common::dataset::{RankPart, StepSamples};
 use ringfold_common::ids::{Rank, Step};
 use ringfold_common::job::{
-    EvaluateEvery, Evaluation, Execution, FoldMode, JobSpec, Period, Phase, Progress, Summary,
-    TrainSpec,
+    EvaluateEvery, Evaluation, FoldMode, JobSpec, Period, Phase, Progress, Summary, TrainSpec,
 };
 use ringfold_compute::Arena;
 use ringfold_compute::cpu::team::Team;
@@ -21,19 +22,18 @@ use ringfold_storage::{
 use serde::Serialize;
 
 use crate::batches::Batches;
+use crate::buckets::Buckets;
 use crate::contribution::Contribution;
 use crate::ema::Ema;
 use crate::error::{TrainError, check_abort};
 use crate::evaluate::evaluate;
+use crate::lanes::overlapped::Overlapped;
 use crate::lanes::{Lanes, StepInput};
-use crate::memory;
 use crate::network::{Network, Sourced};
-use crate::optimizer::{Optimizer, clip_scale, clip_values, global_norm, segments, state_arenas};
+use crate::optimizer::{Optimizer, clip_scale, clip_values, global_norm, segments};
 use crate::predict::to_onnx;
 use crate::schedule::Schedule;
-
-/// What a reproducible sum may cost beyond a fast one for `auto` to choose it.
-const REPRODUCIBLE_OVERHEAD_MAX: f64 = 0.1;
+use crate::timeline::{Doing, Timeline};
 
 /// Hears what a rank does. Calls are short: they hold up the step.
 pub trait Observer: Sync {
@@ -96,6 +96,8 @@ struct Run<'a> {
     lanes: Lanes,
     fold: ReplicaBuffers<f32, Contribution>,
     mode: FoldMode,
+    /// The messages in which gradients are summed while others are computed; unset if they aren't.
+    buckets: Option<Buckets>,
     /// What the first replica sees, for what all have in common.
     batches: Batches,
     schedule: Schedule,
@@ -104,6 +106,7 @@ struct Run<'a> {
     /// The model's state after the last step: running statistics.
     state: Arena<f32>,
     ema: Option<Ema>,
+    timeline: Option<Timeline>,
     metrics: Option<MetricsWriter>,
     started: Duration,
     tally: Tally,
@@ -207,7 +210,9 @@ impl<'a> Run<'a> {
         let fold = ReplicaBuffers::new(of_ranks, job.rank, elements)?;
         let ema = spec.train.ema.map(|ema| Ema::new(ema, layout.len()));
         let ema = ema.transpose()?;
+        let timeline = spec.output.timeline.as_deref();
         let metrics = if job.rank.0 == 0 {
+            timeline.map_or(Ok(()), |path| Timeline::check(Path::new(path)))?;
             let dir = Path::new(&spec.output.dir);
             check_output_dir(dir)?;
             if sources.onnx.is_some() {
@@ -228,12 +233,14 @@ impl<'a> Run<'a> {
             lanes,
             fold,
             mode: spec.cluster.mode,
+            buckets: None,
             batches,
             schedule,
             optimizer,
             parameters,
             state,
             ema,
+            timeline: timeline.map(|_| Timeline::new(job.world)),
             metrics,
             started,
             tally: Tally::default(),
@@ -242,6 +249,7 @@ impl<'a> Run<'a> {
 
     fn train(mut self, ring: &mut Ring) -> Result<Option<Summary>, TrainError> {
         self.choose_mode(ring);
+        self.choose_overlap(ring)?;
         let steps_total = self.batches.steps_total();
         self.observer.phase(Phase::Training(Step(1)));
         let mut last_evaluation = None;
@@ -252,10 +260,14 @@ impl<'a> Run<'a> {
             let samples = self.step(step, ring)?;
             let (check_steps, last) = (self.job.spec.train.check_steps, number == steps_total);
             if last || (check_steps > 0 && number.is_multiple_of(check_steps)) {
+                let began = self.clock.monotonic();
                 check_weights(ring, step, &[&self.parameters, &self.state])?;
+                self.note(step, Doing::Check, began);
             }
             if last || self.evaluates_after(step, &samples) {
+                let began = self.clock.monotonic();
                 last_evaluation = self.evaluate(step, &samples, ring)?;
+                self.note(step, Doing::Evaluate, began);
                 if !last {
                     self.observer.phase(Phase::Training(step.next()));
                 }
@@ -264,24 +276,10 @@ impl<'a> Run<'a> {
         self.finish(last_evaluation, ring)
     }
 
-    /// Decides what `auto` stands for; all ranks decide alike.
-    fn choose_mode(&mut self, ring: &Ring) {
-        let replicas = Replicas::new(self.job.spec.cluster.replicas, self.job.world);
-        let (Some(replicas), FoldMode::Auto) = (replicas, self.mode) else {
-            return;
-        };
-        let overhead = ring.reproducible_overhead(replicas);
-        self.mode = if overhead < REPRODUCIBLE_OVERHEAD_MAX {
-            FoldMode::Reproducible
-        } else {
-            FoldMode::Fast
-        };
-        if self.job.rank == Rank(0) {
-            tracing::info!(
-                mode = ?self.mode,
-                "a reproducible sum should cost {:.0} % more than a fast one",
-                overhead * 100.0
-            );
+    /// Something in the timeline, if there is one, that has just ended.
+    fn note(&mut self, step: Step, doing: Doing, began: Duration) {
+        if let Some(timeline) = &mut self.timeline {
+            timeline.add(step, doing, began, self.clock.monotonic());
         }
     }
 
@@ -297,17 +295,41 @@ impl<'a> Run<'a> {
             parameters: &self.parameters,
             state: &self.state,
             abort: self.abort,
+            clock: self.timeline.as_ref().map(|_| self.clock),
         };
         self.fold.clear();
-        let loss = self.lanes.run(&input, &mut self.fold, self.clock)?;
-
-        let before_ring = self.clock.monotonic();
-        if self.mode == FoldMode::Fast {
-            ring.all_reduce_sum_f32(self.fold.add_up()?)?;
-        } else {
-            ring.reproducible_all_reduce(&mut self.fold)?;
-        }
+        let mut transfers = Vec::new();
+        let (loss, before_ring) = match &self.buckets {
+            Some(buckets) => {
+                let overlapped = Overlapped {
+                    ring,
+                    buckets,
+                    mode: self.mode,
+                };
+                let ran =
+                    (self.lanes).run_overlapped(&input, &mut self.fold, overlapped, self.clock)?;
+                transfers = ran.transfers;
+                (ran.loss, ran.computed)
+            }
+            None => {
+                let loss = self.lanes.run(&input, &mut self.fold, self.clock)?;
+                let before_ring = self.clock.monotonic();
+                if self.mode == FoldMode::Fast {
+                    ring.all_reduce_sum_f32(self.fold.add_up()?)?;
+                } else {
+                    ring.reproducible_all_reduce(&mut self.fold)?;
+                }
+                (loss, before_ring)
+            }
+        };
         let after_ring = self.clock.monotonic();
+        if let Some(timeline) = &mut self.timeline {
+            for (lane, spans) in self.lanes.take_spans() {
+                timeline.add_lane(step, lane, spans);
+            }
+            timeline.add_transfers(step, &transfers);
+            timeline.add(step, Doing::Sum, before_ring, after_ring);
+        }
 
         let reports = step.0.is_multiple_of(train.report_steps)
             || samples.ends_epoch
@@ -330,6 +352,7 @@ impl<'a> Run<'a> {
             ema.update(&self.parameters);
         }
 
+        self.note(step, Doing::Update, after_ring);
         let took = self.clock.monotonic().saturating_sub(began);
         let tally = &mut self.tally;
         let count = samples.positions.end - samples.positions.start;
@@ -340,7 +363,9 @@ impl<'a> Run<'a> {
         tally.report_time += took;
         tally.report_ring_time += after_ring.saturating_sub(before_ring);
         if let (true, Some(norm)) = (reports, norm) {
+            let began = self.clock.monotonic();
             self.report(step, &samples, rate, norm, ring)?;
+            self.note(step, Doing::Check, began);
         }
         Ok(samples)
     }
@@ -456,25 +481,11 @@ impl<'a> Run<'a> {
         } else {
             None
         };
+        if let (Some(timeline), Some(path)) = (&self.timeline, &self.job.spec.output.timeline) {
+            timeline.write(Path::new(path), ring, self.clock)?;
+        }
         ring.barrier()?;
         Ok(summary)
-    }
-
-    fn execution(&self) -> Execution {
-        let spec = self.job.spec;
-        let split = self.lanes.split();
-        let arenas = 1 + state_arenas(&spec.train.optimizer, self.batches.steps_per_epoch());
-        let weights = self.parameters.len() * arenas + self.state.len();
-        let averages = self.ema.as_ref().map_or(0, |ema| ema.average().len());
-        let floats = weights + averages + self.fold.held_elements();
-        Execution {
-            mode: self.mode,
-            replicas: self.job.part.replicas.len() as u32,
-            replicas_at_once: split.at_once as u32,
-            threads: split.threads as u32,
-            arena_bytes: (floats * size_of::<f32>()) as u64 + self.lanes.bytes(),
-            resident_bytes_max: memory::resident_bytes_max().unwrap_or(0),
-        }
     }
 
     fn save(&self, evaluation: Option<Evaluation>) -> Result<Summary, TrainError> {

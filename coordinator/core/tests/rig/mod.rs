@@ -14,9 +14,9 @@ use ringfold_common::ids::{Epoch, JobId, NodeName, SlotId, Step};
 use ringfold_common::job::{
     Activation, Architecture, Cause, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
     Device, EvaluateEvery, Evaluation, Execution, Failure, FoldMode, Initialiser, JobEvent,
-    JobSpec, JobState, LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec, OutputSpec, Phase,
-    Precision, Progress, Reason, Scale, ScheduleSpec, SgdOptions, Summary, TestData, TrainDuration,
-    TrainSpec,
+    JobSpec, JobState, LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec, OutputSpec, Overlap,
+    Phase, Precision, Progress, Reason, Scale, ScheduleSpec, SgdOptions, Summary, TestData,
+    TrainDuration, TrainSpec,
 };
 use ringfold_coordinator_core::{
     Command, Core, CoreConfig, Effect, Event, ExitCause, Fence, JobView, Now, Refusal, Reply,
@@ -373,8 +373,13 @@ pub fn spec(workers: u32) -> JobSpec {
             mode: FoldMode::Auto,
             threads: 0,
             device: Device::Auto,
+            overlap: Overlap::Auto,
+            bucket_bytes: 0,
         },
-        output: OutputSpec { dir: "/out".into() },
+        output: OutputSpec {
+            dir: "/out".into(),
+            timeline: None,
+        },
     }
 }
 
@@ -430,6 +435,8 @@ pub fn summary() -> Summary {
             threads: 1,
             arena_bytes: 4096,
             resident_bytes_max: 1 << 20,
+            buckets: 0,
+            bucket_bytes_max: 0,
         },
     }
 }

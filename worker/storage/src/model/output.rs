@@ -32,6 +32,21 @@ pub fn check_output_dir(dir: &Path) -> Result<(), StorageError> {
         })
 }
 
+/// Writes `bytes` as the file `path`, whole or not at all; its directory must be there.
+///
+/// # Errors
+/// [`StorageError::Write`].
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(name) => write_atomically(dir, name, bytes),
+        None => Err(StorageError::Write {
+            path: path.to_owned(),
+            source: io::ErrorKind::InvalidFilename.into(),
+        }),
+    }
+}
+
 /// Writes `bytes` as the file `name` of `dir`: to a temporary file beside it, synced, renamed over
 /// it, and the directory synced. A reader sees the old file or the new one. What a writer that
 /// died left behind is overwritten by the next.

@@ -58,6 +58,8 @@ fn summary() -> Summary {
             threads: 1,
             arena_bytes: 4096,
             resident_bytes_max: 1 << 20,
+            buckets: 3,
+            bucket_bytes_max: 4096,
         },
     }
 }

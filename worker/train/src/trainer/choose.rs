@@ -1,0 +1,108 @@
+//! What `auto` stands for, which all ranks decide alike; and how a job was computed in the end.
+
+use std::time::Duration;
+
+use ringfold_collective::Ring;
+use ringfold_collective::algorithm::Replicas;
+use ringfold_common::ids::Rank;
+use ringfold_common::job::{Execution, FoldMode, Overlap};
+
+use super::Run;
+use crate::buckets::Buckets;
+use crate::error::TrainError;
+use crate::memory;
+use crate::optimizer::state_arenas;
+
+/// What a reproducible sum may cost beyond a fast one for `auto` to choose it.
+const REPRODUCIBLE_OVERHEAD_MAX: f64 = 0.1;
+
+/// What a sum should take for `auto` to hide it: a thread is started each step, and each bucket is
+/// handed over.
+const HIDDEN_MIN: Duration = Duration::from_micros(200);
+
+impl Run<'_> {
+    /// Decides what `auto` stands for; all ranks decide alike.
+    pub(super) fn choose_mode(&mut self, ring: &Ring) {
+        let replicas = Replicas::new(self.job.spec.cluster.replicas, self.job.world);
+        let (Some(replicas), FoldMode::Auto) = (replicas, self.mode) else {
+            return;
+        };
+        let overhead = ring.reproducible_overhead(replicas);
+        self.mode = if overhead < REPRODUCIBLE_OVERHEAD_MAX {
+            FoldMode::Reproducible
+        } else {
+            FoldMode::Fast
+        };
+        if self.job.rank == Rank(0) {
+            tracing::info!(
+                mode = ?self.mode,
+                "a reproducible sum should cost {:.0} % more than a fast one",
+                overhead * 100.0
+            );
+        }
+    }
+
+    /// Decides whether sums are hidden behind the backward pass; all ranks decide alike.
+    pub(super) fn choose_overlap(&mut self, ring: &mut Ring) -> Result<(), TrainError> {
+        let (cluster, layout) = (&self.job.spec.cluster, self.network.layout());
+        if cluster.overlap == Overlap::Off || self.job.world == 1 || layout.is_empty() {
+            return Ok(());
+        }
+        let bytes_max = match cluster.bucket_bytes {
+            0 => ring.bucket_bytes(),
+            bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+        };
+        let buckets = Buckets::new(layout, bytes_max);
+        let bytes = layout.len() * size_of::<f32>();
+        let pays = cluster.overlap == Overlap::On
+            || buckets.ends().len() > 1
+                && ring.explain(bytes).predicted >= HIDDEN_MIN
+                && (!ring.is_shared() || cores_are_left(ring, self.job.threads)?);
+        if pays {
+            if self.job.rank == Rank(0) {
+                let count = buckets.ends().len();
+                tracing::info!(
+                    bytes_max = buckets.bytes_max(),
+                    "gradients are summed in {count} buckets while others are computed"
+                );
+            }
+            self.buckets = Some(buckets);
+        }
+        Ok(())
+    }
+
+    /// How this rank computed the job.
+    pub(super) fn execution(&self) -> Execution {
+        let spec = self.job.spec;
+        let split = self.lanes.split();
+        let arenas = 1 + state_arenas(&spec.train.optimizer, self.batches.steps_per_epoch());
+        let weights = self.parameters.len() * arenas + self.state.len();
+        let averages = self.ema.as_ref().map_or(0, |ema| ema.average().len());
+        let floats = weights + averages + self.fold.held_elements();
+        Execution {
+            mode: self.mode,
+            replicas: self.job.part.replicas.len() as u32,
+            replicas_at_once: split.at_once as u32,
+            threads: split.threads as u32,
+            arena_bytes: (floats * size_of::<f32>()) as u64 + self.lanes.bytes(),
+            resident_bytes_max: memory::resident_bytes_max().unwrap_or(0),
+            buckets: self.buckets.as_ref().map_or(0, |b| b.ends().len() as u32),
+            bucket_bytes_max: self.buckets.as_ref().map_or(0, |b| b.bytes_max() as u64),
+        }
+    }
+}
+
+/// True if the ranks of this host, all of them, compute on fewer threads than there are cores. All
+/// ranks get the same answer.
+fn cores_are_left(ring: &mut Ring, threads: u32) -> Result<bool, TrainError> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let mine = [u64::from(threads), cores as u64].map(u64::to_le_bytes);
+    let mut all = vec![[[0; 8]; 2]; ring.world() as usize];
+    ring.all_gather(
+        mine.as_flattened(),
+        all.as_flattened_mut().as_flattened_mut(),
+    )?;
+    let threads = all.iter().map(|rank| u64::from_le_bytes(rank[0]));
+    let cores = all.iter().map(|rank| u64::from_le_bytes(rank[1]));
+    Ok(threads.sum::<u64>() < cores.min().unwrap_or(0))
+}
