@@ -9,6 +9,7 @@ use std::time::Duration;
 use ringfold_common::ids::Rank;
 
 use crate::algorithm::{Kind, Phase};
+use crate::compression::PayloadFault;
 use crate::transport::tcp::FrameFault;
 use crate::{Mismatch, OPERATION_ELEMENTS_MAX, WORLD_MAX};
 
@@ -93,6 +94,32 @@ pub enum CollectiveError {
         world: u32,
         /// The world that the buffers are for.
         buffers: u32,
+    },
+    /// A range that the vector of a [`Compressor`](crate::compression::Compressor) doesn't have.
+    #[error("{elements} elements from {start} on of a vector of {whole}")]
+    CompressedRange {
+        /// Its first element.
+        start: usize,
+        /// Its length.
+        elements: usize,
+        /// The length of the vector.
+        whole: usize,
+    },
+    /// A number that can't be compressed; on this rank.
+    #[error("element {element} is {value}: only finite numbers can be compressed")]
+    NotFinite {
+        /// Its place in the range that was to be summed.
+        element: usize,
+        /// What it is.
+        value: f32,
+    },
+    /// A rank sent what can't be right.
+    #[error("rank {rank} sent a compressed block that can't be right: {fault}")]
+    Payload {
+        /// The rank.
+        rank: Rank,
+        /// What is wrong with it.
+        fault: PayloadFault,
     },
     /// The operating system refused a socket, a pipe, a timer or a poll.
     #[error("cannot {attempted}")]
@@ -191,6 +218,7 @@ impl CollectiveError {
                 | Self::ReplicaLength { .. }
                 | Self::ReplicaCount { .. }
                 | Self::ReplicaWorld { .. }
+                | Self::CompressedRange { .. }
         )
     }
 
@@ -212,6 +240,7 @@ impl CollectiveError {
             Self::ConnectDeadline { gap, .. } => {
                 ranks(gap.next.iter().map(|next| &next.peer).chain(&gap.prev))
             }
+            Self::Payload { rank, .. } => vec![*rank],
             Self::Poisoned { first } => first.accused(),
             _ => Vec::new(),
         }

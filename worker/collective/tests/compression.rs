@@ -1,0 +1,197 @@
+//! Compressed sums on every transport: all ranks get the same bytes, near the exact sum.
+
+use half::{bf16, f16};
+use proptest::prelude::*;
+use ringfold_collective::algorithm::Replicas;
+use ringfold_collective::compression::{Compressor, Half, HalfSum, Method, Traffic};
+use ringfold_collective::testing::{join, join_memory, join_processes, on_threads};
+use ringfold_collective::{AbortSignal, CollectiveError, ReplicaBuffers, Ring, RingOptions};
+use ringfold_common::random::Stream;
+
+/// How a ring of so many ranks is made.
+type Join = fn(u32) -> Vec<(Ring, AbortSignal)>;
+
+const TRANSPORTS: &[(&str, Join)] = &[
+    ("tcp", |world| join(world, RingOptions::default())),
+    ("memory", |world| join_memory(world, RingOptions::default())),
+    ("shared memory", |world| {
+        join_processes(world, RingOptions::default())
+    }),
+];
+
+/// The vector of a rank: normal numbers of very different sizes.
+fn vector(rank: u32, call: u64, elements: usize) -> Vec<f32> {
+    let stream = Stream::new(u64::from(rank), call);
+    let number = |at: u64| stream.normal(at) * 10f64.powi((at % 5) as i32 - 3);
+    (0..elements as u64).map(|at| number(at) as f32).collect()
+}
+
+/// Runs `body` at every rank; all must return the same bits, which are returned.
+fn agreed(world: u32, join: Join, body: impl Fn(&mut Ring, u32) -> Vec<f32> + Sync) -> Vec<f32> {
+    let results = on_threads(join(world), |(mut ring, _)| {
+        let rank = ring.rank().0;
+        body(&mut ring, rank)
+    });
+    let bits = |values: &[f32]| -> Vec<u32> { values.iter().map(|x| x.to_bits()).collect() };
+    for other in &results[1..] {
+        assert_eq!(bits(other), bits(&results[0]));
+    }
+    results.into_iter().next().unwrap()
+}
+
+/// The exact sum of all ranks' values at each place, and that of their sizes.
+fn exact(vectors: &[Vec<f32>]) -> Vec<(f64, f64)> {
+    (0..vectors[0].len())
+        .map(|at| {
+            let terms = vectors.iter().map(|vector| f64::from(vector[at]));
+            let sizes = terms.clone().map(f64::abs);
+            (terms.sum(), sizes.sum())
+        })
+        .collect()
+}
+
+#[test]
+fn halves_are_near_the_exact_sum() {
+    for (method, u) in [(Method::Bf16, 2f64.powi(-8)), (Method::F16, 2f64.powi(-11))] {
+        for (transport, join) in TRANSPORTS {
+            for (world, elements) in [(2, 1000), (3, 1), (3, 1001), (4, 40_000), (5, 0)] {
+                let sums = agreed(world, *join, |ring, rank| {
+                    let mut compressor = Compressor::new(method, elements);
+                    let mut values = vector(rank, 0, elements);
+                    let traffic = compressor.all_reduce(ring, 0, &mut values).unwrap();
+                    let part = elements.div_ceil(world as usize) as u64;
+                    assert_eq!(traffic.sent_bytes, 2 * 2 * u64::from(world - 1) * part);
+                    values
+                });
+                let vectors: Vec<_> = (0..world).map(|rank| vector(rank, 0, elements)).collect();
+                if elements == 0 {
+                    continue;
+                }
+                for (got, (sum, sizes)) in sums.iter().zip(exact(&vectors)) {
+                    // The second term is where f16 loses precision.
+                    let bound = sizes * (2.01 * u + 1e-6) + f64::from(world + 1) * 3e-8;
+                    let error = (f64::from(*got) - sum).abs();
+                    assert!(
+                        error <= bound,
+                        "{method:?} {transport} {world}: {got} for {sum}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_world_of_one_keeps_its_values() {
+    for (_, join) in TRANSPORTS {
+        let sums = agreed(1, *join, |ring, _| {
+            let mut values = vector(0, 0, 100);
+            let traffic = Compressor::new(Method::Bf16, 100).all_reduce(ring, 0, &mut values);
+            assert_eq!(traffic.unwrap(), Traffic::default());
+            values
+        });
+        assert_eq!(sums, vector(0, 0, 100));
+    }
+}
+
+#[test]
+fn ranges_that_are_not_there_are_refused_and_the_ring_goes_on() {
+    agreed(2, TRANSPORTS[1].1, |ring, _| {
+        let mut compressor = Compressor::new(Method::F16, 10);
+        for start in [5, usize::MAX] {
+            let error = compressor
+                .all_reduce(ring, start, &mut [0.0; 6])
+                .unwrap_err();
+            assert!(
+                matches!(error, CollectiveError::CompressedRange { .. }),
+                "{error}"
+            );
+            assert!(error.is_argument());
+        }
+        let mut values = [1.0; 6];
+        compressor.all_reduce(ring, 4, &mut values).unwrap();
+        values.to_vec()
+    });
+}
+
+/// The sum of replicas' vectors in halves by the definition: every node of the tree is rounded.
+fn tree_sum(half: Half, replicas: std::ops::Range<usize>, vectors: &[Vec<f32>]) -> Vec<f32> {
+    let round = |value: f32| match half {
+        Half::Bf16 => bf16::from_f32(value).to_f32(),
+        Half::F16 => f16::from_f32(value).to_f32(),
+    };
+    if replicas.len() == 1 {
+        return vectors[replicas.start].iter().map(|&x| round(x)).collect();
+    }
+    let left = replicas.len().next_power_of_two() / 2;
+    let middle = replicas.start + left;
+    let (a, b) = (
+        tree_sum(half, replicas.start..middle, vectors),
+        tree_sum(half, middle..replicas.end, vectors),
+    );
+    a.iter().zip(&b).map(|(a, b)| round(a + b)).collect()
+}
+
+#[test]
+fn a_reproducible_sum_in_halves_is_that_of_the_tree_on_any_number_of_ranks() {
+    let (head, rest) = (900, 7);
+    for half in [Half::Bf16, Half::F16] {
+        for count in [1_u32, 2, 3, 6, 8] {
+            let vectors: Vec<_> = (0..count).map(|r| vector(r, 1, head + rest)).collect();
+            let expected = tree_sum(half, 0..count as usize, &vectors);
+            for world in 1..=count {
+                for (_, join) in TRANSPORTS {
+                    let replicas = Replicas::new(count, world).unwrap();
+                    let sums = agreed(world, *join, |ring, _| {
+                        let rank = ring.rank();
+                        let mut buffers = ReplicaBuffers::new(replicas, rank, head + rest).unwrap();
+                        for replica in replicas.of(rank) {
+                            let mut mine = vectors[replica as usize].clone();
+                            half.round(&mut mine[..head]);
+                            let add = |sums: &mut [f32], terms: &[f32]| {
+                                sums.iter_mut().zip(terms).for_each(|(a, b)| *a += b);
+                                half.round(&mut sums[..head]);
+                            };
+                            buffers.push_with(mine, add).unwrap();
+                        }
+                        let mut sum = HalfSum::new(half, replicas, rank, head, rest).unwrap();
+                        let traffic = sum.all_reduce(ring, &mut buffers).unwrap();
+                        assert!(world == 1 || traffic.saved_bytes() > 0);
+                        buffers.sum().unwrap().clone()
+                    });
+                    assert_eq!(
+                        sums[..head],
+                        expected[..head],
+                        "{half:?} {count} on {world}"
+                    );
+                    let exact = exact(&vectors);
+                    for (got, (sum, _)) in sums.iter().zip(exact).skip(head) {
+                        assert!((f64::from(*got) - sum).abs() < 1e-5 * sum.abs().max(1.0));
+                    }
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20))]
+
+    #[test]
+    fn ranges_add_up_to_the_whole(cut in 0_usize..500, world in 2_u32..5) {
+        let whole = agreed(world, TRANSPORTS[1].1, |ring, rank| {
+            let mut values = vector(rank, 2, 500);
+            Compressor::new(Method::Bf16, 500).all_reduce(ring, 0, &mut values).unwrap();
+            values
+        });
+        let ranges = agreed(world, TRANSPORTS[1].1, |ring, rank| {
+            let mut compressor = Compressor::new(Method::Bf16, 500);
+            let mut values = vector(rank, 2, 500);
+            compressor.all_reduce(ring, cut, &mut values[cut..]).unwrap();
+            compressor.all_reduce(ring, 0, &mut values[..cut]).unwrap();
+            values
+        });
+        // Each element is rounded for itself.
+        prop_assert_eq!(whole, ranges);
+    }
+}
