@@ -56,7 +56,7 @@ fn halves_are_near_the_exact_sum() {
         for (transport, join) in TRANSPORTS {
             for (world, elements) in [(2, 1000), (3, 1), (3, 1001), (4, 40_000), (5, 0)] {
                 let sums = agreed(world, *join, |ring, rank| {
-                    let mut compressor = Compressor::new(method, elements);
+                    let mut compressor = Compressor::new(method, elements).unwrap();
                     let mut values = vector(rank, 0, elements);
                     let traffic = compressor.all_reduce(ring, 0, &mut values).unwrap();
                     let part = elements.div_ceil(world as usize) as u64;
@@ -86,7 +86,10 @@ fn a_world_of_one_keeps_its_values() {
     for (_, join) in TRANSPORTS {
         let sums = agreed(1, *join, |ring, _| {
             let mut values = vector(0, 0, 100);
-            let traffic = Compressor::new(Method::Bf16, 100).all_reduce(ring, 0, &mut values);
+            let traffic =
+                Compressor::new(Method::Bf16, 100)
+                    .unwrap()
+                    .all_reduce(ring, 0, &mut values);
             assert_eq!(traffic.unwrap(), Traffic::default());
             values
         });
@@ -97,7 +100,7 @@ fn a_world_of_one_keeps_its_values() {
 #[test]
 fn ranges_that_are_not_there_are_refused_and_the_ring_goes_on() {
     agreed(2, TRANSPORTS[1].1, |ring, _| {
-        let mut compressor = Compressor::new(Method::F16, 10);
+        let mut compressor = Compressor::new(Method::F16, 10).unwrap();
         for start in [5, usize::MAX] {
             let error = compressor
                 .all_reduce(ring, start, &mut [0.0; 6])
@@ -181,11 +184,11 @@ proptest! {
     fn ranges_add_up_to_the_whole(cut in 0_usize..500, world in 2_u32..5) {
         let whole = agreed(world, TRANSPORTS[1].1, |ring, rank| {
             let mut values = vector(rank, 2, 500);
-            Compressor::new(Method::Bf16, 500).all_reduce(ring, 0, &mut values).unwrap();
+            Compressor::new(Method::Bf16, 500).unwrap().all_reduce(ring, 0, &mut values).unwrap();
             values
         });
         let ranges = agreed(world, TRANSPORTS[1].1, |ring, rank| {
-            let mut compressor = Compressor::new(Method::Bf16, 500);
+            let mut compressor = Compressor::new(Method::Bf16, 500).unwrap();
             let mut values = vector(rank, 2, 500);
             compressor.all_reduce(ring, cut, &mut values[cut..]).unwrap();
             compressor.all_reduce(ring, 0, &mut values[..cut]).unwrap();
@@ -193,5 +196,148 @@ proptest! {
         });
         // Each element is rounded for itself.
         prop_assert_eq!(whole, ranges);
+    }
+}
+
+const WITH_FEEDBACK: [Method; 1] = [Method::Int8 { block: 64 }];
+
+#[test]
+fn what_is_not_sent_is_kept_and_nothing_is_lost() {
+    const ELEMENTS: usize = 2000;
+    const CALLS: u64 = 12;
+    for method in WITH_FEEDBACK {
+        for (transport, join) in TRANSPORTS {
+            for world in [2, 3, 5] {
+                let ranks = on_threads(join(world), |(mut ring, _)| {
+                    let rank = ring.rank().0;
+                    let mut compressor = Compressor::new(method, ELEMENTS).unwrap();
+                    let mut total = vec![0.0_f64; ELEMENTS];
+                    let mut results = Vec::new();
+                    for call in 0..CALLS {
+                        let mut values = vector(rank, call, ELEMENTS);
+                        // In two ranges, of which none cuts a matrix.
+                        let (head, tail) = values.split_at_mut(980);
+                        let mut traffic = compressor.all_reduce(&mut ring, 980, tail).unwrap();
+                        traffic += compressor.all_reduce(&mut ring, 0, head).unwrap();
+                        assert!(traffic.saved_bytes() > 0, "{method:?} {traffic:?}");
+                        total
+                            .iter_mut()
+                            .zip(&values)
+                            .for_each(|(a, b)| *a += f64::from(*b));
+                        results.extend(values.iter().map(|x| x.to_bits()));
+                    }
+                    (results, total, compressor.kept().unwrap().to_vec())
+                });
+                let (results, total, _) = &ranks[0];
+                for (other, _, _) in &ranks[1..] {
+                    assert!(
+                        other == results,
+                        "{method:?} {transport} {world}: other bytes"
+                    );
+                }
+                for (at, total) in total.iter().enumerate() {
+                    let kept: f64 = ranks.iter().map(|rank| f64::from(rank.2[at])).sum();
+                    let put_in = (0..world).flat_map(|rank| {
+                        (0..CALLS).map(move |call| f64::from(vector_at(rank, call, at)))
+                    });
+                    let (sum, sizes) = put_in.fold((0.0, 0.0), |(sum, sizes), term: f64| {
+                        (sum + term, sizes + term.abs())
+                    });
+                    // The product of factors is rounded at the size of its largest elements.
+                    let bound = 1e-4 * sizes.max(1.0);
+                    let error = (total + kept - sum).abs();
+                    assert!(
+                        error < bound,
+                        "{method:?} {transport} {world} {at}: {error}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn vector_at(rank: u32, call: u64, at: usize) -> f32 {
+    let at = at as u64;
+    let number = Stream::new(u64::from(rank), call).normal(at);
+    (number * 10f64.powi((at % 5) as i32 - 3)) as f32
+}
+
+#[test]
+fn bytes_are_near_the_exact_sum() {
+    for (_, join) in TRANSPORTS {
+        let sums = agreed(3, *join, |ring, rank| {
+            let method = Method::Int8 { block: 64 };
+            let mut compressor = Compressor::new(method, 1000).unwrap();
+            let mut values = vector(rank, 0, 1000);
+            compressor.all_reduce(ring, 0, &mut values).unwrap();
+            values
+        });
+        let vectors: Vec<_> = (0..3).map(|rank| vector(rank, 0, 1000)).collect();
+        for (got, (sum, _)) in sums.iter().zip(exact(&vectors)) {
+            // Three values off by 1/254 of at most 40 each, and a sum of at most 120.
+            assert!((f64::from(*got) - sum).abs() < 2.0 * 120.0 / 254.0);
+        }
+    }
+}
+
+#[test]
+fn options_out_of_range_are_refused() {
+    for (method, expected) in [(
+        Method::Int8 { block: 7 },
+        "block is 7: allowed is 8 to 65536",
+    )] {
+        let error = Compressor::new(method, 10).unwrap_err();
+        assert!(
+            error.is_argument() && error.to_string().contains(expected),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_number_that_is_not_finite_is_named_where_it_is_and_ends_the_ring() {
+    for method in WITH_FEEDBACK {
+        for (_, join) in TRANSPORTS {
+            let errors = on_threads(join(2), |(mut ring, _)| {
+                let mut values = vec![1.0; 2000];
+                if ring.rank().0 == 1 {
+                    values[77] = f32::NAN;
+                }
+                let mut compressor = Compressor::new(method, 2000).unwrap();
+                let error = compressor
+                    .all_reduce(&mut ring, 0, &mut values)
+                    .unwrap_err();
+                assert!(matches!(
+                    ring.barrier().unwrap_err(),
+                    CollectiveError::Poisoned { .. }
+                ));
+                error
+            });
+            assert_eq!(
+                errors[1].to_string(),
+                "element 77 is NaN: only finite numbers can be compressed"
+            );
+            assert_eq!(errors[0].accused().len(), 1, "{}", errors[0]);
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_sends_what_can_not_be_right_is_named() {
+    for (_, join) in TRANSPORTS {
+        let errors = on_threads(join(2), |(mut ring, _)| {
+            if ring.rank().0 == 1 {
+                // What int8 would send, but all bytes are ones: scales are NaN.
+                let mut parts = vec![0xff_u8; 2 * (64 + 4)];
+                ring.all_to_all(&mut parts).unwrap();
+                return None;
+            }
+            let mut compressor = Compressor::new(Method::Int8 { block: 64 }, 128).unwrap();
+            compressor.all_reduce(&mut ring, 0, &mut [1.0; 128]).err()
+        });
+        let error = errors[0].as_ref().expect("an error");
+        let expected = "rank 1 sent a compressed block that can't be right: the scale of block 0";
+        assert!(error.to_string().starts_with(expected), "{error}");
+        assert_eq!(error.accused()[0].0, 1);
     }
 }

@@ -14,11 +14,20 @@
 //! |---|---|---|
 //! | none | `8n(w-1)/w` | f32 rounding |
 //! | [`Bf16`](Method::Bf16), [`F16`](Method::F16) | `4n(w-1)/w` | two roundings, see [`Half`] |
+//! | [`Int8`](Method::Int8) | `2(1 + 4/block)n(w-1)/w` | made up for in later sums |
 //!
-//! **Numbers that are not finite** pass through 16-bit floats.
+//! **Error feedback** (Karimireddy et al. 2019, "Error feedback fixes SignSGD", algorithm 1): what a
+//! rank's encoding loses is kept and added to its next vector, so that over any number of calls
+//! the sums plus what all ranks still keep are the sum of what all ranks put in, but for f32 rounding.
+//! It is `n` floats a rank ([`Compressor::held_bytes`]). It lives in memory only: who makes a
+//! compressor anew loses what was kept, and nothing else: less than the rounding of a call.
 //!
-//! **Hostile payloads.** Everything that comes from another rank is checked before it is used: if
-//! it can't be right, the sum fails with [`CollectiveError::Payload`], which names the rank. Lengths are those of the ring's operations,
+//! **Numbers that are not finite** pass through 16-bit floats. The other methods refuse them before
+//! anything is sent ([`CollectiveError::NotFinite`]), since they would stay in the error feedback.
+//!
+//! **Hostile payloads.** Everything that comes from another rank is checked before it is used: scales
+//! and values must be finite, indices ascending and inside the vector. If not, the sum fails with
+//! [`CollectiveError::Payload`], which names the rank. Lengths are those of the ring's operations,
 //! which refuse others.
 //!
 //! A world of one sends nothing, so nothing is compressed and values stay as they are. A call that
@@ -26,6 +35,7 @@
 
 mod exchange;
 mod half;
+mod int8;
 mod payload;
 mod reproducible;
 mod simd;
@@ -37,6 +47,7 @@ pub use self::payload::PayloadFault;
 pub use self::reproducible::HalfSum;
 
 use self::exchange::Exchange;
+use self::int8::Int8;
 use crate::{CollectiveError, Ring};
 
 /// How a vector is compressed.
@@ -46,6 +57,29 @@ pub enum Method {
     Bf16,
     /// As IEEE half precision: 11 bits of precision from 6e-5 to 65504.
     F16,
+    /// As bytes, with a scale a block.
+    Int8 {
+        /// Elements that share a scale, from 8 to 65536.
+        block: u32,
+    },
+}
+
+impl Method {
+    fn check(self) -> Result<(), CollectiveError> {
+        let refuse = |option, got: String, allowed: &str| {
+            Err(CollectiveError::OptionOutOfRange {
+                option,
+                got,
+                allowed: allowed.to_owned(),
+            })
+        };
+        match self {
+            Self::Int8 { block } if !(8..=1 << 16).contains(&block) => {
+                refuse("block", block.to_string(), "8 to 65536")
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a rank sent.
@@ -98,17 +132,27 @@ pub struct Compressor {
 #[derive(Debug)]
 enum Scheme {
     Half(Half, Exchange),
+    Int8(Int8, Exchange, Vec<f32>),
 }
 
 impl Compressor {
     /// For a vector of `elements`.
-    #[must_use]
-    pub fn new(method: Method, elements: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`OptionOutOfRange`](CollectiveError::OptionOutOfRange).
+    pub fn new(method: Method, elements: usize) -> Result<Self, CollectiveError> {
+        method.check()?;
         let scheme = match method {
             Method::Bf16 => Scheme::Half(Half::Bf16, Exchange::default()),
             Method::F16 => Scheme::Half(Half::F16, Exchange::default()),
+            Method::Int8 { block } => {
+                let codec = Int8 {
+                    block: block as usize,
+                };
+                Scheme::Int8(codec, Exchange::default(), vec![0.0; elements])
+            }
         };
-        Self { scheme, elements }
+        Ok(Self { scheme, elements })
     }
 
     /// The length of the whole vector.
@@ -122,6 +166,19 @@ impl Compressor {
     pub fn held_bytes(&self) -> u64 {
         match &self.scheme {
             Scheme::Half(_, exchange) => exchange.held_bytes(),
+            Scheme::Int8(_, exchange, kept) => {
+                exchange.held_bytes() + size_of_val(&kept[..]) as u64
+            }
+        }
+    }
+
+    /// What this rank's encodings have lost so far and its next vector makes up for, as long as the
+    /// vector; `None` without error feedback.
+    #[must_use]
+    pub fn kept(&self) -> Option<&[f32]> {
+        match &self.scheme {
+            Scheme::Half(..) => None,
+            Scheme::Int8(_, _, kept) => Some(kept),
         }
     }
 
@@ -129,7 +186,8 @@ impl Compressor {
     ///
     /// # Errors
     /// Also [`CompressedRange`](CollectiveError::CompressedRange), having done nothing, and
-    /// [`Payload`](CollectiveError::Payload), which closes the ring.
+    /// [`NotFinite`](CollectiveError::NotFinite) and [`Payload`](CollectiveError::Payload), which
+    /// close the ring.
     pub fn all_reduce(
         &mut self,
         ring: &mut Ring,
@@ -143,6 +201,9 @@ impl Compressor {
         }
         let result = match &mut self.scheme {
             Scheme::Half(half, exchange) => exchange.all_reduce(half, ring, values, None),
+            Scheme::Int8(codec, exchange, kept) => {
+                exchange.all_reduce(codec, ring, values, Some(&mut kept[range]))
+            }
         };
         match result {
             Ok(sent_bytes) => Ok(Traffic {
