@@ -199,7 +199,7 @@ proptest! {
     }
 }
 
-const WITH_FEEDBACK: [Method; 1] = [Method::Int8 { block: 64 }];
+const WITH_FEEDBACK: [Method; 2] = [Method::Int8 { block: 64 }, Method::TopK { fraction: 0.05 }];
 
 #[test]
 fn what_is_not_sent_is_kept_and_nothing_is_lost() {
@@ -281,11 +281,37 @@ fn bytes_are_near_the_exact_sum() {
 }
 
 #[test]
+fn all_elements_are_sent_with_a_fraction_of_one() {
+    let sums = agreed(3, TRANSPORTS[0].1, |ring, rank| {
+        let mut compressor = Compressor::new(Method::TopK { fraction: 1.0 }, 300).unwrap();
+        let mut values = vector(rank, 0, 300);
+        let traffic = compressor.all_reduce(ring, 0, &mut values).unwrap();
+        assert!(
+            traffic.saved_bytes() < 0,
+            "indices cost more than they save"
+        );
+        assert!(compressor.kept().unwrap().iter().all(|&kept| kept == 0.0));
+        values
+    });
+    let vectors: Vec<_> = (0..3).map(|rank| vector(rank, 0, 300)).collect();
+    for (at, sum) in sums.iter().enumerate() {
+        assert_eq!(*sum, vectors[0][at] + vectors[1][at] + vectors[2][at]);
+    }
+}
+
+#[test]
 fn options_out_of_range_are_refused() {
-    for (method, expected) in [(
-        Method::Int8 { block: 7 },
-        "block is 7: allowed is 8 to 65536",
-    )] {
+    for (method, expected) in [
+        (
+            Method::Int8 { block: 7 },
+            "block is 7: allowed is 8 to 65536",
+        ),
+        (
+            Method::TopK { fraction: 0.0 },
+            "fraction is 0: allowed is above 0, up to 1",
+        ),
+        (Method::TopK { fraction: f64::NAN }, "fraction is NaN"),
+    ] {
         let error = Compressor::new(method, 10).unwrap_err();
         assert!(
             error.is_argument() && error.to_string().contains(expected),
@@ -339,5 +365,18 @@ fn a_rank_that_sends_what_can_not_be_right_is_named() {
         let expected = "rank 1 sent a compressed block that can't be right: the scale of block 0";
         assert!(error.to_string().starts_with(expected), "{error}");
         assert_eq!(error.accused()[0].0, 1);
+
+        let errors = on_threads(join(2), |(mut ring, _)| {
+            if ring.rank().0 == 1 {
+                let mut all = vec![0; 2 * 16];
+                ring.all_gather(&[0xff_u8; 16], &mut all).unwrap();
+                return None;
+            }
+            let mut compressor = Compressor::new(Method::TopK { fraction: 0.02 }, 100).unwrap();
+            compressor.all_reduce(&mut ring, 0, &mut [1.0; 100]).err()
+        });
+        let error = errors[0].as_ref().expect("an error");
+        let expected = "index 0 is 4294967295: expected one below 100";
+        assert!(error.to_string().ends_with(expected), "{error}");
     }
 }

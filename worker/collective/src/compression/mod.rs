@@ -15,12 +15,15 @@
 //! | none | `8n(w-1)/w` | f32 rounding |
 //! | [`Bf16`](Method::Bf16), [`F16`](Method::F16) | `4n(w-1)/w` | two roundings, see [`Half`] |
 //! | [`Int8`](Method::Int8) | `2(1 + 4/block)n(w-1)/w` | made up for in later sums |
+//! | [`TopK`](Method::TopK) | `8k(w-1)`, `k = fraction * n` | made up for in later sums |
 //!
 //! **Error feedback** (Karimireddy et al. 2019, "Error feedback fixes SignSGD", algorithm 1): what a
 //! rank's encoding loses is kept and added to its next vector, so that over any number of calls
 //! the sums plus what all ranks still keep are the sum of what all ranks put in, but for f32 rounding.
 //! It is `n` floats a rank ([`Compressor::held_bytes`]). It lives in memory only: who makes a
-//! compressor anew loses what was kept, and nothing else: less than the rounding of a call.
+//! compressor anew loses what was kept, and nothing else: with bytes less than the rounding of a
+//! call, with the greatest elements what the small ones came to since they were last sent, some
+//! `1 / fraction` calls.
 //!
 //! **Numbers that are not finite** pass through 16-bit floats. The other methods refuse them before
 //! anything is sent ([`CollectiveError::NotFinite`]), since they would stay in the error feedback.
@@ -39,6 +42,7 @@ mod int8;
 mod payload;
 mod reproducible;
 mod simd;
+mod top_k;
 
 use std::ops::Range;
 
@@ -48,6 +52,7 @@ pub use self::reproducible::HalfSum;
 
 use self::exchange::Exchange;
 use self::int8::Int8;
+use self::top_k::TopK;
 use crate::{CollectiveError, Ring};
 
 /// How a vector is compressed.
@@ -61,6 +66,11 @@ pub enum Method {
     Int8 {
         /// Elements that share a scale, from 8 to 65536.
         block: u32,
+    },
+    /// The elements of greatest absolute value, with their indices.
+    TopK {
+        /// The share of elements that a rank sends, above 0, up to 1.
+        fraction: f64,
     },
 }
 
@@ -76,6 +86,9 @@ impl Method {
         match self {
             Self::Int8 { block } if !(8..=1 << 16).contains(&block) => {
                 refuse("block", block.to_string(), "8 to 65536")
+            }
+            Self::TopK { fraction } if !(fraction > 0.0 && fraction <= 1.0) => {
+                refuse("fraction", fraction.to_string(), "above 0, up to 1")
             }
             _ => Ok(()),
         }
@@ -133,6 +146,7 @@ pub struct Compressor {
 enum Scheme {
     Half(Half, Exchange),
     Int8(Int8, Exchange, Vec<f32>),
+    TopK(TopK),
 }
 
 impl Compressor {
@@ -151,6 +165,7 @@ impl Compressor {
                 };
                 Scheme::Int8(codec, Exchange::default(), vec![0.0; elements])
             }
+            Method::TopK { fraction } => Scheme::TopK(TopK::new(fraction, elements)),
         };
         Ok(Self { scheme, elements })
     }
@@ -169,6 +184,7 @@ impl Compressor {
             Scheme::Int8(_, exchange, kept) => {
                 exchange.held_bytes() + size_of_val(&kept[..]) as u64
             }
+            Scheme::TopK(top_k) => top_k.held_bytes(),
         }
     }
 
@@ -179,6 +195,7 @@ impl Compressor {
         match &self.scheme {
             Scheme::Half(..) => None,
             Scheme::Int8(_, _, kept) => Some(kept),
+            Scheme::TopK(top_k) => Some(top_k.kept()),
         }
     }
 
@@ -204,6 +221,7 @@ impl Compressor {
             Scheme::Int8(codec, exchange, kept) => {
                 exchange.all_reduce(codec, ring, values, Some(&mut kept[range]))
             }
+            Scheme::TopK(top_k) => top_k.all_reduce(ring, start, values),
         };
         match result {
             Ok(sent_bytes) => Ok(Traffic {
