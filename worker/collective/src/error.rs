@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,6 +105,20 @@ pub enum CollectiveError {
         elements: usize,
         /// The length of the vector.
         whole: usize,
+    },
+    /// A range that holds a matrix in part.
+    #[error(
+        "elements {start} to {end} cut the matrix of elements {} to {}: ranges that are compressed \
+         as products must hold whole ones",
+        .matrix.start, .matrix.end
+    )]
+    MatrixCut {
+        /// The range's first element.
+        start: usize,
+        /// Its end.
+        end: usize,
+        /// The elements of the matrix.
+        matrix: Range<usize>,
     },
     /// A number that can't be compressed; on this rank.
     #[error("element {element} is {value}: only finite numbers can be compressed")]
@@ -219,6 +234,7 @@ impl CollectiveError {
                 | Self::ReplicaCount { .. }
                 | Self::ReplicaWorld { .. }
                 | Self::CompressedRange { .. }
+                | Self::MatrixCut { .. }
         )
     }
 

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use ringfold_collective::algorithm::Replicas;
-use ringfold_collective::compression::{Compressor, Half, HalfSum, Method, Traffic};
+use ringfold_collective::compression::{Compressor, Half, HalfSum, Matrix, Method, Traffic};
 use ringfold_collective::testing::{join, join_memory, join_processes, on_threads};
 use ringfold_collective::{AbortSignal, CollectiveError, ReplicaBuffers, Ring, RingOptions};
 use ringfold_common::random::Stream;
@@ -56,7 +56,7 @@ fn halves_are_near_the_exact_sum() {
         for (transport, join) in TRANSPORTS {
             for (world, elements) in [(2, 1000), (3, 1), (3, 1001), (4, 40_000), (5, 0)] {
                 let sums = agreed(world, *join, |ring, rank| {
-                    let mut compressor = Compressor::new(method, elements).unwrap();
+                    let mut compressor = Compressor::new(method, elements, &[]).unwrap();
                     let mut values = vector(rank, 0, elements);
                     let traffic = compressor.all_reduce(ring, 0, &mut values).unwrap();
                     let part = elements.div_ceil(world as usize) as u64;
@@ -87,7 +87,7 @@ fn a_world_of_one_keeps_its_values() {
         let sums = agreed(1, *join, |ring, _| {
             let mut values = vector(0, 0, 100);
             let traffic =
-                Compressor::new(Method::Bf16, 100)
+                Compressor::new(Method::Bf16, 100, &[])
                     .unwrap()
                     .all_reduce(ring, 0, &mut values);
             assert_eq!(traffic.unwrap(), Traffic::default());
@@ -100,7 +100,7 @@ fn a_world_of_one_keeps_its_values() {
 #[test]
 fn ranges_that_are_not_there_are_refused_and_the_ring_goes_on() {
     agreed(2, TRANSPORTS[1].1, |ring, _| {
-        let mut compressor = Compressor::new(Method::F16, 10).unwrap();
+        let mut compressor = Compressor::new(Method::F16, 10, &[]).unwrap();
         for start in [5, usize::MAX] {
             let error = compressor
                 .all_reduce(ring, start, &mut [0.0; 6])
@@ -184,11 +184,11 @@ proptest! {
     fn ranges_add_up_to_the_whole(cut in 0_usize..500, world in 2_u32..5) {
         let whole = agreed(world, TRANSPORTS[1].1, |ring, rank| {
             let mut values = vector(rank, 2, 500);
-            Compressor::new(Method::Bf16, 500).unwrap().all_reduce(ring, 0, &mut values).unwrap();
+            Compressor::new(Method::Bf16, 500, &[]).unwrap().all_reduce(ring, 0, &mut values).unwrap();
             values
         });
         let ranges = agreed(world, TRANSPORTS[1].1, |ring, rank| {
-            let mut compressor = Compressor::new(Method::Bf16, 500).unwrap();
+            let mut compressor = Compressor::new(Method::Bf16, 500, &[]).unwrap();
             let mut values = vector(rank, 2, 500);
             compressor.all_reduce(ring, cut, &mut values[cut..]).unwrap();
             compressor.all_reduce(ring, 0, &mut values[..cut]).unwrap();
@@ -199,7 +199,23 @@ proptest! {
     }
 }
 
-const WITH_FEEDBACK: [Method; 2] = [Method::Int8 { block: 64 }, Method::TopK { fraction: 0.05 }];
+/// Matrices of every kind in a vector of 2,000, with gaps: wide, tall, one too thin to compress.
+const MATRICES: [Matrix; 3] = [matrix(16, 10, 60), matrix(620, 40, 8), matrix(1000, 2, 3)];
+
+const fn matrix(start: usize, rows: usize, columns: usize) -> Matrix {
+    Matrix {
+        start,
+        rows,
+        columns,
+    }
+}
+
+const WITH_FEEDBACK: [Method; 4] = [
+    Method::Int8 { block: 64 },
+    Method::TopK { fraction: 0.05 },
+    Method::PowerSgd { rank: 1, seed: 4 },
+    Method::PowerSgd { rank: 3, seed: 4 },
+];
 
 #[test]
 fn what_is_not_sent_is_kept_and_nothing_is_lost() {
@@ -210,7 +226,7 @@ fn what_is_not_sent_is_kept_and_nothing_is_lost() {
             for world in [2, 3, 5] {
                 let ranks = on_threads(join(world), |(mut ring, _)| {
                     let rank = ring.rank().0;
-                    let mut compressor = Compressor::new(method, ELEMENTS).unwrap();
+                    let mut compressor = Compressor::new(method, ELEMENTS, &MATRICES).unwrap();
                     let mut total = vec![0.0_f64; ELEMENTS];
                     let mut results = Vec::new();
                     for call in 0..CALLS {
@@ -267,7 +283,7 @@ fn bytes_are_near_the_exact_sum() {
     for (_, join) in TRANSPORTS {
         let sums = agreed(3, *join, |ring, rank| {
             let method = Method::Int8 { block: 64 };
-            let mut compressor = Compressor::new(method, 1000).unwrap();
+            let mut compressor = Compressor::new(method, 1000, &[]).unwrap();
             let mut values = vector(rank, 0, 1000);
             compressor.all_reduce(ring, 0, &mut values).unwrap();
             values
@@ -283,7 +299,7 @@ fn bytes_are_near_the_exact_sum() {
 #[test]
 fn all_elements_are_sent_with_a_fraction_of_one() {
     let sums = agreed(3, TRANSPORTS[0].1, |ring, rank| {
-        let mut compressor = Compressor::new(Method::TopK { fraction: 1.0 }, 300).unwrap();
+        let mut compressor = Compressor::new(Method::TopK { fraction: 1.0 }, 300, &[]).unwrap();
         let mut values = vector(rank, 0, 300);
         let traffic = compressor.all_reduce(ring, 0, &mut values).unwrap();
         assert!(
@@ -300,6 +316,34 @@ fn all_elements_are_sent_with_a_fraction_of_one() {
 }
 
 #[test]
+fn a_matrix_of_low_rank_is_found_by_power_iteration() {
+    let (rows, columns) = (30, 20);
+    let of_rank = |rank: u32| -> Vec<f32> {
+        // Every rank has the same two directions in other amounts.
+        let (u, v) = (vector(90, 0, 2 * rows), vector(91, 0, 2 * columns));
+        let at = |i: usize, j: usize| {
+            u[i] * v[j] * (rank + 1) as f32 + u[rows + i] * v[columns + j] * 0.5
+        };
+        (0..rows * columns)
+            .map(|at_| at(at_ / columns, at_ % columns))
+            .collect()
+    };
+    let sums = agreed(3, TRANSPORTS[2].1, |ring, rank| {
+        let method = Method::PowerSgd { rank: 2, seed: 1 };
+        let matrices = [matrix(0, rows, columns)];
+        let mut compressor = Compressor::new(method, rows * columns, &matrices).unwrap();
+        let mut values = of_rank(rank);
+        compressor.all_reduce(ring, 0, &mut values).unwrap();
+        values
+    });
+    let vectors: Vec<_> = (0..3).map(of_rank).collect();
+    let greatest = sums.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+    for (got, (sum, _)) in sums.iter().zip(exact(&vectors)) {
+        assert!((f64::from(*got) - sum).abs() < 1e-4 * f64::from(greatest));
+    }
+}
+
+#[test]
 fn options_out_of_range_are_refused() {
     for (method, expected) in [
         (
@@ -311,12 +355,25 @@ fn options_out_of_range_are_refused() {
             "fraction is 0: allowed is above 0, up to 1",
         ),
         (Method::TopK { fraction: f64::NAN }, "fraction is NaN"),
+        (
+            Method::PowerSgd { rank: 65, seed: 0 },
+            "rank is 65: allowed is 1 to 64",
+        ),
     ] {
-        let error = Compressor::new(method, 10).unwrap_err();
+        let error = Compressor::new(method, 10, &[]).unwrap_err();
         assert!(
             error.is_argument() && error.to_string().contains(expected),
             "{error}"
         );
+    }
+    let method = Method::PowerSgd { rank: 1, seed: 0 };
+    for matrix in [
+        matrix(0, 11, 1),
+        matrix(9, 2, 1),
+        matrix(0, usize::MAX, 2),
+        matrix(0, 0, 5),
+    ] {
+        assert!(Compressor::new(method, 10, &[matrix]).is_err());
     }
 }
 
@@ -329,7 +386,7 @@ fn a_number_that_is_not_finite_is_named_where_it_is_and_ends_the_ring() {
                 if ring.rank().0 == 1 {
                     values[77] = f32::NAN;
                 }
-                let mut compressor = Compressor::new(method, 2000).unwrap();
+                let mut compressor = Compressor::new(method, 2000, &MATRICES).unwrap();
                 let error = compressor
                     .all_reduce(&mut ring, 0, &mut values)
                     .unwrap_err();
@@ -358,7 +415,7 @@ fn a_rank_that_sends_what_can_not_be_right_is_named() {
                 ring.all_to_all(&mut parts).unwrap();
                 return None;
             }
-            let mut compressor = Compressor::new(Method::Int8 { block: 64 }, 128).unwrap();
+            let mut compressor = Compressor::new(Method::Int8 { block: 64 }, 128, &[]).unwrap();
             compressor.all_reduce(&mut ring, 0, &mut [1.0; 128]).err()
         });
         let error = errors[0].as_ref().expect("an error");
@@ -372,7 +429,8 @@ fn a_rank_that_sends_what_can_not_be_right_is_named() {
                 ring.all_gather(&[0xff_u8; 16], &mut all).unwrap();
                 return None;
             }
-            let mut compressor = Compressor::new(Method::TopK { fraction: 0.02 }, 100).unwrap();
+            let mut compressor =
+                Compressor::new(Method::TopK { fraction: 0.02 }, 100, &[]).unwrap();
             compressor.all_reduce(&mut ring, 0, &mut [1.0; 100]).err()
         });
         let error = errors[0].as_ref().expect("an error");

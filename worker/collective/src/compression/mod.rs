@@ -16,6 +16,7 @@
 //! | [`Bf16`](Method::Bf16), [`F16`](Method::F16) | `4n(w-1)/w` | two roundings, see [`Half`] |
 //! | [`Int8`](Method::Int8) | `2(1 + 4/block)n(w-1)/w` | made up for in later sums |
 //! | [`TopK`](Method::TopK) | `8k(w-1)`, `k = fraction * n` | made up for in later sums |
+//! | [`PowerSgd`](Method::PowerSgd) | `8r(rows+columns)(w-1)/w` a matrix | made up for in later sums |
 //!
 //! **Error feedback** (Karimireddy et al. 2019, "Error feedback fixes SignSGD", algorithm 1): what a
 //! rank's encoding loses is kept and added to its next vector, so that over any number of calls
@@ -23,7 +24,7 @@
 //! It is `n` floats a rank ([`Compressor::held_bytes`]). It lives in memory only: who makes a
 //! compressor anew loses what was kept, and nothing else: with bytes less than the rounding of a
 //! call, with the greatest elements what the small ones came to since they were last sent, some
-//! `1 / fraction` calls.
+//! `1 / fraction` calls; PowerSGD also loses its warm start.
 //!
 //! **Numbers that are not finite** pass through 16-bit floats. The other methods refuse them before
 //! anything is sent ([`CollectiveError::NotFinite`]), since they would stay in the error feedback.
@@ -39,7 +40,9 @@
 mod exchange;
 mod half;
 mod int8;
+mod linear;
 mod payload;
+mod power_sgd;
 mod reproducible;
 mod simd;
 mod top_k;
@@ -48,10 +51,12 @@ use std::ops::Range;
 
 pub use self::half::Half;
 pub use self::payload::PayloadFault;
+pub use self::power_sgd::Matrix;
 pub use self::reproducible::HalfSum;
 
 use self::exchange::Exchange;
 use self::int8::Int8;
+use self::power_sgd::PowerSgd;
 use self::top_k::TopK;
 use crate::{CollectiveError, Ring};
 
@@ -72,6 +77,13 @@ pub enum Method {
         /// The share of elements that a rank sends, above 0, up to 1.
         fraction: f64,
     },
+    /// Matrices as products of thin ones; all else as it is.
+    PowerSgd {
+        /// The columns of the thin ones, from 1 to 64.
+        rank: u32,
+        /// Of the first thin matrices. All ranks must have the same.
+        seed: u64,
+    },
 }
 
 impl Method {
@@ -89,6 +101,9 @@ impl Method {
             }
             Self::TopK { fraction } if !(fraction > 0.0 && fraction <= 1.0) => {
                 refuse("fraction", fraction.to_string(), "above 0, up to 1")
+            }
+            Self::PowerSgd { rank, .. } if !(1..=64).contains(&rank) => {
+                refuse("rank", rank.to_string(), "1 to 64")
             }
             _ => Ok(()),
         }
@@ -147,14 +162,20 @@ enum Scheme {
     Half(Half, Exchange),
     Int8(Int8, Exchange, Vec<f32>),
     TopK(TopK),
+    PowerSgd(PowerSgd),
 }
 
 impl Compressor {
-    /// For a vector of `elements`.
+    /// For a vector of `elements`, in which `matrices` lie: what [`Method::PowerSgd`] compresses.
     ///
     /// # Errors
-    /// [`OptionOutOfRange`](CollectiveError::OptionOutOfRange).
-    pub fn new(method: Method, elements: usize) -> Result<Self, CollectiveError> {
+    /// [`OptionOutOfRange`](CollectiveError::OptionOutOfRange), and
+    /// [`CompressedRange`](CollectiveError::CompressedRange) for a matrix that is outside the vector.
+    pub fn new(
+        method: Method,
+        elements: usize,
+        matrices: &[Matrix],
+    ) -> Result<Self, CollectiveError> {
         method.check()?;
         let scheme = match method {
             Method::Bf16 => Scheme::Half(Half::Bf16, Exchange::default()),
@@ -166,6 +187,12 @@ impl Compressor {
                 Scheme::Int8(codec, Exchange::default(), vec![0.0; elements])
             }
             Method::TopK { fraction } => Scheme::TopK(TopK::new(fraction, elements)),
+            Method::PowerSgd { rank, seed } => {
+                for matrix in matrices {
+                    matrix.check(elements)?;
+                }
+                Scheme::PowerSgd(PowerSgd::new(rank as usize, seed, elements, matrices))
+            }
         };
         Ok(Self { scheme, elements })
     }
@@ -185,6 +212,7 @@ impl Compressor {
                 exchange.held_bytes() + size_of_val(&kept[..]) as u64
             }
             Scheme::TopK(top_k) => top_k.held_bytes(),
+            Scheme::PowerSgd(sgd) => sgd.held_bytes(),
         }
     }
 
@@ -196,13 +224,15 @@ impl Compressor {
             Scheme::Half(..) => None,
             Scheme::Int8(_, _, kept) => Some(kept),
             Scheme::TopK(top_k) => Some(top_k.kept()),
+            Scheme::PowerSgd(sgd) => Some(sgd.kept()),
         }
     }
 
     /// Sums `values`, which are the elements from `start` on of the vector, over all ranks.
     ///
     /// # Errors
-    /// Also [`CompressedRange`](CollectiveError::CompressedRange), having done nothing, and
+    /// Also [`CompressedRange`](CollectiveError::CompressedRange) and, with [`Method::PowerSgd`],
+    /// [`MatrixCut`](CollectiveError::MatrixCut), having done nothing, and
     /// [`NotFinite`](CollectiveError::NotFinite) and [`Payload`](CollectiveError::Payload), which
     /// close the ring.
     pub fn all_reduce(
@@ -222,6 +252,10 @@ impl Compressor {
                 exchange.all_reduce(codec, ring, values, Some(&mut kept[range]))
             }
             Scheme::TopK(top_k) => top_k.all_reduce(ring, start, values),
+            Scheme::PowerSgd(sgd) => {
+                let factors = sgd.check(&range)?;
+                sgd.all_reduce(ring, (range, factors), values)
+            }
         };
         match result {
             Ok(sent_bytes) => Ok(Traffic {
