@@ -34,6 +34,7 @@ macro_rules! wire_enum {
     };
 }
 
+mod compression;
 mod model;
 mod optimizer;
 mod schedule;
@@ -56,6 +57,7 @@ impl From<&JobSpec> for v1::JobSpec {
                 replicas: spec.cluster.replicas,
                 mode: v1::FoldMode::from(spec.cluster.mode).into(),
                 device: v1::Device::from(spec.cluster.device).into(),
+                compression: spec.cluster.compression.map(Into::into),
             }),
             output: Some(v1::OutputSpec {
                 dir: spec.output.dir.clone(),
@@ -86,6 +88,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
                 },
                 threads: cluster.threads,
                 device: cluster.device().try_into()?,
+                compression: cluster.compression.map(TryInto::try_into).transpose()?,
             },
             output: OutputSpec {
                 dir: required(spec.output, "spec.output")?.dir,

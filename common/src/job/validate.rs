@@ -8,6 +8,7 @@ mod train;
 
 use std::borrow::Cow;
 
+use super::compression;
 use super::spec::{
     ColumnRef, CsvSource, DataSource, DataSpec, JobSpec, Scale, TestData, TextSource,
 };
@@ -64,6 +65,12 @@ pub mod limits {
     pub const OUTPUT_NAME_BYTES_MAX: usize = 1024;
     /// Threads of a rank.
     pub const THREADS_MAX: u32 = 1024;
+    /// Elements that share a scale, at least.
+    pub const COMPRESSION_BLOCK_MIN: u32 = 8;
+    /// Elements that share a scale, at most.
+    pub const COMPRESSION_BLOCK_MAX: u32 = 1 << 16;
+    /// Columns of the factors of a compressed matrix.
+    pub const COMPRESSION_RANK_MAX: u32 = 64;
 }
 
 /// A value that can't be right. `field` is the key of the job file, such as `train.global_batch`.
@@ -79,7 +86,7 @@ pub struct SpecError {
 }
 
 /// Checks one value.
-fn check(
+pub(super) fn check(
     ok: bool,
     field: impl Into<Cow<'static, str>>,
     got: impl ToString,
@@ -95,7 +102,7 @@ fn check(
     })
 }
 
-fn check_count(
+pub(super) fn check_count(
     field: impl Into<Cow<'static, str>>,
     got: u64,
     min: u64,
@@ -235,6 +242,7 @@ impl JobSpec {
                 format!("\"cross_entropy\" for data.format {format}"),
             )?;
         }
+        compression::validate(&self.cluster)?;
         check_path("output.dir", &self.output.dir)
     }
 }

@@ -54,9 +54,14 @@ impl Contribution {
 
     /// Gradient and state, for a run: the state starts as `before`, which the run updates.
     pub fn start(&mut self, before: &[f32]) -> (&mut [f32], &mut [f32]) {
-        let (gradients, state) = self.arena.split_at_mut(self.gradients_len);
+        let (gradients, state) = self.split();
         state.copy_from_slice(before);
         (gradients, state)
+    }
+
+    /// Gradient and state.
+    pub fn split(&mut self) -> (&mut [f32], &mut [f32]) {
+        self.arena.split_at_mut(self.gradients_len)
     }
 
     /// Weighs the state that a run left; the run weighs its gradient itself.

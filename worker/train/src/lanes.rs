@@ -14,6 +14,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use ringfold_collective::compression::Half;
 use ringfold_collective::{AbortSignal, CollectiveError, ReplicaBuffers};
 use ringfold_common::clock::Clock;
 use ringfold_common::ids::Step;
@@ -165,6 +166,8 @@ pub struct StepInput<'a> {
     pub state: &'a [f32],
     /// Ends the step early.
     pub abort: &'a AbortSignal,
+    /// What gradients are rounded to, each replica's and every sum of some.
+    pub rounding: Option<Half>,
 }
 
 impl Lanes {
@@ -258,7 +261,7 @@ impl Lanes {
                 *batches = lane.batches.take().unwrap_or(*batches);
                 loss += std::mem::replace(&mut lane.result, Ok(0.0))?;
                 if let Some(contribution) = lane.contribution.take() {
-                    push(fold, contribution)?;
+                    push(fold, contribution, (input.rounding, input.parameters.len()))?;
                 }
                 lane.contribution = fold.reuse();
             }
@@ -278,10 +281,12 @@ impl Lanes {
     }
 }
 
-/// Hands a contribution to the fold, which adds on the whole team.
+/// Hands a contribution to the fold, which adds on the whole team, and rounds the `gradients` elements
+/// at the start of sums.
 fn push(
     fold: &mut ReplicaBuffers<f32, Contribution>,
     contribution: Contribution,
+    (rounding, gradients): (Option<Half>, usize),
 ) -> Result<(), CollectiveError> {
     fold.push_with(contribution, |sums, terms| {
         let tasks = sums.len().div_ceil(ADD_ELEMENTS);
@@ -292,6 +297,11 @@ fn push(
                     *sum += term;
                 }
             });
+            if let Some(half) = rounding {
+                let rest = gradients.saturating_sub(task * ADD_ELEMENTS);
+                let rounded = rest.min(sums.len());
+                half.round(&mut sums[..rounded]);
+            }
         });
     })
 }
@@ -344,6 +354,9 @@ impl Lane {
         }
         if first {
             contribution.clear();
+        }
+        if let Some(half) = input.rounding {
+            half.round(contribution.gradients_mut());
         }
         self.contribution = Some(contribution);
         Ok(loss)

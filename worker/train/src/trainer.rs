@@ -21,6 +21,7 @@ use ringfold_storage::{
 use serde::Serialize;
 
 use crate::batches::Batches;
+use crate::compression::{GradientSum, Summed};
 use crate::contribution::Contribution;
 use crate::ema::Ema;
 use crate::error::{TrainError, check_abort};
@@ -96,6 +97,8 @@ struct Run<'a> {
     lanes: Lanes,
     fold: ReplicaBuffers<f32, Contribution>,
     mode: FoldMode,
+    /// How `fold` is summed over ranks.
+    sum: GradientSum,
     /// What the first replica sees, for what all have in common.
     batches: Batches,
     schedule: Schedule,
@@ -205,6 +208,7 @@ impl<'a> Run<'a> {
         })?;
         let elements = layout.len() + states.len();
         let fold = ReplicaBuffers::new(of_ranks, job.rank, elements)?;
+        let sum = GradientSum::new(None, &summed(job, &network, of_ranks, FoldMode::Fast))?;
         let ema = spec.train.ema.map(|ema| Ema::new(ema, layout.len()));
         let ema = ema.transpose()?;
         let metrics = if job.rank.0 == 0 {
@@ -228,6 +232,7 @@ impl<'a> Run<'a> {
             lanes,
             fold,
             mode: spec.cluster.mode,
+            sum,
             batches,
             schedule,
             optimizer,
@@ -241,7 +246,7 @@ impl<'a> Run<'a> {
     }
 
     fn train(mut self, ring: &mut Ring) -> Result<Option<Summary>, TrainError> {
-        self.choose_mode(ring);
+        self.choose_mode(ring)?;
         let steps_total = self.batches.steps_total();
         self.observer.phase(Phase::Training(Step(1)));
         let mut last_evaluation = None;
@@ -265,24 +270,40 @@ impl<'a> Run<'a> {
     }
 
     /// Decides what `auto` stands for; all ranks decide alike.
-    fn choose_mode(&mut self, ring: &Ring) {
-        let replicas = Replicas::new(self.job.spec.cluster.replicas, self.job.world);
-        let (Some(replicas), FoldMode::Auto) = (replicas, self.mode) else {
-            return;
-        };
+    fn choose_mode(&mut self, ring: &Ring) -> Result<(), TrainError> {
+        let (spec, world) = (self.job.spec, self.job.world);
+        let count = spec.cluster.replicas;
+        let replicas = Replicas::new(count, world).ok_or(TrainError::Replicas {
+            replicas: count,
+            world,
+        })?;
+        let compression = spec.cluster.compression;
+        if self.mode == FoldMode::Auto {
+            self.mode = match compression {
+                Some(compression) if !compression.method.is_reproducible() => FoldMode::Fast,
+                _ => self.auto_mode(ring, replicas),
+            };
+        }
+        let summed = summed(self.job, &self.network, replicas, self.mode);
+        self.sum = GradientSum::new(compression, &summed)?;
+        Ok(())
+    }
+
+    fn auto_mode(&self, ring: &Ring, replicas: Replicas) -> FoldMode {
         let overhead = ring.reproducible_overhead(replicas);
-        self.mode = if overhead < REPRODUCIBLE_OVERHEAD_MAX {
+        let mode = if overhead < REPRODUCIBLE_OVERHEAD_MAX {
             FoldMode::Reproducible
         } else {
             FoldMode::Fast
         };
         if self.job.rank == Rank(0) {
             tracing::info!(
-                mode = ?self.mode,
+                ?mode,
                 "a reproducible sum should cost {:.0} % more than a fast one",
                 overhead * 100.0
             );
         }
+        mode
     }
 
     /// One optimizer update.
@@ -297,16 +318,13 @@ impl<'a> Run<'a> {
             parameters: &self.parameters,
             state: &self.state,
             abort: self.abort,
+            rounding: self.sum.rounding(step),
         };
         self.fold.clear();
         let loss = self.lanes.run(&input, &mut self.fold, self.clock)?;
 
         let before_ring = self.clock.monotonic();
-        if self.mode == FoldMode::Fast {
-            ring.all_reduce_sum_f32(self.fold.add_up()?)?;
-        } else {
-            ring.reproducible_all_reduce(&mut self.fold)?;
-        }
+        self.sum.run(step, ring, &mut self.fold)?;
         let after_ring = self.clock.monotonic();
 
         let reports = step.0.is_multiple_of(train.report_steps)
@@ -383,6 +401,7 @@ impl<'a> Run<'a> {
             gradient_norm,
             samples_per_second: tally.report_samples as f64 / seconds,
             communication_share: tally.report_ring_time.as_secs_f64() / seconds,
+            gradient_bytes: self.sum.last(),
         };
         tally.report_loss = 0.0;
         tally.report_samples = 0;
@@ -472,8 +491,11 @@ impl<'a> Run<'a> {
             replicas: self.job.part.replicas.len() as u32,
             replicas_at_once: split.at_once as u32,
             threads: split.threads as u32,
-            arena_bytes: (floats * size_of::<f32>()) as u64 + self.lanes.bytes(),
+            arena_bytes: (floats * size_of::<f32>()) as u64
+                + self.lanes.bytes()
+                + self.sum.held_bytes(),
             resident_bytes_max: memory::resident_bytes_max().unwrap_or(0),
+            gradient_bytes: self.sum.total(),
         }
     }
 
@@ -520,6 +542,23 @@ impl<'a> Run<'a> {
         ModelFiles::write_onnx(dir, self.onnx.as_deref(), trained.as_deref())?;
         ModelFiles::write(dir, &description, &tensors, &summary)?;
         Ok(summary)
+    }
+}
+
+/// What a step sums.
+fn summed<'n>(
+    job: &RankJob<'_>,
+    network: &'n Network,
+    replicas: Replicas,
+    mode: FoldMode,
+) -> Summed<'n> {
+    Summed {
+        layout: network.layout(),
+        states: network.states().len(),
+        replicas,
+        rank: job.rank,
+        mode,
+        seed: job.spec.train.seed,
     }
 }
 

@@ -104,7 +104,12 @@ fn execution(execution: &api::Execution) -> Value {
         "threads": execution.threads,
         "arena_bytes": execution.arena_bytes,
         "resident_bytes_max": execution.resident_bytes_max,
+        "gradient_bytes": execution.gradient_bytes.as_ref().map(gradient_bytes),
     })
+}
+
+fn gradient_bytes(bytes: &api::GradientBytes) -> Value {
+    json!({ "sent": bytes.sent, "saved": bytes.saved })
 }
 
 fn summary(summary: &api::Summary) -> Value {
@@ -173,6 +178,7 @@ fn progress(progress: &api::Progress) -> Value {
         "gradient_norm": progress.gradient_norm,
         "samples_per_second": progress.samples_per_second,
         "communication_share": progress.communication_share,
+        "gradient_bytes": progress.gradient_bytes.as_ref().map(gradient_bytes),
     })
 }
 

@@ -58,6 +58,7 @@ use self::exchange::Exchange;
 use self::int8::Int8;
 use self::power_sgd::PowerSgd;
 use self::top_k::TopK;
+use crate::algorithm::Replicas;
 use crate::{CollectiveError, Ring};
 
 /// How a vector is compressed.
@@ -124,6 +125,17 @@ impl Traffic {
     #[must_use]
     pub fn plain(elements: usize, world: u32) -> Self {
         let bytes = of_all_reduce(elements as u64 * 4, world);
+        Self {
+            sent_bytes: bytes,
+            plain_bytes: bytes,
+        }
+    }
+
+    /// That of `elements` 32-bit floats that are [summed](Ring::reproducible_all_reduce) over
+    /// `replicas` as they are: on average over ranks, in a direct exchange.
+    #[must_use]
+    pub fn reproducible(elements: usize, replicas: Replicas) -> Self {
+        let bytes = reproducible::bytes(replicas, elements, 4);
         Self {
             sent_bytes: bytes,
             plain_bytes: bytes,

@@ -95,6 +95,7 @@ impl Fixture {
                 mode: FoldMode::Fast,
                 threads: 1,
                 device: Device::Cpu,
+                compression: None,
             },
             output: OutputSpec {
                 dir: text(dir.path().join("out")),
@@ -311,6 +312,7 @@ fn a_rank_whose_weights_differ_is_named_by_all() {
     assert_eq!(agreed, [true; 3]);
 }
 
+mod compression;
 mod precision;
 mod replicas;
 mod states;
