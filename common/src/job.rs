@@ -31,7 +31,7 @@ pub use schedule::{Anneal, Decay, Milestones, OneCycle, Period, ScheduleSpec};
 pub use spec::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
     EmaSpec, EvaluateEvery, FoldMode, IdxSource, Initialiser, JobSpec, LastBatch, LinearSpec, Loss,
-    MlpSpec, ModelSpec, OutputSpec, Precision, Scale, TestData, TextSource, Tokeniser,
+    MlpSpec, ModelSpec, OutputSpec, Overlap, Precision, Scale, TestData, TextSource, Tokeniser,
     TrainDuration, TrainSpec,
 };
 pub use state::{Cause, Failure, JobState, Phase, Reason};

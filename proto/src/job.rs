@@ -373,6 +373,8 @@ impl From<Execution> for v1::Execution {
             threads: execution.threads,
             arena_bytes: execution.arena_bytes,
             resident_bytes_max: execution.resident_bytes_max,
+            buckets: execution.buckets,
+            bucket_bytes_max: execution.bucket_bytes_max,
             gradient_bytes: Some(execution.gradient_bytes.into()),
         }
     }
@@ -388,6 +390,8 @@ impl From<v1::Execution> for Execution {
             threads: execution.threads,
             arena_bytes: execution.arena_bytes,
             resident_bytes_max: execution.resident_bytes_max,
+            buckets: execution.buckets,
+            bucket_bytes_max: execution.bucket_bytes_max,
             gradient_bytes: execution.gradient_bytes.unwrap_or_default().into(),
         }
     }

@@ -2,7 +2,7 @@
 
 use ringfold_common::job::{
     Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device, FoldMode,
-    IdxSource, JobSpec, OutputSpec, Scale, TestData, TextSource, Tokeniser,
+    IdxSource, JobSpec, OutputSpec, Overlap, Scale, TestData, TextSource, Tokeniser,
 };
 
 use crate::error::{FieldError, required};
@@ -42,6 +42,7 @@ mod train;
 
 wire_enum!(Tokeniser, Tokeniser, "spec.data.source.text.tokeniser", { Byte, Character });
 wire_enum!(Device, Device, "spec.cluster.device", { Auto, Cpu });
+wire_enum!(Overlap, Overlap, "spec.cluster.overlap", { Auto, On, Off });
 wire_enum!(FoldMode, FoldMode, "spec.cluster.mode", { Auto, Fast, Reproducible });
 
 impl From<&JobSpec> for v1::JobSpec {
@@ -57,10 +58,13 @@ impl From<&JobSpec> for v1::JobSpec {
                 replicas: spec.cluster.replicas,
                 mode: v1::FoldMode::from(spec.cluster.mode).into(),
                 device: v1::Device::from(spec.cluster.device).into(),
+                overlap: v1::Overlap::from(spec.cluster.overlap).into(),
+                bucket_bytes: spec.cluster.bucket_bytes,
                 compression: spec.cluster.compression.map(Into::into),
             }),
             output: Some(v1::OutputSpec {
                 dir: spec.output.dir.clone(),
+                timeline: spec.output.timeline.clone(),
             }),
         }
     }
@@ -71,6 +75,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
 
     fn try_from(spec: v1::JobSpec) -> Result<Self, FieldError> {
         let cluster = required(spec.cluster, "spec.cluster")?;
+        let output = required(spec.output, "spec.output")?;
         let spec = Self {
             name: spec.name,
             model: required(spec.model, "spec.model")?.try_into()?,
@@ -88,10 +93,16 @@ impl TryFrom<v1::JobSpec> for JobSpec {
                 },
                 threads: cluster.threads,
                 device: cluster.device().try_into()?,
+                overlap: match cluster.overlap() {
+                    v1::Overlap::Unspecified => Overlap::Auto,
+                    overlap => overlap.try_into()?,
+                },
+                bucket_bytes: cluster.bucket_bytes,
                 compression: cluster.compression.map(TryInto::try_into).transpose()?,
             },
             output: OutputSpec {
-                dir: required(spec.output, "spec.output")?.dir,
+                dir: output.dir,
+                timeline: output.timeline,
             },
         };
         spec.validate()?;
@@ -129,6 +140,9 @@ fn require_absolute_paths(spec: &JobSpec) -> Result<(), FieldError> {
     }
     if let Some(weights) = &spec.model.weights {
         absolute("spec.model.weights.path", &weights.path)?;
+    }
+    if let Some(timeline) = &spec.output.timeline {
+        absolute("spec.output.timeline", timeline)?;
     }
     absolute("spec.output.dir", &spec.output.dir)
 }

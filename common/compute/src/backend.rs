@@ -163,6 +163,32 @@ impl<T, F: FnMut(usize, &[T])> GradientReady<T> for F {
     }
 }
 
+/// Hears how far a training run has come, and takes over its gradients part by part while the
+/// backward part goes on.
+pub trait TrainHook<'g, T> {
+    /// The loss is computed: the backward part begins.
+    fn backward(&mut self) {}
+
+    /// Part number `part` of the gradients is final; the run neither reads nor writes it any more.
+    /// Called once for every part, in order.
+    fn finished(&mut self, part: usize, gradients: &'g mut [T]);
+}
+
+/// The memory of a training run whose gradients are handed over in parts.
+#[derive(Debug)]
+pub struct PartsMemory<'a, 'g, W: ?Sized, T> {
+    /// Intermediate values and outputs; written.
+    pub workspace: &'a mut W,
+    /// The parameters, laid out as the plan's layout says; read.
+    pub parameters: &'a [T],
+    /// The model's state; updated.
+    pub state: &'a mut [T],
+    /// The gradients, of the parameters' layout; overwritten, padding excepted.
+    pub gradients: &'g mut [T],
+    /// Where each part of the gradients ends, in elements; ascending, the last at their end.
+    pub ends: &'a [usize],
+}
+
 /// The memory of a training run.
 #[derive(Debug)]
 pub struct TrainMemory<'a, W: ?Sized, A: ?Sized> {

@@ -32,6 +32,9 @@ pub enum ComputeError {
         /// The feature of the processor, or the element type, that is missing.
         missing: &'static str,
     },
+    /// Parts of the gradients that end before the ones before them.
+    #[error("parts of the gradients: expected ends in ascending order")]
+    PartsOrder,
     /// Something is too large to address.
     #[error("{what} needs more elements than can be addressed (limit {elements_max})")]
     TooLarge {

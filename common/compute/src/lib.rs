@@ -101,8 +101,8 @@ pub mod plan;
 mod testing;
 
 pub use backend::{
-    Backend, CompileOptions, GradientReady, InputSpec, Mode, OutputSpec, PlanOptions, Precision,
-    RunArgs, TensorRef, TrainMemory,
+    Backend, CompileOptions, GradientReady, InputSpec, Mode, OutputSpec, PartsMemory, PlanOptions,
+    Precision, RunArgs, TensorRef, TrainHook, TrainMemory,
 };
 pub use buffer::{ALIGNMENT_BYTES, Arena, Workspace};
 pub use cpu::{Cpu, CpuOptions, CpuPlan};

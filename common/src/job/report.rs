@@ -43,7 +43,8 @@ pub struct Progress {
     /// Since the last report, over all ranks.
     #[serde(with = "super::any_float")]
     pub samples_per_second: f64,
-    /// The share of time since the last report that rank 0 spent in the all-reduce, in [0, 1].
+    /// The share of time since the last report that rank 0 waited for the sum of gradients, in
+    /// [0, 1]: what is summed while others are computed doesn't count.
     #[serde(with = "super::any_float")]
     pub communication_share: f64,
     /// Of the last step, at rank 0.
@@ -105,6 +106,11 @@ pub struct Execution {
     pub replicas_at_once: u32,
     /// Threads of each of those.
     pub threads: u32,
+    /// Messages in which a step's gradient was summed while others were computed; 0 if it was summed
+    /// in one afterwards.
+    pub buckets: u32,
+    /// The most bytes of one of those.
+    pub bucket_bytes_max: u64,
     /// Parameters, gradients, optimizer state, workspaces and batches, in bytes.
     pub arena_bytes: u64,
     /// The most memory that its process ever had resident, in bytes; 0 if the system doesn't say.

@@ -525,6 +525,23 @@ pub struct ClusterSpec {
     /// How gradients are compressed on their way between ranks; `None` for not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionSpec>,
+    /// Whether gradients are summed while others are still computed.
+    pub overlap: Overlap,
+    /// The most bytes of gradient that are summed as one message then, unless one parameter has
+    /// more; 0 lets the cost model choose.
+    pub bucket_bytes: u64,
+}
+
+/// `cluster.overlap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// Where there is something to hide and a core, or a network, to hide it behind.
+    Auto,
+    /// In every world of several ranks.
+    On,
+    /// Never: the gradient is summed in one message after the backward pass.
+    Off,
 }
 
 /// `cluster.mode`.
@@ -555,4 +572,7 @@ pub struct OutputSpec {
     /// The directory, on the host of rank 0, that receives the trained model. Absolute once a job
     /// file is read.
     pub dir: String,
+    /// The file, on the host of rank 0, that receives the timeline of the last steps. Absolute once
+    /// a job file is read.
+    pub timeline: Option<String>,
 }

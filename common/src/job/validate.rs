@@ -71,6 +71,8 @@ pub mod limits {
     pub const COMPRESSION_BLOCK_MAX: u32 = 1 << 16;
     /// Columns of the factors of a compressed matrix.
     pub const COMPRESSION_RANK_MAX: u32 = 64;
+    /// Bytes of one message of the gradient.
+    pub const BUCKET_BYTES_MAX: u64 = 1 << 30;
 }
 
 /// A value that can't be right. `field` is the key of the job file, such as `train.global_batch`.
@@ -191,6 +193,12 @@ impl JobSpec {
             0,
             limits::THREADS_MAX.into(),
         )?;
+        check_count(
+            "cluster.bucket_bytes",
+            self.cluster.bucket_bytes,
+            0,
+            limits::BUCKET_BYTES_MAX,
+        )?;
         check(
             self.cluster.workers <= self.train.global_batch,
             "cluster.workers",
@@ -243,6 +251,9 @@ impl JobSpec {
             )?;
         }
         compression::validate(&self.cluster)?;
+        if let Some(timeline) = &self.output.timeline {
+            check_path("output.timeline", timeline)?;
+        }
         check_path("output.dir", &self.output.dir)
     }
 }

@@ -8,8 +8,8 @@ use super::document::{Item, Located, Value};
 use super::reader::Reader;
 use crate::job::{
     Architecture, ClusterSpec, ColumnRef, CompressionMethod, CompressionSpec, CsvSource,
-    DataSource, DataSpec, Device, FoldMode, IdxSource, JobSpec, OutputSpec, Scale, TestData,
-    TextSource, Tokeniser,
+    DataSource, DataSpec, Device, FoldMode, IdxSource, JobSpec, OutputSpec, Overlap, Scale,
+    TestData, TextSource, Tokeniser, limits,
 };
 
 #[derive(Clone, Copy, PartialEq)]
@@ -175,6 +175,8 @@ fn cluster(table: Option<Reader<'_>>) -> Result<ClusterSpec, Located> {
         threads: 0,
         device: Device::Auto,
         compression: None,
+        overlap: Overlap::Auto,
+        bucket_bytes: 0,
     };
     if let Some(table) = table {
         spec.workers = table.whole_u32("workers")?.unwrap_or(1);
@@ -190,6 +192,13 @@ fn cluster(table: Option<Reader<'_>>) -> Result<ClusterSpec, Located> {
         spec.device = table.choice_or("device", &devices, Device::Auto)?;
         let compressed = table.optional_table("compression")?;
         spec.compression = compressed.map(compression).transpose()?;
+        let overlaps = [
+            ("auto", Overlap::Auto),
+            ("on", Overlap::On),
+            ("off", Overlap::Off),
+        ];
+        spec.overlap = table.choice_or("overlap", &overlaps, Overlap::Auto)?;
+        spec.bucket_bytes = bucket_bytes(&table)?;
         table.finish()?;
     }
     Ok(spec)
@@ -221,15 +230,32 @@ fn compression(table: Reader<'_>) -> Result<CompressionSpec, Located> {
     Ok(CompressionSpec { method, start_step })
 }
 
+/// `bucket_mb` in bytes; 0 if it isn't there.
+fn bucket_bytes(table: &Reader<'_>) -> Result<u64, Located> {
+    const KEY: &str = "bucket_mb";
+    let (Some(item), Some(mebibytes)) = (table.get(KEY), table.optional_number(KEY)?) else {
+        return Ok(0);
+    };
+    let bytes = mebibytes * f64::from(1 << 20);
+    if bytes >= 1.0 && bytes <= limits::BUCKET_BYTES_MAX as f64 {
+        return Ok(bytes as u64);
+    }
+    let expected = "more than 0 and at most 1024";
+    Err(table.bad(item, KEY, expected, mebibytes.to_string()))
+}
+
 fn output(table: Option<Reader<'_>>) -> Result<OutputSpec, Located> {
-    let mut dir = "out".to_owned();
+    let mut output = OutputSpec {
+        dir: "out".to_owned(),
+        timeline: None,
+    };
     if let Some(table) = table {
-        dir = table
-            .optional_string("dir", "the path of a directory")?
-            .unwrap_or(dir);
+        let dir = table.optional_string("dir", "the path of a directory")?;
+        output.dir = dir.unwrap_or(output.dir);
+        output.timeline = table.optional_string("timeline", "the path of a file")?;
         table.finish()?;
     }
-    Ok(OutputSpec { dir })
+    Ok(output)
 }
 
 /// Makes every path of a spec absolute.
@@ -245,6 +271,9 @@ pub(super) fn resolve_paths(spec: &mut JobSpec, base_dir: &str) {
         resolve(&mut weights.path, base_dir);
     }
     resolve(&mut spec.output.dir, base_dir);
+    if let Some(timeline) = &mut spec.output.timeline {
+        resolve(timeline, base_dir);
+    }
 }
 
 fn resolve_source(source: &mut DataSource, base_dir: &str) {

@@ -1,7 +1,8 @@
 use super::*;
 use crate::job::{
     Architecture, ColumnRef, CompressionMethod, DataSource, Decay, EvaluateEvery, GptSpec,
-    LstmSpec, OptimizerSpec, Period, Scale, TestData, TextSource, Tokeniser, TrainDuration,
+    LstmSpec, OptimizerSpec, Overlap, Period, Scale, TestData, TextSource, Tokeniser,
+    TrainDuration,
 };
 
 const MINIMAL: &str = r#"
@@ -221,8 +222,11 @@ min_rate = 1e-5
 workers = 2
 threads = 1
 device = "cpu"
+overlap = "on"
+bucket_mb = 0.5
 [output]
 dir = "./o"
+timeline = "t.json"
 "#,
     )
     .unwrap();
@@ -254,7 +258,10 @@ dir = "./o"
     );
     assert!(matches!(spec.train.optimizer, OptimizerSpec::AdamW(adam) if adam.beta1 == 0.8));
     assert_eq!(spec.train.schedule.decay, Decay::Cosine { min_rate: 1e-5 });
+    assert_eq!(spec.cluster.overlap, Overlap::On);
+    assert_eq!(spec.cluster.bucket_bytes, 1 << 19);
     assert_eq!(spec.output.dir, "/base/o");
+    assert_eq!(spec.output.timeline.as_deref(), Some("/base/t.json"));
 }
 
 #[test]
@@ -447,6 +454,21 @@ fn errors_name_file_line_key_and_what_was_expected() {
              kind = \"powersgd\"",
             "`cluster.compression.kind` is \"powersgd\": expected \"bf16\" or \"f16\" with \
              cluster.mode \"reproducible\"",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\n[cluster]\nbucket_mb = 0",
+            "dir/job.toml:19:1: `cluster.bucket_mb` is 0: expected more than 0 and at most 1024",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\n[cluster]\nbucket_mb = 1024.5",
+            "`cluster.bucket_mb` is 1024.5: expected more than 0 and at most 1024",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\n[cluster]\noverlap = true",
+            "`cluster.overlap` is true: expected \"auto\" or \"on\" or \"off\"",
         ),
     ];
     for (from, to, expected) in cases {

@@ -90,8 +90,13 @@ fn full() -> JobSpec {
             threads: 2,
             device: Device::Cpu,
             compression: None,
+            overlap: Overlap::On,
+            bucket_bytes: 1 << 20,
         },
-        output: OutputSpec { dir: "/out".into() },
+        output: OutputSpec {
+            dir: "/out".into(),
+            timeline: Some("/timeline.json".into()),
+        },
     }
 }
 

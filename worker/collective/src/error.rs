@@ -209,6 +209,25 @@ pub enum CollectiveError {
         /// The words given to `abort`.
         reason: String,
     },
+    /// An operation [in flight](crate::Ring::in_flight) that did nothing, since one before it failed.
+    #[error("operation {operation} did not begin: {first}")]
+    NotBegun {
+        /// Its number.
+        operation: u64,
+        /// The error of the one that failed.
+        #[source]
+        first: Arc<CollectiveError>,
+    },
+    /// What was [started](crate::InFlight::start) made another number of calls than it said.
+    #[error("{made} operations from operation {operation} on, where {expected} were announced")]
+    CallCount {
+        /// The number of the first.
+        operation: u64,
+        /// What was said.
+        expected: u32,
+        /// What was done.
+        made: u64,
+    },
     /// The ring is of no use since an earlier call failed.
     #[error("the ring failed earlier: {first}")]
     Poisoned {
@@ -257,7 +276,7 @@ impl CollectiveError {
                 ranks(gap.next.iter().map(|next| &next.peer).chain(&gap.prev))
             }
             Self::Payload { rank, .. } => vec![*rank],
-            Self::Poisoned { first } => first.accused(),
+            Self::Poisoned { first } | Self::NotBegun { first, .. } => first.accused(),
             _ => Vec::new(),
         }
     }

@@ -34,11 +34,14 @@
 //! [`Ring::into_hierarchy`].
 //!
 //! **Calling.** All ranks make the same calls in the same order. A call blocks its thread and
-//! starts no other. It returns `Ok` when this rank's part is done and its result is complete.
+//! starts no other: one operation of a ring is under way at a time. It returns `Ok` when this rank's part is done and its result is complete.
 //! After [`Ring::all_reduce`] all ranks hold *identical bytes*: every element is folded in one
 //! order, which depends on the way that is [chosen](algorithm::cost), and copied or folded alike
 //! everywhere.
 //! That order depends on the world's size; that of [`Ring::reproducible_all_reduce`] does not, nor do its bits.
+//!
+//! Or a thread of the ring's own runs them, while their callers go on: [`Ring::in_flight`], with up to
+//! [`IN_FLIGHT_MAX`] operations in flight, in the order in which they were started.
 //!
 //! **Failing.** No call hangs. A neighbour that closes, resets or sends a wrong frame is an error
 //! at once; one that is silent is [`CollectiveError::Stalled`] when no byte has moved in either
@@ -73,6 +76,7 @@ mod element;
 mod error;
 mod hierarchy;
 mod identity;
+mod in_flight;
 mod locality;
 mod mismatch;
 mod over_tcp;
@@ -87,6 +91,7 @@ pub use element::{Element, ElementType, Reduce};
 pub use error::{Address, CollectiveError, Neighbour, Peer, Position, RingGap, Unreached};
 pub use hierarchy::{Hierarchy, PIECE_BYTES};
 pub use identity::{Identity, OPERATION_ELEMENTS_MAX, RingOptions, SEGMENT_BYTES_MAX, WORLD_MAX};
+pub use in_flight::{IN_FLIGHT_MAX, InFlight, Pending};
 pub use mismatch::Mismatch;
 pub use reproducible::ReplicaBuffers;
 pub use ring::{Metrics, Ring};

@@ -8,6 +8,7 @@ use ringfold_common::ids::Rank;
 use crate::algorithm::Kind;
 use crate::algorithm::{Replicas, TreeStep};
 use crate::element::{bytes_of, bytes_of_mut, fold_of};
+use crate::identity::check_elements;
 use crate::over_tcp::{self, Tree};
 use crate::ring::Link;
 use crate::transport::shared::{FoldStep, Terms};
@@ -105,15 +106,66 @@ impl<T: Element, V: DerefMut<Target = [T]>> ReplicaBuffers<T, V> {
     /// # Errors
     /// [`ReplicaCount`](CollectiveError::ReplicaCount) if not all replicas are in.
     pub fn add_up(&mut self) -> Result<&mut V, CollectiveError> {
+        self.add_up_with(|sums, terms| {
+            fold_of::<T>(Reduce::Sum)(bytes_of_mut(sums), bytes_of(terms));
+        })
+    }
+
+    /// [`add_up`](Self::add_up) with an addition of the caller's, as in [`push_with`](Self::push_with).
+    ///
+    /// # Errors
+    /// As [`add_up`](Self::add_up).
+    pub fn add_up_with(
+        &mut self,
+        mut add: impl FnMut(&mut [T], &[T]),
+    ) -> Result<&mut V, CollectiveError> {
         self.check_complete()?;
         while self.nodes.len() > 1 {
             let end = self.held.end;
             let start = self.nodes[self.nodes.len() - 2].0.start;
-            self.merge(start..end, &mut |sums, terms| {
-                fold_of::<T>(Reduce::Sum)(bytes_of_mut(sums), bytes_of(terms));
-            });
+            self.merge(start..end, &mut add);
         }
         self.sum()
+    }
+
+    /// What is in so far, cut into parts that end before the elements `ends`, in ascending order and
+    /// the last of them the number of elements: each takes the parts of the replicas that are still
+    /// due, and adds up the same. Whoever then pushes whole vectors, whose parts the parts took, with
+    /// an addition that does nothing, has the sum of all parts in [`sum`](Self::sum).
+    ///
+    /// # Errors
+    /// [`ReplicaLength`](CollectiveError::ReplicaLength) if the parts aren't all of the vector.
+    pub fn parts(
+        &mut self,
+        ends: &[usize],
+    ) -> Result<Vec<ReplicaBuffers<T, &mut [T]>>, CollectiveError> {
+        let covered = ends.last().copied().unwrap_or(0);
+        if covered != self.elements || !ends.is_sorted() {
+            return Err(CollectiveError::ReplicaLength {
+                expected: self.elements,
+                got: covered,
+            });
+        }
+        let starts = std::iter::once(&0).chain(ends);
+        let part = |(start, end): (&usize, &usize)| ReplicaBuffers {
+            replicas: self.replicas,
+            held: self.held.clone(),
+            elements: end - start,
+            nodes: Vec::new(),
+            free: Vec::new(),
+            next: self.next,
+            element: PhantomData,
+        };
+        let mut parts: Vec<_> = starts.zip(ends).map(part).collect();
+        for (range, vector) in &mut self.nodes {
+            let mut rest: &mut [T] = vector;
+            for part in &mut parts {
+                let (piece, after) = rest.split_at_mut(part.elements);
+                part.nodes.push((range.clone(), piece));
+                rest = after;
+            }
+        }
+        Ok(parts)
     }
 
     /// The first vector: the sum, after [`add_up`](Self::add_up) or
@@ -159,6 +211,19 @@ impl<T: Element, V: DerefMut<Target = [T]>> ReplicaBuffers<T, V> {
             *range = node;
             self.free.push(terms);
         }
+    }
+
+    /// Checks that these are the buffers of `rank` of `world`, and that all its replicas are in.
+    pub(crate) fn check(&self, rank: Rank, world: u32) -> Result<(), CollectiveError> {
+        if self.replicas.world() != world || self.replicas.of(rank) != self.held {
+            return Err(CollectiveError::ReplicaWorld {
+                rank,
+                world,
+                buffers: self.replicas.world(),
+            });
+        }
+        check_elements(self.elements)?;
+        self.check_complete()
     }
 
     fn check_complete(&self) -> Result<(), CollectiveError> {
@@ -219,15 +284,8 @@ impl Ring {
         &mut self,
         buffers: &'a mut ReplicaBuffers<T, V>,
     ) -> Result<&'a mut [T], CollectiveError> {
+        buffers.check(self.rank(), self.world())?;
         let replicas = buffers.replicas;
-        if replicas.world() != self.world() || replicas.of(self.rank()) != buffers.held {
-            return Err(CollectiveError::ReplicaWorld {
-                rank: self.rank(),
-                world: self.world(),
-                buffers: replicas.world(),
-            });
-        }
-        buffers.check_complete()?;
         let bytes = buffers.elements * size_of::<T>();
         let kind = Kind::Reproducible(T::TYPE, replicas.count());
         let mut nodes: Vec<&mut [u8]> = buffers

@@ -26,7 +26,8 @@ use crate::{AbortSignal, CollectiveError, Element, Identity, Reduce};
 /// - [`Poisoned`](CollectiveError::Poisoned), after any of the above but the first.
 ///
 /// After an error the operand holds unspecified values, unless the ring
-/// [keeps operands](Ring::keep_operands). One operation is under way at a time.
+/// [keeps operands](Ring::keep_operands). One operation is under way at a time; several may be
+/// [in flight](Ring::in_flight).
 ///
 /// Dropping a ring closes its sockets: do so only after the last call, or to fail the neighbours.
 pub struct Ring {
@@ -211,6 +212,13 @@ impl Ring {
     pub fn reproducible_overhead(&self, replicas: Replicas) -> f64 {
         let medium = self.medium();
         cost::reproducible_overhead(medium, cost::LinkCost::of(medium), replicas)
+    }
+
+    /// The bytes of the parts in which a long vector is best summed here while it is still
+    /// computed: [`cost::bucket_bytes`].
+    #[must_use]
+    pub fn bucket_bytes(&self) -> usize {
+        cost::bucket_bytes(cost::LinkCost::of(self.medium()), self.world())
     }
 
     fn medium(&self) -> cost::Medium {
@@ -457,6 +465,16 @@ impl Ring {
             self.fail(error);
         }
         result
+    }
+
+    /// Operations begun.
+    pub(crate) fn operations(&self) -> u64 {
+        self.operations
+    }
+
+    /// The first error, once there was one.
+    pub(crate) fn failure(&self) -> Option<&Arc<CollectiveError>> {
+        self.failure.as_ref()
     }
 
     /// Closes the link, so that peers fail too. Later calls return the first error.

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use ringfold_collective::testing::{identity, listener, on_threads};
-use ringfold_collective::{AbortSignal, CollectiveError, Listener, RingOptions};
+use ringfold_collective::{AbortSignal, CollectiveError, Listener, Reduce, RingOptions};
 use ringfold_common::ids::Rank;
 
 const VICTIM: &str = "RINGFOLD_TEST_VICTIM";
@@ -141,4 +141,77 @@ fn the_survivors_of_a_kill_name_their_neighbour() {
         victim_named |= peer.rank == Rank(1);
     }
     assert!(victim_named, "{errors:?}");
+}
+
+#[test]
+fn with_eight_in_flight_a_kill_has_one_cause_on_each_survivor() {
+    let mut victim = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "victim", "--ignored", "--nocapture"])
+        .env(VICTIM, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+    let addr: SocketAddr = lines
+        .find_map(|line| Some(line.unwrap().split_once("addr=")?.1.parse().unwrap()))
+        .expect("the victim says where it listens");
+    let survivors = [(0, listener()), (2, listener())];
+    let peers = [survivors[0].1.addr(), addr, survivors[1].1.addr()];
+    let mut stdin = victim.stdin.take().unwrap();
+    writeln!(stdin, "{} {} {}", peers[0], peers[1], peers[2]).unwrap();
+
+    let (training, has_trained) = mpsc::channel();
+    let causes = std::thread::scope(|scope| {
+        let survivors = scope.spawn(|| {
+            on_threads(survivors.into(), |(rank, listener)| {
+                let abort = AbortSignal::new().unwrap();
+                let options = RingOptions::default();
+                let mut ring = listener
+                    .connect_ring(identity(rank, 3), &peers, options, abort)
+                    .unwrap();
+                let mut operands = vec![vec![0.0_f32; 1 << 20]; 8];
+                loop {
+                    // Eight of the operations that the victim makes one by one.
+                    let ended = ring.in_flight(|ring| {
+                        let pending: Vec<_> = operands
+                            .iter_mut()
+                            .map(|values| ring.all_reduce(&mut values[..], Reduce::Sum).unwrap())
+                            .collect();
+                        let _ = training.send(());
+                        pending
+                            .into_iter()
+                            .map(|p| (p.operation(), p.wait().err()))
+                            .collect::<Vec<_>>()
+                    });
+                    let ended = ended.unwrap();
+                    if ended.iter().any(|(_, error)| error.is_some()) {
+                        return ended;
+                    }
+                }
+            })
+        });
+        for _ in 0..4 {
+            has_trained.recv().unwrap();
+        }
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        survivors.join().unwrap()
+    });
+    for ended in causes {
+        let failed = ended.iter().position(|(_, error)| error.is_some()).unwrap();
+        let (number, cause) = &ended[failed];
+        let cause = cause.as_ref().unwrap();
+        let CollectiveError::PeerClosed { at, .. } = cause else {
+            panic!("{cause}")
+        };
+        assert_eq!(at.operation, *number);
+        for (number, error) in &ended[failed + 1..] {
+            let Some(CollectiveError::NotBegun { operation, first }) = error else {
+                panic!("{error:?}")
+            };
+            assert_eq!(operation, number);
+            assert_eq!(first.to_string(), cause.to_string());
+        }
+    }
 }

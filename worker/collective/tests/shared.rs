@@ -309,3 +309,54 @@ fn the_survivor_of_a_kill_names_its_peer() {
         "{error}"
     );
 }
+
+#[test]
+fn with_eight_in_flight_a_kill_has_one_cause() {
+    let host = SharedHost::bind().unwrap();
+    let mut victim = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "victim", "--ignored", "--nocapture"])
+        .env(HOST, host.address())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let abort = AbortSignal::new().unwrap();
+    let mut ring = host
+        .connect_ring(identity(0, 2), RingOptions::default(), abort)
+        .unwrap();
+    ring.barrier().unwrap();
+    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("joined")));
+    let (started, has_started) = mpsc::channel();
+    let errors = std::thread::scope(|scope| {
+        let survivor = scope.spawn(move || {
+            loop {
+                let ended = ring.in_flight(|ring| {
+                    let sum = || ring.all_reduce(vec![1.0_f32; 100_000], Reduce::Sum);
+                    let pending: Vec<_> = (0..8).map(|_| sum().unwrap()).collect();
+                    let _ = started.send(());
+                    let errors = pending.into_iter().filter_map(|p| p.wait().err());
+                    errors.collect::<Vec<_>>()
+                });
+                let errors = ended.unwrap();
+                if !errors.is_empty() {
+                    return errors;
+                }
+            }
+        });
+        has_started.recv().unwrap();
+        has_started.recv().unwrap();
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        survivor.join().unwrap()
+    });
+    assert!(
+        matches!(&errors[0], CollectiveError::PeerClosed { peer, .. } if peer.rank == Rank(1)),
+        "{errors:?}"
+    );
+    for error in &errors[1..] {
+        let CollectiveError::NotBegun { first, .. } = error else {
+            panic!("{error}")
+        };
+        assert_eq!(first.to_string(), errors[0].to_string());
+    }
+}

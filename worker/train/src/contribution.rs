@@ -64,10 +64,20 @@ impl Contribution {
         self.arena.split_at_mut(self.gradients_len)
     }
 
+    /// The state.
+    #[must_use]
+    pub fn state(&self) -> &[f32] {
+        &self.arena[self.gradients_len..]
+    }
+
     /// Weighs the state that a run left; the run weighs its gradient itself.
     pub fn weigh_state(&mut self, weight: f64) {
+        Self::weigh(&mut self.arena[self.gradients_len..], weight);
+    }
+
+    /// Weighs a state.
+    pub fn weigh(state: &mut [f32], weight: f64) {
         let weight = weight as f32;
-        let state = &mut self.arena[self.gradients_len..];
         state.iter_mut().for_each(|element| *element *= weight);
     }
 

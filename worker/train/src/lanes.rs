@@ -8,14 +8,17 @@
 //! - A [`Split`] says how many replicas run at once and on how many threads each. **No split changes
 //!   a bit**: kernels and fold don't depend on threads. So the fastest may be found by trying: each
 //!   of a few splits runs some of the first steps, and the one that took the least time stays.
+//! - A step whose gradients are summed over ranks while they are computed: [`overlapped`].
 //! - A lane is the memory of one running replica: a workspace, a batch, a contribution. There are as
 //!   many as run at once.
+
+pub mod overlapped;
 
 use std::fmt;
 use std::time::Duration;
 
 use ringfold_collective::compression::Half;
-use ringfold_collective::{AbortSignal, CollectiveError, ReplicaBuffers};
+use ringfold_collective::{AbortSignal, ReplicaBuffers};
 use ringfold_common::clock::Clock;
 use ringfold_common::ids::Step;
 use ringfold_compute::cpu::parallel::for_units;
@@ -250,23 +253,15 @@ impl Lanes {
         let began = clock.monotonic();
         let mut loss = 0.0;
         for wave in self.replicas.chunks_mut(split.at_once) {
-            let lanes = &mut self.lanes[..wave.len()];
-            for (lane, batches) in lanes.iter_mut().zip(&*wave) {
-                lane.batches = Some(*batches);
-            }
-            team::each_on(split.threads, lanes, |_, lane| {
-                lane.run(input, split.threads)
-            });
-            for (lane, batches) in lanes.iter_mut().zip(wave) {
-                *batches = lane.batches.take().unwrap_or(*batches);
-                loss += std::mem::replace(&mut lane.result, Ok(0.0))?;
-                if let Some(contribution) = lane.contribution.take() {
-                    push(fold, contribution, (input.rounding, input.parameters.len()))?;
-                }
-                lane.contribution = fold.reuse();
-            }
+            loss += run_wave(&mut self.lanes, wave, split, input, fold)?;
         }
-        if self.trial.record(clock.monotonic().saturating_sub(began)) {
+        self.record(clock.monotonic().saturating_sub(began));
+        Ok(loss)
+    }
+
+    /// Takes the time of a step.
+    fn record(&mut self, took: Duration) {
+        if self.trial.record(took) {
             let split = self.trial.split();
             for (tried, best) in self.trial.splits.iter().zip(&self.trial.best) {
                 tracing::info!(
@@ -277,33 +272,55 @@ impl Lanes {
             tracing::info!("computing with {split}");
             self.lanes.truncate(split.at_once);
         }
-        Ok(loss)
     }
 }
 
-/// Hands a contribution to the fold, which adds on the whole team, and rounds the `gradients` elements
-/// at the start of sums.
-fn push(
+/// Computes what replicas that run at the same time add, and folds it. Returns the sum of the losses
+/// of their samples.
+fn run_wave(
+    lanes: &mut [Lane],
+    wave: &mut [Batches],
+    split: Split,
+    input: &StepInput<'_>,
     fold: &mut ReplicaBuffers<f32, Contribution>,
-    contribution: Contribution,
-    (rounding, gradients): (Option<Half>, usize),
-) -> Result<(), CollectiveError> {
-    fold.push_with(contribution, |sums, terms| {
-        let tasks = sums.len().div_ceil(ADD_ELEMENTS);
-        for_units(0..tasks, [sums], [ADD_ELEMENTS], tasks, &|task, [sums]| {
-            let terms = &terms[task * ADD_ELEMENTS..];
-            widest(|| {
-                for (sum, term) in sums.iter_mut().zip(terms) {
-                    *sum += term;
-                }
-            });
-            if let Some(half) = rounding {
-                let rest = gradients.saturating_sub(task * ADD_ELEMENTS);
-                let rounded = rest.min(sums.len());
-                half.round(&mut sums[..rounded]);
+) -> Result<f64, TrainError> {
+    let rounding = input.rounding.map(|half| (half, input.parameters.len()));
+    let lanes = &mut lanes[..wave.len()];
+    for (lane, batches) in lanes.iter_mut().zip(&*wave) {
+        lane.batches = Some(*batches);
+    }
+    team::each_on(split.threads, lanes, |_, lane| {
+        lane.run(input, split.threads)
+    });
+    let mut loss = 0.0;
+    for (lane, batches) in lanes.iter_mut().zip(wave) {
+        *batches = lane.batches.take().unwrap_or(*batches);
+        loss += std::mem::replace(&mut lane.result, Ok(0.0))?;
+        if let Some(contribution) = lane.contribution.take() {
+            let add = |sums: &mut [f32], terms: &[f32]| add_terms(sums, terms, rounding);
+            fold.push_with(contribution, add)?;
+        }
+        lane.contribution = fold.reuse();
+    }
+    Ok(loss)
+}
+
+/// Adds the second slice to the first, on the whole team, and rounds so many elements at its start.
+fn add_terms(sums: &mut [f32], terms: &[f32], rounding: Option<(Half, usize)>) {
+    let tasks = sums.len().div_ceil(ADD_ELEMENTS);
+    for_units(0..tasks, [sums], [ADD_ELEMENTS], tasks, &|task, [sums]| {
+        let terms = &terms[task * ADD_ELEMENTS..];
+        widest(|| {
+            for (sum, term) in sums.iter_mut().zip(terms) {
+                *sum += term;
             }
         });
-    })
+        if let Some((half, elements)) = rounding {
+            let rest = elements.saturating_sub(task * ADD_ELEMENTS);
+            let rounded = rest.min(sums.len());
+            half.round(&mut sums[..rounded]);
+        }
+    });
 }
 
 impl Lane {
@@ -389,19 +406,23 @@ fn run_round(
         parameters: input.parameters,
         gradients,
     };
-    let args = RunArgs {
-        seed: input.seed,
-        step: input.step.0,
-        // Every round draws dropout masks of its own.
-        replica: batches.draws_as(round),
-        loss_scale: part.weight(),
-    };
+    let args = run_args(input, batches, round, part);
     let inputs = buffer.inputs(len);
     plan.train_with_state(memory, state, &inputs, &args, &mut |_: usize, _: &[f32]| {})?;
     contribution.weigh_state(part.weight());
     Ok(plan
         .scalar(workspace, DATA_LOSS)
         .map_or(f64::NAN, f64::from))
+}
+
+fn run_args(input: &StepInput<'_>, batches: &Batches, round: u32, part: &MicroBatch) -> RunArgs {
+    RunArgs {
+        seed: input.seed,
+        step: input.step.0,
+        // Every round draws dropout masks of its own.
+        replica: batches.draws_as(round),
+        loss_scale: part.weight(),
+    }
 }
 
 #[cfg(test)]

@@ -39,7 +39,8 @@
 //! | [`schedule`] | the learning rate of a step |
 //! | [`batch_buffer`] | room for the inputs and labels of a batch |
 //! | [`batches`] | which samples a rank sees in a step |
-//! | [`lanes`] | the replicas of a rank: how many at once, on which threads |
+//! | [`buckets`] | the messages in which gradients are summed while others are computed |
+//! | [`lanes`] | the replicas of a rank: how many at once, on which threads, and what is summed meanwhile |
 //! | [`trainer`] | the loop |
 //! | [`evaluate`] | sharded evaluation; confusion matrix |
 //! | [`predict`] | a saved model applied to records |
@@ -49,6 +50,7 @@
 
 pub mod batch_buffer;
 pub mod batches;
+pub mod buckets;
 mod compression;
 mod contribution;
 pub mod ema;

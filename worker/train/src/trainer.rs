@@ -9,8 +9,8 @@ use ringfold_common::clock::Clock;
 use ringfold_common::dataset::{RankPart, StepSamples};
 use ringfold_common::ids::{Rank, Step};
 use ringfold_common::job::{
-    EvaluateEvery, Evaluation, Execution, FoldMode, JobSpec, Period, Phase, Progress, Summary,
-    TrainSpec,
+    EvaluateEvery, Evaluation, Execution, FoldMode, JobSpec, Overlap, Period, Phase, Progress,
+    Summary, TrainSpec,
 };
 use ringfold_compute::Arena;
 use ringfold_compute::cpu::team::Team;
@@ -21,11 +21,13 @@ use ringfold_storage::{
 use serde::Serialize;
 
 use crate::batches::Batches;
+use crate::buckets::Buckets;
 use crate::compression::{GradientSum, Summed};
 use crate::contribution::Contribution;
 use crate::ema::Ema;
 use crate::error::{TrainError, check_abort};
 use crate::evaluate::evaluate;
+use crate::lanes::overlapped::Overlapped;
 use crate::lanes::{Lanes, StepInput};
 use crate::memory;
 use crate::network::{Network, Sourced};
@@ -35,6 +37,10 @@ use crate::schedule::Schedule;
 
 /// What a reproducible sum may cost beyond a fast one for `auto` to choose it.
 const REPRODUCIBLE_OVERHEAD_MAX: f64 = 0.1;
+
+/// What a sum should take for `auto` to hide it: a thread is started each step, and each bucket is
+/// handed over.
+const HIDDEN_MIN: Duration = Duration::from_micros(200);
 
 /// Hears what a rank does. Calls are short: they hold up the step.
 pub trait Observer: Sync {
@@ -99,6 +105,8 @@ struct Run<'a> {
     mode: FoldMode,
     /// How `fold` is summed over ranks.
     sum: GradientSum,
+    /// The messages in which gradients are summed while others are computed; unset if they aren't.
+    buckets: Option<Buckets>,
     /// What the first replica sees, for what all have in common.
     batches: Batches,
     schedule: Schedule,
@@ -233,6 +241,7 @@ impl<'a> Run<'a> {
             fold,
             mode: spec.cluster.mode,
             sum,
+            buckets: None,
             batches,
             schedule,
             optimizer,
@@ -247,6 +256,7 @@ impl<'a> Run<'a> {
 
     fn train(mut self, ring: &mut Ring) -> Result<Option<Summary>, TrainError> {
         self.choose_mode(ring)?;
+        self.choose_overlap(ring)?;
         let steps_total = self.batches.steps_total();
         self.observer.phase(Phase::Training(Step(1)));
         let mut last_evaluation = None;
@@ -306,6 +316,35 @@ impl<'a> Run<'a> {
         mode
     }
 
+    /// Decides whether sums are hidden behind the backward pass; all ranks decide alike.
+    fn choose_overlap(&mut self, ring: &mut Ring) -> Result<(), TrainError> {
+        let (cluster, layout) = (&self.job.spec.cluster, self.network.layout());
+        if cluster.overlap == Overlap::Off || self.job.world == 1 || layout.is_empty() {
+            return Ok(());
+        }
+        let bytes_max = match cluster.bucket_bytes {
+            0 => ring.bucket_bytes(),
+            bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+        };
+        let buckets = Buckets::new(layout, bytes_max);
+        let bytes = layout.len() * size_of::<f32>();
+        let pays = cluster.overlap == Overlap::On
+            || buckets.ends().len() > 1
+                && ring.explain(bytes).predicted >= HIDDEN_MIN
+                && (!ring.is_shared() || cores_are_left(ring, self.job.threads)?);
+        if pays {
+            if self.job.rank == Rank(0) {
+                let count = buckets.ends().len();
+                tracing::info!(
+                    bytes_max = buckets.bytes_max(),
+                    "gradients are summed in {count} buckets while others are computed"
+                );
+            }
+            self.buckets = Some(buckets);
+        }
+        Ok(())
+    }
+
     /// One optimizer update.
     fn step(&mut self, step: Step, ring: &mut Ring) -> Result<StepSamples, TrainError> {
         let began = self.clock.monotonic();
@@ -321,10 +360,25 @@ impl<'a> Run<'a> {
             rounding: self.sum.rounding(step),
         };
         self.fold.clear();
-        let loss = self.lanes.run(&input, &mut self.fold, self.clock)?;
-
-        let before_ring = self.clock.monotonic();
-        self.sum.run(step, ring, &mut self.fold)?;
+        let (loss, before_ring) = match &self.buckets {
+            Some(buckets) => {
+                let overlapped = Overlapped {
+                    ring,
+                    buckets,
+                    mode: self.mode,
+                    sum: &mut self.sum,
+                };
+                let ran =
+                    (self.lanes).run_overlapped(&input, &mut self.fold, overlapped, self.clock)?;
+                (ran.loss, ran.computed)
+            }
+            None => {
+                let loss = self.lanes.run(&input, &mut self.fold, self.clock)?;
+                let before_ring = self.clock.monotonic();
+                self.sum.run(step, ring, &mut self.fold)?;
+                (loss, before_ring)
+            }
+        };
         let after_ring = self.clock.monotonic();
 
         let reports = step.0.is_multiple_of(train.report_steps)
@@ -496,6 +550,8 @@ impl<'a> Run<'a> {
                 + self.sum.held_bytes(),
             resident_bytes_max: memory::resident_bytes_max().unwrap_or(0),
             gradient_bytes: self.sum.total(),
+            buckets: self.buckets.as_ref().map_or(0, |b| b.ends().len() as u32),
+            bucket_bytes_max: self.buckets.as_ref().map_or(0, |b| b.bytes_max() as u64),
         }
     }
 
@@ -560,6 +616,21 @@ fn summed<'n>(
         mode,
         seed: job.spec.train.seed,
     }
+}
+
+/// True if the ranks of this host, all of them, compute on fewer threads than there are cores. All
+/// ranks get the same answer.
+fn cores_are_left(ring: &mut Ring, threads: u32) -> Result<bool, TrainError> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let mine = [u64::from(threads), cores as u64].map(u64::to_le_bytes);
+    let mut all = vec![[[0; 8]; 2]; ring.world() as usize];
+    ring.all_gather(
+        mine.as_flattened(),
+        all.as_flattened_mut().as_flattened_mut(),
+    )?;
+    let threads = all.iter().map(|rank| u64::from_le_bytes(rank[0]));
+    let cores = all.iter().map(|rank| u64::from_le_bytes(rank[1]));
+    Ok(threads.sum::<u64>() < cores.min().unwrap_or(0))
 }
 
 /// The weights that are evaluated and saved.

@@ -104,6 +104,8 @@ fn execution(execution: &api::Execution) -> Value {
         "threads": execution.threads,
         "arena_bytes": execution.arena_bytes,
         "resident_bytes_max": execution.resident_bytes_max,
+        "buckets": execution.buckets,
+        "bucket_bytes_max": execution.bucket_bytes_max,
         "gradient_bytes": execution.gradient_bytes.as_ref().map(gradient_bytes),
     })
 }

@@ -13,7 +13,7 @@ use super::kernels::{
 use super::memory::{Memory, Operands, Results, WRITES_MAX};
 use crate::backend::{Precision, RunArgs};
 use crate::element::Element;
-use crate::plan::{Call, Place};
+use crate::plan::{Call, Place, Space};
 
 /// The work of one instruction. It reads operands and writes results by their positions in the
 /// operator; an operand at the first result's place is changed in place.
@@ -159,6 +159,22 @@ impl<T: Element> Instruction<T> {
                 .map(|&slot| (slot, ends[slot]))
                 .collect(),
         }
+    }
+
+    /// The first element of the gradients that it reads or writes.
+    pub(crate) fn gradients_from(&self) -> Option<usize> {
+        let written = self.writes.iter().map(|write| write.place);
+        let places = self.operands.iter().copied().chain(written);
+        let gradients = places.filter(|place| place.space == Space::Gradients);
+        gradients.map(|place| place.offset).min()
+    }
+
+    /// True if it reads the factor of the loss, with which the backward part begins.
+    pub(crate) fn begins_backward(&self) -> bool {
+        let operands = self.operands.iter();
+        operands
+            .into_iter()
+            .any(|place| place.space == Space::LossScale)
     }
 
     /// True if a run can leave it out.

@@ -15,7 +15,9 @@ pub(crate) const WRITES_MAX: usize = 8;
 /// Everything that a run reads and writes.
 pub(crate) struct Memory<'a, T> {
     pub workspace: &'a mut [T],
+    /// The gradients from element `gradients_from` on: those before have been handed over.
     pub gradients: &'a mut [T],
+    pub gradients_from: usize,
     pub parameters: &'a [T],
     pub state: &'a [T],
     pub constants: &'a [T],
@@ -49,9 +51,10 @@ struct Rest<'a, T> {
 }
 
 impl<'a, T: Element> Rest<'a, T> {
-    /// Splits the ranges of `writes` that lie in `space` off the memory; they are sorted.
+    /// Splits the ranges of `writes` that lie in `space` off the memory, which begins at element
+    /// `from` of it; they are sorted.
     fn split(
-        mut memory: &'a mut [T],
+        (from, mut memory): (usize, &'a mut [T]),
         space: Space,
         writes: &[Write],
         results: &mut [&'a mut [T]; WRITES_MAX],
@@ -60,7 +63,7 @@ impl<'a, T: Element> Rest<'a, T> {
             parts: [(0, &[]); WRITES_MAX + 1],
             count: 0,
         };
-        let mut start = 0;
+        let mut start = from;
         for write in writes.iter().filter(|write| write.place.space == space) {
             let (before, after) = memory.split_at_mut(write.place.offset - start);
             let extent = write.place.extent::<T>();
@@ -99,8 +102,9 @@ impl<T: Element> Memory<'_, T> {
         operands: &'b [Place],
     ) -> (Results<'b, T>, Operands<'b, T>) {
         let mut slices: [&mut [T]; WRITES_MAX] = std::array::from_fn(|_| &mut [] as &mut [T]);
-        let workspace = Rest::split(self.workspace, Space::Workspace, writes, &mut slices);
-        let gradients = Rest::split(self.gradients, Space::Gradients, writes, &mut slices);
+        let workspace = Rest::split((0, self.workspace), Space::Workspace, writes, &mut slices);
+        let gradients = (self.gradients_from, &mut *self.gradients);
+        let gradients = Rest::split(gradients, Space::Gradients, writes, &mut slices);
         let operands = Operands {
             workspace,
             gradients,

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::kernel::Instruction;
 use super::memory::{Index, Memory};
-use crate::backend::{GradientReady, InputSpec, Mode, OutputSpec, RunArgs, TensorRef, TrainMemory};
+use crate::backend::{
+    GradientReady, InputSpec, Mode, OutputSpec, PartsMemory, RunArgs, TensorRef, TrainHook,
+    TrainMemory,
+};
 use crate::buffer::{Arena, Workspace};
 use crate::element::Element;
 use crate::error::ComputeError;
@@ -16,6 +19,10 @@ use crate::plan::{LabelCheck, Place, Program};
 #[derive(Clone, Debug)]
 pub struct CpuPlan<T> {
     instructions: Vec<Instruction<T>>,
+    /// By instruction: the elements at the start of the gradients that none after it touches.
+    released: Vec<usize>,
+    /// The first instruction of the backward part.
+    backward_from: usize,
     constants: Arc<Arena<T>>,
     updates: Vec<(Place, Place)>,
     state_len: usize,
@@ -34,7 +41,15 @@ impl<T: Element> CpuPlan<T> {
         program: Program,
         constants: Arena<T>,
     ) -> Self {
+        let mut released = vec![program.parameters_len; instructions.len()];
+        for (i, instruction) in instructions.iter().enumerate().skip(1).rev() {
+            let touched = instruction.gradients_from().unwrap_or(usize::MAX);
+            released[i - 1] = released[i].min(touched);
+        }
+        let backward_from = instructions.iter().position(Instruction::begins_backward);
         Self {
+            backward_from: backward_from.unwrap_or(instructions.len()),
+            released,
             instructions,
             constants: Arc::new(constants),
             updates: program.updates,
@@ -122,6 +137,86 @@ impl<T: Element> CpuPlan<T> {
         args: &RunArgs,
         ready: &mut dyn GradientReady<T>,
     ) -> Result<(), ComputeError> {
+        self.check_training(memory.gradients.len(), args)?;
+        self.check(memory.workspace, memory.parameters, state, inputs)?;
+        let run = Memory {
+            workspace: &mut memory.workspace.arena,
+            gradients: memory.gradients,
+            gradients_from: 0,
+            parameters: memory.parameters,
+            state,
+            constants: &self.constants,
+            inputs,
+            loss_scale: T::from_f64(args.loss_scale),
+        };
+        self.execute(run, args, ready);
+        self.update(memory.workspace, state);
+        Ok(())
+    }
+
+    /// [`train_with_state`](Self::train_with_state), handing the gradients over to `hook` part by
+    /// part as they become final. What is computed is the same to the bit.
+    ///
+    /// # Errors
+    /// As [`CpuPlan::train`], and parts that aren't all of the gradients.
+    pub fn train_in_parts<'g>(
+        &self,
+        memory: PartsMemory<'_, 'g, Workspace<T>, T>,
+        inputs: &[TensorRef<'_, T>],
+        args: &RunArgs,
+        hook: &mut dyn TrainHook<'g, T>,
+    ) -> Result<(), ComputeError> {
+        let PartsMemory {
+            workspace,
+            parameters,
+            state,
+            gradients,
+            ends,
+        } = memory;
+        self.check_training(gradients.len(), args)?;
+        self.check(workspace, parameters, state, inputs)?;
+        let covered = ends.last().copied().unwrap_or(0);
+        check_len("parts of the gradients", gradients.len(), covered)?;
+        if !ends.is_sorted() {
+            return Err(ComputeError::PartsOrder);
+        }
+        let (mut rest, mut handed_over, mut begun) = (gradients, 0, 0);
+        let all = (self.instructions.len(), usize::MAX);
+        let parts = ends.iter().map(|&end| {
+            let last = self.released.partition_point(|&released| released < end);
+            ((last + 1).min(self.instructions.len()), end)
+        });
+        for (part, (until, end)) in parts.chain([all]).enumerate() {
+            let mut memory = Memory {
+                workspace: &mut workspace.arena,
+                gradients: &mut *rest,
+                gradients_from: handed_over,
+                parameters,
+                state,
+                constants: &self.constants,
+                inputs,
+                loss_scale: T::from_f64(args.loss_scale),
+            };
+            let until = until.max(begun);
+            for (i, instruction) in (begun..).zip(&self.instructions[begun..until]) {
+                if i == self.backward_from {
+                    hook.backward();
+                }
+                instruction.run(&mut memory, args);
+            }
+            begun = until;
+            if part < ends.len() {
+                let (finished, after) = std::mem::take(&mut rest).split_at_mut(end - handed_over);
+                hook.finished(part, finished);
+                (rest, handed_over) = (after, end);
+            }
+        }
+        self.update(workspace, state);
+        Ok(())
+    }
+
+    /// Everything of a training run alone that could make it fail.
+    fn check_training(&self, gradients: usize, args: &RunArgs) -> Result<(), ComputeError> {
         if self.mode != Mode::Training {
             return Err(ComputeError::WrongMode { mode: self.mode });
         }
@@ -130,23 +225,15 @@ impl<T: Element> CpuPlan<T> {
                 got: args.loss_scale,
             });
         }
-        check_len("gradients", self.parameters_len, memory.gradients.len())?;
-        self.check(memory.workspace, memory.parameters, state, inputs)?;
-        let run = Memory {
-            workspace: &mut memory.workspace.arena,
-            gradients: memory.gradients,
-            parameters: memory.parameters,
-            state,
-            constants: &self.constants,
-            inputs,
-            loss_scale: T::from_f64(args.loss_scale),
-        };
-        self.execute(run, args, ready);
+        check_len("gradients", self.parameters_len, gradients)
+    }
+
+    /// Writes the new state that a run left.
+    fn update(&self, workspace: &Workspace<T>, state: &mut [T]) {
         for (from, to) in &self.updates {
-            let new = &memory.workspace.arena[from.offset..from.offset + from.len];
+            let new = &workspace.arena[from.offset..from.offset + from.len];
             state[to.offset..to.offset + to.len].copy_from_slice(new);
         }
-        Ok(())
     }
 
     /// Runs an evaluation or prediction plan of a graph without states: writes outputs into the
@@ -181,6 +268,7 @@ impl<T: Element> CpuPlan<T> {
         let memory = Memory {
             workspace: &mut workspace.arena,
             gradients: &mut [],
+            gradients_from: 0,
             parameters,
             state,
             constants: &self.constants,
@@ -203,6 +291,13 @@ impl<T: Element> CpuPlan<T> {
     #[must_use]
     pub fn scalar(&self, workspace: &Workspace<T>, name: &str) -> Option<T> {
         self.output(workspace, name)?.first().copied()
+    }
+
+    /// By end of a part of the gradients: the instructions that have run when it is handed over.
+    #[cfg(test)]
+    pub(crate) fn released_by(&self, ends: &[usize]) -> Vec<usize> {
+        let by = |&end: &usize| self.released.partition_point(|&released| released < end) + 1;
+        ends.iter().map(by).collect()
     }
 
     #[cfg(test)]

@@ -15,8 +15,8 @@ use ringfold_common::job::{
     Activation, Architecture, Cause, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
     Device, EvaluateEvery, Evaluation, Execution, Failure, FoldMode, GradientBytes, Initialiser,
     JobEvent, JobSpec, JobState, LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec, OutputSpec,
-    Phase, Precision, Progress, Reason, Scale, ScheduleSpec, SgdOptions, Summary, TestData,
-    TrainDuration, TrainSpec,
+    Overlap, Phase, Precision, Progress, Reason, Scale, ScheduleSpec, SgdOptions, Summary,
+    TestData, TrainDuration, TrainSpec,
 };
 use ringfold_coordinator_core::{
     Command, Core, CoreConfig, Effect, Event, ExitCause, Fence, JobView, Now, Refusal, Reply,
@@ -374,8 +374,13 @@ pub fn spec(workers: u32) -> JobSpec {
             threads: 0,
             device: Device::Auto,
             compression: None,
+            overlap: Overlap::Auto,
+            bucket_bytes: 0,
         },
-        output: OutputSpec { dir: "/out".into() },
+        output: OutputSpec {
+            dir: "/out".into(),
+            timeline: None,
+        },
     }
 }
 
@@ -433,6 +438,8 @@ pub fn summary() -> Summary {
             arena_bytes: 4096,
             resident_bytes_max: 1 << 20,
             gradient_bytes: GradientBytes::default(),
+            buckets: 0,
+            bucket_bytes_max: 0,
         },
     }
 }

@@ -42,6 +42,12 @@ pub const DIRECT_ONE_SHOT_BYTES: usize = 64 << 10;
 /// cores, as measured.
 const UNPIPELINED: f64 = 1.1;
 
+/// The share of an operation's time that its messages may take, beside that of its bytes, for it to
+/// be long enough.
+const MESSAGES_SHARE: f64 = 0.1;
+/// The least and the most bytes that [`bucket_bytes`] says.
+const BUCKET_BYTES: std::ops::RangeInclusive<usize> = 1 << 20..=25 << 20;
+
 /// How an operation is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -197,6 +203,16 @@ pub fn reproducible_overhead(medium: Medium, cost: LinkCost, replicas: Replicas)
         ),
     };
     reproducible / fast - 1.0
+}
+
+/// The bytes of a vector whose all-reduce, around a ring, spends a tenth as much on messages as on
+/// bytes: `10 w alpha / beta`, from 1 to 25 MiB. A long vector is cut into vectors of this length to
+/// be summed while it is still computed.
+#[must_use]
+pub fn bucket_bytes(cost: LinkCost, world: u32) -> usize {
+    let world = f64::from(world.max(1));
+    let bytes = world * cost.alpha_seconds / cost.beta_seconds_per_byte / MESSAGES_SHARE;
+    (bytes as usize).clamp(*BUCKET_BYTES.start(), *BUCKET_BYTES.end())
 }
 
 /// Which way an all-reduce of `bytes` over `world` ranks is done, and what it should take. This is
@@ -370,6 +386,20 @@ mod tests {
     const SHARED: Medium = Medium::Shared {
         half_bytes: 256 << 10,
     };
+
+    #[test]
+    fn messages_of_buckets_cost_a_tenth() {
+        for world in [16, 20, 50] {
+            let cost = LinkCost::LOOPBACK;
+            let bytes = bucket_bytes(cost, world);
+            let time = |bytes| predict(Medium::Tcp, Way::Ring, cost, bytes, world).as_secs_f64();
+            let (messages, all) = (time(0), time(bytes));
+            let share = messages / (all - messages);
+            assert!((0.05..0.11).contains(&share), "{world}: {share}");
+        }
+        assert_eq!(bucket_bytes(LinkCost::SHARED, 2), 1 << 20);
+        assert_eq!(bucket_bytes(LinkCost::LOOPBACK, 4000), 25 << 20);
+    }
 
     #[test]
     fn a_reproducible_sum_costs_nothing_where_it_moves_nothing_more() {

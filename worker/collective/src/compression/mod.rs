@@ -240,6 +240,16 @@ impl Compressor {
         }
     }
 
+    /// The operations of the ring that a sum of `elements` takes among `world` ranks.
+    #[must_use]
+    pub fn operations(&self, elements: usize, world: u32) -> u32 {
+        match self.scheme {
+            _ if world == 1 || elements == 0 => 0,
+            Scheme::TopK(_) => 1,
+            _ => 2,
+        }
+    }
+
     /// Sums `values`, which are the elements from `start` on of the vector, over all ranks.
     ///
     /// # Errors

@@ -59,6 +59,8 @@ fn summary() -> Summary {
             arena_bytes: 4096,
             resident_bytes_max: 1 << 20,
             gradient_bytes: GradientBytes::default(),
+            buckets: 3,
+            bucket_bytes_max: 4096,
         },
     }
 }

@@ -7,7 +7,8 @@ use ringfold_common::clock::SystemClock;
 use ringfold_common::job::{
     Activation, AdamOptions, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
     Decay, Device, FoldMode, Initialiser, LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec,
-    OutputSpec, Precision, Scale, ScheduleSpec, SgdOptions, TestData, TrainDuration, TrainSpec,
+    OutputSpec, Overlap, Precision, Scale, ScheduleSpec, SgdOptions, TestData, TrainDuration,
+    TrainSpec,
 };
 use ringfold_common::random::Stream;
 use ringfold_storage::ReadOptions;
@@ -96,9 +97,12 @@ impl Fixture {
                 threads: 1,
                 device: Device::Cpu,
                 compression: None,
+                overlap: Overlap::Auto,
+                bucket_bytes: 0,
             },
             output: OutputSpec {
                 dir: text(dir.path().join("out")),
+                timeline: None,
             },
         };
         Self { dir, spec }

@@ -239,6 +239,8 @@ fn show(
             "threads_each": ran.threads,
             "arena_bytes": ran.arena_bytes,
             "resident_bytes_max": ran.resident_bytes_max,
+            "buckets": ran.buckets,
+            "bucket_bytes_max": ran.bucket_bytes_max,
         });
         return writeln!(out, "{line}");
     }

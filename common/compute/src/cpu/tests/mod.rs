@@ -3,6 +3,7 @@ mod composed;
 mod convolutions;
 mod gradients;
 mod networks;
+mod parts;
 mod passes;
 mod pooling;
 mod precision;

@@ -93,6 +93,55 @@ fn rounded_to_halves_the_bits_depend_on_the_replicas_and_not_on_ranks_or_threads
     }
 }
 
+/// In buckets that are summed while others are computed.
+fn overlapped(fixture: &mut Fixture) {
+    fixture.spec.cluster.overlap = Overlap::On;
+    fixture.spec.cluster.bucket_bytes = 64;
+}
+
+#[test]
+fn buckets_are_compressed_too() {
+    for method in KINDS {
+        let mut fixture = with(Loss::CrossEntropy, method, 3);
+        fixture.spec.cluster.replicas = 4;
+        overlapped(&mut fixture);
+        let (results, log) = fixture.train(3, 2);
+        let summary = summary(results);
+        assert!(summary.execution.buckets > 1);
+        let losses = log.losses();
+        assert!(
+            losses.last().unwrap() * 4.0 < losses[0],
+            "{method:?}: {losses:?}"
+        );
+        assert!(summary.metrics["test_accuracy"] > 0.9, "{method:?}");
+        let bytes = summary.execution.gradient_bytes;
+        // Short buckets have whole blocks.
+        let is_block = matches!(method, CompressionMethod::Int8 { .. });
+        assert!(
+            bytes.sent > 0 && (is_block || bytes.saved > 0),
+            "{method:?}: {bytes:?}"
+        );
+    }
+}
+
+#[test]
+fn rounded_to_halves_the_bits_do_not_depend_on_buckets() {
+    for method in [CompressionMethod::Bf16, CompressionMethod::F16] {
+        let mut fixture = with(Loss::CrossEntropy, method, 4);
+        fixture.spec.cluster.mode = FoldMode::Reproducible;
+        fixture.spec.cluster.replicas = 5;
+        fixture.spec.train.accumulate = 2;
+        fixture.spec.train.duration = TrainDuration::Steps(20);
+        let expected = summary(fixture.train(1, 1).0).weights_blake3;
+        overlapped(&mut fixture);
+        for (world, threads) in [(2, 2), (3, 1), (5, 1)] {
+            let got = summary(fixture.train(world, threads).0);
+            assert!(got.execution.buckets > 1);
+            assert_eq!(got.weights_blake3, expected, "{method:?} {world} {threads}");
+        }
+    }
+}
+
 #[test]
 fn the_same_run_gives_the_same_bits() {
     for method in KINDS {
@@ -108,6 +157,7 @@ fn the_same_run_gives_the_same_bits() {
 fn a_gradient_that_runs_away_is_an_error_that_names_the_step() {
     for method in &KINDS[2..] {
         let mut fixture = with(Loss::MeanSquaredError, *method, 1);
+        overlapped(&mut fixture);
         fixture.spec.train.clip_norm = None;
         fixture.spec.train.report_steps = 1000;
         fixture.spec.train.optimizer = OptimizerSpec::Sgd(SgdOptions {

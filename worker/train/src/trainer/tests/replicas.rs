@@ -24,6 +24,22 @@ fn the_bits_depend_on_the_replicas_and_not_on_ranks_or_threads() {
         let got = weights(&fixture, world, threads);
         assert_eq!(got, expected, "{world} ranks, {threads} threads");
     }
+    // Nor on what is summed while the rest is computed.
+    fixture.spec.cluster.overlap = Overlap::On;
+    for (world, threads, bucket_bytes) in [
+        (1, 2, 0),
+        (2, 1, 1),
+        (2, 3, 400),
+        (3, 2, 1),
+        (4, 1, 0),
+        (7, 1, 200),
+        (9, 2, 1),
+    ] {
+        fixture.spec.cluster.bucket_bytes = bucket_bytes;
+        let got = weights(&fixture, world, threads);
+        let what = format!("{world} ranks, {threads} threads, buckets of {bucket_bytes} bytes");
+        assert_eq!(got, expected, "{what}");
+    }
     fixture.spec.cluster.replicas = 8;
     assert_ne!(weights(&fixture, 2, 1), expected, "other masks of dropout");
 }
@@ -37,6 +53,77 @@ fn rounds_of_replicas_too() {
     let expected = weights(&fixture, 1, 1);
     assert_eq!(weights(&fixture, 1, 4), expected);
     assert_eq!(weights(&fixture, 2, 2), expected);
+    fixture.spec.cluster.mode = FoldMode::Reproducible;
+    fixture.spec.cluster.overlap = Overlap::On;
+    for (world, bucket_bytes) in [(2, 1), (3, 300), (4, 0)] {
+        fixture.spec.cluster.bucket_bytes = bucket_bytes;
+        assert_eq!(weights(&fixture, world, 2), expected, "{world} ranks");
+    }
+}
+
+#[test]
+fn a_step_says_whether_it_was_overlapped() {
+    let mut fixture = Fixture::new(Loss::CrossEntropy);
+    let buckets = |fixture: &Fixture, world| {
+        let ran = summary(fixture.train(world, 1).0).execution;
+        (ran.buckets, ran.bucket_bytes_max)
+    };
+    // Too short to be worth it, or nobody to send to.
+    assert_eq!(buckets(&fixture, 2), (0, 0));
+    fixture.spec.cluster.overlap = Overlap::On;
+    assert_eq!(buckets(&fixture, 1), (0, 0));
+    let (one, all) = buckets(&fixture, 2);
+    assert_eq!(one, 1);
+    fixture.spec.cluster.bucket_bytes = 1;
+    let (each, longest) = buckets(&fixture, 2);
+    assert!(each > 1 && longest < all, "{each} {longest} {all}");
+    fixture.spec.cluster.overlap = Overlap::Off;
+    assert_eq!(buckets(&fixture, 2), (0, 0));
+}
+
+/// The sum of two terms has the same bits in any order: with clipping and all.
+#[test]
+fn a_fast_sum_in_buckets_is_the_same_of_two_ranks() {
+    let mut fixture = Fixture::new(Loss::CrossEntropy);
+    fixture.spec.cluster.replicas = 5;
+    fixture.spec.train.clip_value = Some(0.05);
+    fixture.spec.cluster.overlap = Overlap::Off;
+    let expected = weights(&fixture, 2, 2);
+    fixture.spec.cluster.overlap = Overlap::On;
+    for bucket_bytes in [0, 1, 256] {
+        fixture.spec.cluster.bucket_bytes = bucket_bytes;
+        assert_eq!(weights(&fixture, 2, 2), expected);
+    }
+}
+
+#[test]
+fn a_peer_that_leaves_while_buckets_are_summed_is_named() {
+    let mut fixture = Fixture::new(Loss::CrossEntropy);
+    fixture.spec.cluster.overlap = Overlap::On;
+    fixture.spec.cluster.bucket_bytes = 1;
+    fixture.spec.cluster.workers = 2;
+    fixture.spec.cluster.replicas = 2;
+    let dataset = fixture.dataset();
+    let errors = run_ring(2, |mut ring| {
+        if ring.rank() == Rank(1) {
+            return None;
+        }
+        let job = RankJob {
+            spec: &fixture.spec,
+            dataset: &dataset,
+            rank: Rank(0),
+            world: 2,
+            part: &RankPart::of(Rank(0), 2, 2, dataset.info().test_records),
+            threads: 2,
+        };
+        let (abort, clock) = (AbortSignal::new().unwrap(), SystemClock::new());
+        train(&job, &mut ring, &abort, &Log::default(), &clock).err()
+    });
+    let error = errors.into_iter().flatten().next().unwrap();
+    let TrainError::Collective(source) = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(source.accused(), [Rank(1)], "{source}");
 }
 
 #[test]

@@ -235,3 +235,24 @@ fn tensors_that_do_not_fit_are_named() {
     assert!(refused(&|t| t[mean].name = "bn.median".into()).contains("bn.median"));
     assert!(refused(&|t| t.push(t[mean].clone())).contains("bn.running_mean"));
 }
+
+#[test]
+fn statistics_are_the_last_bucket() {
+    let mut fixture = fixture();
+    let bits = |fixture: &Fixture, world| {
+        let (summary, tensors, _) = train_batch_norm(fixture, world);
+        let mean = tensor(&tensors, "bn.running_mean").to_vec();
+        (summary.weights_blake3, mean)
+    };
+    fixture.spec.cluster.mode = FoldMode::Reproducible;
+    for (world, accumulate) in [(2, 1), (3, 2)] {
+        fixture.spec.train.accumulate = accumulate;
+        fixture.spec.cluster.overlap = Overlap::Off;
+        let expected = bits(&fixture, world);
+        fixture.spec.cluster.overlap = Overlap::On;
+        for bucket_bytes in [0, 1] {
+            fixture.spec.cluster.bucket_bytes = bucket_bytes;
+            assert_eq!(bits(&fixture, world), expected, "{world} ranks");
+        }
+    }
+}
