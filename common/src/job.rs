@@ -5,6 +5,7 @@
 //! yes; everything below the edge takes validated specs.
 
 mod any_float;
+mod compression;
 mod model;
 mod optimizer;
 mod report;
@@ -14,6 +15,7 @@ mod state;
 mod text_model;
 mod validate;
 
+pub use compression::{CompressionMethod, CompressionSpec};
 pub use model::{
     CnnBlock, CnnSpec, ConvLayer, DenseLayer, Layer, LayerSpec, LossOptions, OnnxSpec, PoolLayer,
     Resnet18Spec, SequentialSpec, SourceFile, Stem,
@@ -22,7 +24,9 @@ pub use optimizer::{
     AdaGradOptions, AdamOptions, BarzilaiBorweinFormula, BarzilaiBorweinOptions, GroupSpec,
     LambOptions, LionOptions, OptimizerSpec, RmsPropOptions, SgdOptions,
 };
-pub use report::{Evaluation, Execution, JobEvent, JobEventKind, Progress, RankReport, Summary};
+pub use report::{
+    Evaluation, Execution, GradientBytes, JobEvent, JobEventKind, Progress, RankReport, Summary,
+};
 pub use schedule::{Anneal, Decay, Milestones, OneCycle, Period, ScheduleSpec};
 pub use spec::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,

@@ -24,6 +24,8 @@ pub enum Domain {
     Dropout = 4,
     /// Tokens that a language model is asked for.
     Sampling = 5,
+    /// The first factors of compressed gradients.
+    Compression = 6,
 }
 
 /// Four 32-bit words from a 64-bit key and a 128-bit counter.

@@ -5,8 +5,8 @@ use ringfold_common::clock::UnixMillis;
 use ringfold_common::dataset::{DatasetInfo, Target};
 use ringfold_common::ids::{Epoch, Step};
 use ringfold_common::job::{
-    Cause, Evaluation, Execution, Failure, FoldMode, JobEvent, JobEventKind, JobState, Phase,
-    Progress, RankReport, Reason, Summary,
+    Cause, Evaluation, Execution, Failure, FoldMode, GradientBytes, JobEvent, JobEventKind,
+    JobState, Phase, Progress, RankReport, Reason, Summary,
 };
 use ringfold_common::vocabulary::{Characters, Vocabulary};
 
@@ -288,7 +288,22 @@ impl From<&Progress> for v1::Progress {
             gradient_norm: progress.gradient_norm,
             samples_per_second: progress.samples_per_second,
             communication_share: progress.communication_share,
+            gradient_bytes: Some(progress.gradient_bytes.into()),
         }
+    }
+}
+
+impl From<GradientBytes> for v1::GradientBytes {
+    fn from(bytes: GradientBytes) -> Self {
+        let GradientBytes { sent, saved } = bytes;
+        Self { sent, saved }
+    }
+}
+
+impl From<v1::GradientBytes> for GradientBytes {
+    fn from(bytes: v1::GradientBytes) -> Self {
+        let v1::GradientBytes { sent, saved } = bytes;
+        Self { sent, saved }
     }
 }
 
@@ -305,6 +320,7 @@ impl From<v1::Progress> for Progress {
             gradient_norm: progress.gradient_norm,
             samples_per_second: progress.samples_per_second,
             communication_share: progress.communication_share,
+            gradient_bytes: progress.gradient_bytes.unwrap_or_default().into(),
         }
     }
 }
@@ -359,6 +375,7 @@ impl From<Execution> for v1::Execution {
             resident_bytes_max: execution.resident_bytes_max,
             buckets: execution.buckets,
             bucket_bytes_max: execution.bucket_bytes_max,
+            gradient_bytes: Some(execution.gradient_bytes.into()),
         }
     }
 }
@@ -375,6 +392,7 @@ impl From<v1::Execution> for Execution {
             resident_bytes_max: execution.resident_bytes_max,
             buckets: execution.buckets,
             bucket_bytes_max: execution.bucket_bytes_max,
+            gradient_bytes: execution.gradient_bytes.unwrap_or_default().into(),
         }
     }
 }

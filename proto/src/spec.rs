@@ -34,6 +34,7 @@ macro_rules! wire_enum {
     };
 }
 
+mod compression;
 mod model;
 mod optimizer;
 mod schedule;
@@ -59,6 +60,7 @@ impl From<&JobSpec> for v1::JobSpec {
                 device: v1::Device::from(spec.cluster.device).into(),
                 overlap: v1::Overlap::from(spec.cluster.overlap).into(),
                 bucket_bytes: spec.cluster.bucket_bytes,
+                compression: spec.cluster.compression.map(Into::into),
             }),
             output: Some(v1::OutputSpec {
                 dir: spec.output.dir.clone(),
@@ -96,6 +98,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
                     overlap => overlap.try_into()?,
                 },
                 bucket_bytes: cluster.bucket_bytes,
+                compression: cluster.compression.map(TryInto::try_into).transpose()?,
             },
             output: OutputSpec {
                 dir: output.dir,

@@ -50,6 +50,29 @@ fn the_all_reduce_is_measured_over_every_transport() {
 }
 
 #[test]
+fn compressed_sums_are_measured_with_the_bytes_that_they_save() {
+    for (kind, transport, sent) in [
+        ("bf16", "shm", 4096),
+        ("f16", "tcp", 4096),
+        ("int8=128", "mem", 2 * (1024 + 4 * 8)),
+        ("topk=0.5", "tcp", 8 * 1024),
+        // One matrix of 45 by 45, and 23 numbers.
+        ("powersgd=2", "shm", 4 * (23 + 2 * 45 + 2 * 45)),
+    ] {
+        let output = ringfold(&args(&[
+            &["bench", "allreduce", "--json", "--bytes", "8192"],
+            &["--seconds", "0.01", "--transport", transport],
+            &["--ranks", "2", "--compression", kind],
+        ]))
+        .succeeded();
+        let line = output.json();
+        assert_eq!(line["sent_bytes"], sent, "{output}");
+        assert_eq!(line["saved_bytes"], 8192 - sent, "{output}");
+        assert!(line["median_us"].as_f64().is_some_and(|us| us > 0.0));
+    }
+}
+
+#[test]
 fn what_can_not_be_measured_is_refused() {
     for (flags, expected) in [
         (["--bytes", "6"], "--bytes: expected multiples of 4"),

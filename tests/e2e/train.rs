@@ -140,6 +140,71 @@ fn the_whole_digits_job_learns_with_any_number_of_workers() {
 }
 
 #[test]
+fn every_kind_of_compression_learns_the_digits() {
+    let run = |flags: &[&str]| -> (f64, i64, i64) {
+        let lines = train(flags);
+        let last = last(&lines);
+        let bytes = &last["execution"]["gradient_bytes"];
+        (
+            last["metrics"]["test_accuracy"].as_f64().expect("a number"),
+            bytes["sent"].as_i64().expect("a number"),
+            bytes["saved"].as_i64().expect("a number"),
+        )
+    };
+    for workers in ["2", "3"] {
+        let (plain, all, saved) = run(&["--workers", workers]);
+        assert_eq!(saved, 0);
+        // The least part of the bytes that is saved, and the accuracy that may be lost: about two of
+        // 359 records.
+        for (kind, least) in [
+            ("{ kind = \"bf16\" }", 0.49),
+            ("{ kind = \"f16\" }", 0.49),
+            ("{ kind = \"int8\" }", 0.74),
+            (
+                "{ kind = \"topk\", fraction = 0.02, start_step = 50 }",
+                0.85,
+            ),
+            ("{ kind = \"powersgd\", rank = 2, start_step = 50 }", 0.85),
+        ] {
+            let compression = format!("cluster.compression={kind}");
+            let flags = ["--workers", workers, "--set", &compression];
+            let (accuracy, sent, saved) = run(&flags);
+            assert!(
+                accuracy >= plain - 0.012,
+                "{kind}, {workers} workers: {accuracy}, {plain} without"
+            );
+            assert_eq!(sent + saved, all, "{kind}");
+            assert!(
+                saved as f64 >= least * all as f64,
+                "{kind}: {saved} of {all}"
+            );
+        }
+    }
+}
+
+#[test]
+fn sums_in_halves_depend_on_the_replicas_and_not_on_workers_or_transport() {
+    let weights = |flags: &[&str]| {
+        let job = [
+            "--steps",
+            "40",
+            "--set",
+            "cluster.replicas=6",
+            "--set",
+            "cluster.mode=\"reproducible\"",
+            "--set",
+            "cluster.compression={ kind = \"bf16\" }",
+        ];
+        let lines = train(&[&job[..], flags].concat());
+        last(&lines)["weights_blake3"].clone()
+    };
+    let expected = weights(&["--workers", "1"]);
+    for workers in ["2", "4"] {
+        assert_eq!(weights(&["--workers", workers]), expected, "{workers}");
+    }
+}
+
+#[test]
 fn people_see_steps_metrics_and_where_the_model_is() {
     let out = temp_dir();
     let (job, dir) = (digits(), text(&out.path().join("model")));

@@ -9,6 +9,15 @@ use super::state::{JobState, Reason};
 use crate::clock::UnixMillis;
 use crate::ids::{Epoch, JobId, MembershipEpoch, NodeName, Rank, Step};
 
+/// Bytes of gradient that a rank sends to others, without the headers of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GradientBytes {
+    /// What is sent.
+    pub sent: u64,
+    /// What 32-bit floats would have been beyond that; negative if they would have been fewer.
+    pub saved: i64,
+}
+
 /// How training goes, as rank 0 reports it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
@@ -38,6 +47,9 @@ pub struct Progress {
     /// [0, 1]: what is summed while others are computed doesn't count.
     #[serde(with = "super::any_float")]
     pub communication_share: f64,
+    /// Of the last step, at rank 0.
+    #[serde(default)]
+    pub gradient_bytes: GradientBytes,
 }
 
 /// The test records' metrics after some step.
@@ -103,6 +115,9 @@ pub struct Execution {
     pub arena_bytes: u64,
     /// The most memory that its process ever had resident, in bytes; 0 if the system doesn't say.
     pub resident_bytes_max: u64,
+    /// Of all steps.
+    #[serde(default)]
+    pub gradient_bytes: GradientBytes,
 }
 
 /// Where one rank of a job stands.

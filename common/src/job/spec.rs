@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::compression::CompressionSpec;
 use super::model::{CnnSpec, LossOptions, OnnxSpec, Resnet18Spec, SequentialSpec, SourceFile};
 use super::optimizer::{GroupSpec, OptimizerSpec};
 use super::schedule::{Period, ScheduleSpec};
@@ -507,7 +508,7 @@ pub enum EvaluateEvery {
 }
 
 /// `[cluster]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClusterSpec {
     /// Ranks of the job's world.
     pub workers: u32,
@@ -521,6 +522,9 @@ pub struct ClusterSpec {
     pub threads: u32,
     /// What ranks compute on.
     pub device: Device,
+    /// How gradients are compressed on their way between ranks; `None` for not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionSpec>,
     /// Whether gradients are summed while others are still computed.
     pub overlap: Overlap,
     /// The most bytes of gradient that are summed as one message then, unless one parameter has

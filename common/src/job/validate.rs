@@ -8,6 +8,7 @@ mod train;
 
 use std::borrow::Cow;
 
+use super::compression;
 use super::spec::{
     ColumnRef, CsvSource, DataSource, DataSpec, JobSpec, Scale, TestData, TextSource,
 };
@@ -64,6 +65,12 @@ pub mod limits {
     pub const OUTPUT_NAME_BYTES_MAX: usize = 1024;
     /// Threads of a rank.
     pub const THREADS_MAX: u32 = 1024;
+    /// Elements that share a scale, at least.
+    pub const COMPRESSION_BLOCK_MIN: u32 = 8;
+    /// Elements that share a scale, at most.
+    pub const COMPRESSION_BLOCK_MAX: u32 = 1 << 16;
+    /// Columns of the factors of a compressed matrix.
+    pub const COMPRESSION_RANK_MAX: u32 = 64;
     /// Bytes of one message of the gradient.
     pub const BUCKET_BYTES_MAX: u64 = 1 << 30;
 }
@@ -81,7 +88,7 @@ pub struct SpecError {
 }
 
 /// Checks one value.
-fn check(
+pub(super) fn check(
     ok: bool,
     field: impl Into<Cow<'static, str>>,
     got: impl ToString,
@@ -97,7 +104,7 @@ fn check(
     })
 }
 
-fn check_count(
+pub(super) fn check_count(
     field: impl Into<Cow<'static, str>>,
     got: u64,
     min: u64,
@@ -243,6 +250,7 @@ impl JobSpec {
                 format!("\"cross_entropy\" for data.format {format}"),
             )?;
         }
+        compression::validate(&self.cluster)?;
         if let Some(timeline) = &self.output.timeline {
             check_path("output.timeline", timeline)?;
         }

@@ -7,8 +7,9 @@ use self::model::required_u32;
 use super::document::{Item, Located, Value};
 use super::reader::Reader;
 use crate::job::{
-    Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device, FoldMode,
-    IdxSource, JobSpec, OutputSpec, Overlap, Scale, TestData, TextSource, Tokeniser, limits,
+    Architecture, ClusterSpec, ColumnRef, CompressionMethod, CompressionSpec, CsvSource,
+    DataSource, DataSpec, Device, FoldMode, IdxSource, JobSpec, OutputSpec, Overlap, Scale,
+    TestData, TextSource, Tokeniser, limits,
 };
 
 #[derive(Clone, Copy, PartialEq)]
@@ -173,6 +174,7 @@ fn cluster(table: Option<Reader<'_>>) -> Result<ClusterSpec, Located> {
         mode: FoldMode::Auto,
         threads: 0,
         device: Device::Auto,
+        compression: None,
         overlap: Overlap::Auto,
         bucket_bytes: 0,
     };
@@ -188,6 +190,8 @@ fn cluster(table: Option<Reader<'_>>) -> Result<ClusterSpec, Located> {
         spec.threads = table.whole_u32("threads")?.unwrap_or(0);
         let devices = [("auto", Device::Auto), ("cpu", Device::Cpu)];
         spec.device = table.choice_or("device", &devices, Device::Auto)?;
+        let compressed = table.optional_table("compression")?;
+        spec.compression = compressed.map(compression).transpose()?;
         let overlaps = [
             ("auto", Overlap::Auto),
             ("on", Overlap::On),
@@ -198,6 +202,32 @@ fn cluster(table: Option<Reader<'_>>) -> Result<ClusterSpec, Located> {
         table.finish()?;
     }
     Ok(spec)
+}
+
+fn compression(table: Reader<'_>) -> Result<CompressionSpec, Located> {
+    let kinds = [
+        ("bf16", CompressionMethod::Bf16),
+        ("f16", CompressionMethod::F16),
+        ("int8", CompressionMethod::Int8 { block: 256 }),
+        ("topk", CompressionMethod::TopK { fraction: 0.01 }),
+        ("powersgd", CompressionMethod::PowerSgd { rank: 4 }),
+    ];
+    let mut method = table.choice("kind", &kinds)?;
+    match &mut method {
+        CompressionMethod::Bf16 | CompressionMethod::F16 => {}
+        CompressionMethod::Int8 { block } => {
+            *block = table.whole_u32("block")?.unwrap_or(*block);
+        }
+        CompressionMethod::TopK { fraction } => {
+            *fraction = table.number_or("fraction", *fraction)?;
+        }
+        CompressionMethod::PowerSgd { rank } => {
+            *rank = table.whole_u32("rank")?.unwrap_or(*rank);
+        }
+    }
+    let start_step = table.whole_or("start_step", 1)?;
+    table.finish()?;
+    Ok(CompressionSpec { method, start_step })
 }
 
 /// `bucket_mb` in bytes; 0 if it isn't there.

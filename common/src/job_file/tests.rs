@@ -1,7 +1,8 @@
 use super::*;
 use crate::job::{
-    Architecture, ColumnRef, DataSource, Decay, EvaluateEvery, GptSpec, LstmSpec, OptimizerSpec,
-    Overlap, Period, Scale, TestData, TextSource, Tokeniser, TrainDuration,
+    Architecture, ColumnRef, CompressionMethod, DataSource, Decay, EvaluateEvery, GptSpec,
+    LstmSpec, OptimizerSpec, Overlap, Period, Scale, TestData, TextSource, Tokeniser,
+    TrainDuration,
 };
 
 const MINIMAL: &str = r#"
@@ -419,6 +420,43 @@ fn errors_name_file_line_key_and_what_was_expected() {
         ),
         (
             "learning_rate = 0.1",
+            "learning_rate = 0.1\n[cluster.compression]\nkind = \"zip\"",
+            "dir/job.toml:19:1: `cluster.compression.kind` is the string \"zip\": expected \"bf16\"",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\n[cluster.compression]\nkind = \"f16\"\nrank = 2",
+            "dir/job.toml:20:1: unknown key `cluster.compression.rank`",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\n[cluster.compression]\nkind = \"topk\"\nfraction = 0",
+            "`cluster.compression.fraction` is 0: expected a number above 0, up to 1",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\n[cluster.compression]\nkind = \"int8\"\nblock = 4",
+            "`cluster.compression.block` is 4: expected a whole number from 8 to 65536",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\n[cluster.compression]\nkind = \"powersgd\"\nrank = 65",
+            "`cluster.compression.rank` is 65: expected a whole number from 1 to 64",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\n[cluster.compression]\nkind = \"bf16\"\nstart_step = 0",
+            "`cluster.compression.start_step` is 0: expected a whole number from 1 to",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\n[cluster]\nmode = \"reproducible\"\n[cluster.compression]\n\
+             kind = \"powersgd\"",
+            "`cluster.compression.kind` is \"powersgd\": expected \"bf16\" or \"f16\" with \
+             cluster.mode \"reproducible\"",
+        ),
+        (
+            "learning_rate = 0.1",
             "learning_rate = 0.1\n[cluster]\nbucket_mb = 0",
             "dir/job.toml:19:1: `cluster.bucket_mb` is 0: expected more than 0 and at most 1024",
         ),
@@ -454,6 +492,46 @@ fn syntax_errors_name_the_line() {
 fn a_huge_file_is_refused() {
     let got = message(&"#".repeat(JOB_FILE_BYTES_MAX + 1));
     assert!(got.contains("a job file has at most"), "{got}");
+}
+
+#[test]
+fn gradients_are_compressed_as_the_file_says() {
+    let compression = |lines: &str| {
+        let text = format!("{MINIMAL}\n[cluster.compression]\n{lines}");
+        let spec = parse(&text, "job.toml", "/base", &[]).unwrap();
+        spec.cluster.compression.unwrap()
+    };
+    for (lines, method) in [
+        ("kind = \"bf16\"", CompressionMethod::Bf16),
+        ("kind = \"f16\"", CompressionMethod::F16),
+        ("kind = \"int8\"", CompressionMethod::Int8 { block: 256 }),
+        (
+            "kind = \"int8\"\nblock = 64",
+            CompressionMethod::Int8 { block: 64 },
+        ),
+        (
+            "kind = \"topk\"",
+            CompressionMethod::TopK { fraction: 0.01 },
+        ),
+        (
+            "kind = \"topk\"\nfraction = 0.5",
+            CompressionMethod::TopK { fraction: 0.5 },
+        ),
+        (
+            "kind = \"powersgd\"",
+            CompressionMethod::PowerSgd { rank: 4 },
+        ),
+        (
+            "kind = \"powersgd\"\nrank = 1",
+            CompressionMethod::PowerSgd { rank: 1 },
+        ),
+    ] {
+        let got = compression(lines);
+        assert_eq!((got.method, got.start_step), (method, 1), "{lines}");
+    }
+    assert_eq!(compression("kind = \"bf16\"\nstart_step = 7").start_step, 7);
+    let plain = parse(MINIMAL, "job.toml", "/base", &[]).unwrap();
+    assert_eq!(plain.cluster.compression, None);
 }
 
 #[test]

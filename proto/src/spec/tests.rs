@@ -1,9 +1,10 @@
 use ringfold_common::job::{
     Activation, AdaGradOptions, AdamOptions, Anneal, Architecture, BarzilaiBorweinFormula,
-    BarzilaiBorweinOptions, CnnSpec, Decay, EmaSpec, EvaluateEvery, GptSpec, GroupSpec,
-    Initialiser, LambOptions, LastBatch, LinearSpec, LionOptions, Loss, LstmSpec, Milestones,
-    MlpSpec, ModelSpec, OneCycle, OnnxSpec, OptimizerSpec, Period, Precision, Resnet18Spec,
-    RmsPropOptions, ScheduleSpec, SgdOptions, SourceFile, Stem, TrainDuration, TrainSpec,
+    BarzilaiBorweinOptions, CnnSpec, CompressionMethod, CompressionSpec, Decay, EmaSpec,
+    EvaluateEvery, GptSpec, GroupSpec, Initialiser, LambOptions, LastBatch, LinearSpec,
+    LionOptions, Loss, LstmSpec, Milestones, MlpSpec, ModelSpec, OneCycle, OnnxSpec, OptimizerSpec,
+    Period, Precision, Resnet18Spec, RmsPropOptions, ScheduleSpec, SgdOptions, SourceFile, Stem,
+    TrainDuration, TrainSpec,
 };
 
 use super::*;
@@ -88,6 +89,7 @@ fn full() -> JobSpec {
             mode: FoldMode::Reproducible,
             threads: 2,
             device: Device::Cpu,
+            compression: None,
             overlap: Overlap::On,
             bucket_bytes: 1 << 20,
         },
@@ -129,7 +131,49 @@ fn variants() -> Vec<JobSpec> {
     specs[4].train.decay_biases = true;
     specs[4].train.clip_value = None;
     specs[4].train.ema = None;
+    specs.extend(compressions());
     specs
+}
+
+/// One spec a way to compress gradients.
+fn compressions() -> impl Iterator<Item = JobSpec> {
+    let methods = [
+        CompressionMethod::Bf16,
+        CompressionMethod::F16,
+        CompressionMethod::Int8 { block: 64 },
+        CompressionMethod::TopK { fraction: 0.25 },
+        CompressionMethod::PowerSgd { rank: 3 },
+    ];
+    (1..).zip(methods).map(|(start_step, method)| {
+        let mut spec = full();
+        spec.cluster.mode = FoldMode::Fast;
+        spec.cluster.compression = Some(CompressionSpec { method, start_step });
+        spec
+    })
+}
+
+#[test]
+fn compression_without_numbers_has_defaults_and_is_checked() {
+    let spec = |method, mode: FoldMode| {
+        let mut wire = v1::JobSpec::from(&full());
+        let cluster = wire.cluster.as_mut().unwrap();
+        cluster.mode = v1::FoldMode::from(mode).into();
+        let start_step = 0;
+        cluster.compression = Some(v1::CompressionSpec { method, start_step });
+        JobSpec::try_from(wire).map(|spec| spec.cluster.compression.unwrap())
+    };
+    use v1::compression_spec::Method;
+    let int8 = Method::Int8(v1::Int8Compression { block: 0 });
+    let got = spec(Some(int8), FoldMode::Fast).unwrap();
+    assert_eq!(got.method, CompressionMethod::Int8 { block: 256 });
+    assert_eq!(got.start_step, 1);
+    let error = spec(Some(int8), FoldMode::Reproducible).unwrap_err();
+    assert_eq!(error.field, "spec.cluster.compression.kind");
+    let error = spec(None, FoldMode::Fast).unwrap_err();
+    assert_eq!(error.field, "spec.cluster.compression.method");
+    let top_k = Method::TopK(v1::TopKCompression { fraction: f64::NAN });
+    let error = spec(Some(top_k), FoldMode::Auto).unwrap_err();
+    assert_eq!(error.field, "spec.cluster.compression.fraction");
 }
 
 /// One spec an optimizer and a schedule.

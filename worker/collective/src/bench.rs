@@ -7,8 +7,10 @@ use std::fmt;
 use std::time::Duration;
 
 use ringfold_common::clock::Clock;
+use ringfold_common::random::Stream;
 
 use crate::algorithm::Replicas;
+use crate::compression::{Compressor, Matrix, Method, Traffic};
 use crate::{CollectiveError, Reduce, ReplicaBuffers, Ring};
 
 /// Bytes that a rank copies to measure the machine.
@@ -20,12 +22,15 @@ const SAMPLES_MIN: f64 = 7.0;
 const SAMPLES_MAX: f64 = 400.0;
 
 /// Which all-reduce of 32-bit floats, by sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     /// [`Ring::all_reduce`].
     Fast,
     /// [`Ring::reproducible_all_reduce`] of so many replicas; folding a rank's own is not counted.
     Reproducible(u32),
+    /// [`Compressor::all_reduce`], with any error feedback, of uniform numbers. The vector is one matrix,
+    /// as near to a square as may be, and a rest.
+    Compressed(Method),
 }
 
 /// The result for one size. Shown as one line of JSON.
@@ -41,6 +46,8 @@ pub struct Measured {
     pub p90: Duration,
     /// Bytes that all ranks together copied a second, each 64 MiB from memory to memory at once.
     pub copy_bytes_per_second: f64,
+    /// What a rank sent in one all-reduce; of compressed ones only.
+    pub traffic: Option<Traffic>,
 }
 
 impl Measured {
@@ -64,14 +71,19 @@ impl fmt::Display for Measured {
         write!(
             f,
             "{{\"bytes\":{},\"median_us\":{:.2},\"p90_us\":{:.2},\"algbw_gbps\":{:.6},\
-             \"busbw_gbps\":{:.6},\"copy_gbps\":{:.3}}}",
+             \"busbw_gbps\":{:.6},\"copy_gbps\":{:.3}",
             self.bytes,
             self.median.as_secs_f64() * 1e6,
             self.p90.as_secs_f64() * 1e6,
             self.algorithm_bandwidth() / 1e9,
             self.bus_bandwidth() / 1e9,
             self.copy_bytes_per_second / 1e9,
-        )
+        )?;
+        if let Some(traffic) = self.traffic {
+            let (sent, saved) = (traffic.sent_bytes, traffic.saved_bytes());
+            write!(f, ",\"sent_bytes\":{sent},\"saved_bytes\":{saved}")?;
+        }
+        f.write_str("}")
     }
 }
 
@@ -108,22 +120,12 @@ pub fn measure(
     seconds: f64,
 ) -> Result<Measured, CollectiveError> {
     let copy_bytes_per_second = copy_bandwidth(ring, clock)?;
-    let mut values = vec![0.0_f32; bytes / size_of::<f32>()];
-    let mut buffers = match mode {
-        Mode::Fast => None,
-        Mode::Reproducible(replicas) => Some(zeros(ring, replicas, values.len())?),
-    };
-    let mut reduce = |ring: &mut Ring| match &mut buffers {
-        None => ring.all_reduce(&mut values, Reduce::Sum),
-        Some(buffers) => ring.reproducible_all_reduce(buffers).map(|_| ()),
-    };
+    let elements = bytes / size_of::<f32>();
+    let mut subject = Subject::new(ring, mode, elements)?;
     let mut batch = |ring: &mut Ring, operations: u32| -> Result<f64, CollectiveError> {
         ring.barrier()?;
-        let start = clock.monotonic();
-        for _ in 0..operations {
-            reduce(ring)?;
-        }
-        Ok((clock.monotonic() - start).as_secs_f64() / f64::from(operations))
+        let took = subject.run(ring, clock, operations)?;
+        Ok(took.as_secs_f64() / f64::from(operations))
     };
     batch(ring, WARM_UP)?;
     // All ranks must do the same: the slowest decides.
@@ -144,7 +146,83 @@ pub fn measure(
         median: at(0.5),
         p90: at(0.9),
         copy_bytes_per_second,
+        traffic: subject.traffic(),
     })
+}
+
+/// What is summed.
+enum Subject {
+    Fast(Vec<f32>),
+    Reproducible(ReplicaBuffers<f32>),
+    Compressed {
+        compressor: Compressor,
+        /// Where values come from before each sum, since sums of sums would grow.
+        source: Vec<f32>,
+        values: Vec<f32>,
+        last: Traffic,
+    },
+}
+
+impl Subject {
+    fn new(ring: &Ring, mode: Mode, elements: usize) -> Result<Self, CollectiveError> {
+        Ok(match mode {
+            Mode::Fast => Self::Fast(vec![0.0; elements]),
+            Mode::Reproducible(replicas) => Self::Reproducible(zeros(ring, replicas, elements)?),
+            Mode::Compressed(method) => {
+                let rows = elements.isqrt();
+                let matrix = Matrix {
+                    start: 0,
+                    rows,
+                    columns: elements.checked_div(rows).unwrap_or(0),
+                };
+                let matrices: &[Matrix] = if rows > 0 { &[matrix] } else { &[] };
+                let stream = Stream::new(ring.rank().0.into(), 0);
+                let numbers = (0..elements as u64).map(|at| stream.uniform(at) as f32 - 0.5);
+                Self::Compressed {
+                    compressor: Compressor::new(method, elements, matrices)?,
+                    source: numbers.collect(),
+                    values: vec![0.0; elements],
+                    last: Traffic::default(),
+                }
+            }
+        })
+    }
+
+    /// Sums so many times, and returns the time that it took.
+    fn run(
+        &mut self,
+        ring: &mut Ring,
+        clock: &dyn Clock,
+        operations: u32,
+    ) -> Result<Duration, CollectiveError> {
+        let start = clock.monotonic();
+        let mut aside = Duration::ZERO;
+        for _ in 0..operations {
+            match self {
+                Self::Fast(values) => ring.all_reduce(values, Reduce::Sum)?,
+                Self::Reproducible(buffers) => ring.reproducible_all_reduce(buffers).map(|_| ())?,
+                Self::Compressed {
+                    compressor,
+                    source,
+                    values,
+                    last,
+                } => {
+                    let copying = clock.monotonic();
+                    values.copy_from_slice(source);
+                    aside += clock.monotonic() - copying;
+                    *last = compressor.all_reduce(ring, 0, values)?;
+                }
+            }
+        }
+        Ok((clock.monotonic() - start).saturating_sub(aside))
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        match self {
+            Self::Compressed { last, .. } => Some(*last),
+            _ => None,
+        }
+    }
 }
 
 fn zeros(
@@ -174,7 +252,12 @@ mod tests {
 
     #[test]
     fn all_ranks_get_the_same_figures() {
-        for mode in [Mode::Fast, Mode::Reproducible(3)] {
+        for mode in [
+            Mode::Fast,
+            Mode::Reproducible(3),
+            Mode::Compressed(Method::Int8 { block: 64 }),
+            Mode::Compressed(Method::PowerSgd { rank: 2, seed: 1 }),
+        ] {
             let figures = on_threads(join_memory(2, RingOptions::default()), |(mut ring, _)| {
                 let measured = measure(&mut ring, &SystemClock::new(), 4096, mode, 0.001).unwrap();
                 assert!(measured.median <= measured.p90 && measured.copy_bytes_per_second > 0.0);
@@ -186,17 +269,27 @@ mod tests {
 
     #[test]
     fn a_line_is_json_with_units_in_its_names() {
-        let measured = Measured {
+        let mut measured = Measured {
             bytes: 1 << 20,
             world: 4,
             median: Duration::from_micros(500),
             p90: Duration::from_micros(625),
             copy_bytes_per_second: 8e9,
+            traffic: None,
         };
         assert_eq!(
             measured.to_string(),
             "{\"bytes\":1048576,\"median_us\":500.00,\"p90_us\":625.00,\"algbw_gbps\":2.097152,\
              \"busbw_gbps\":3.145728,\"copy_gbps\":8.000}"
+        );
+        measured.traffic = Some(Traffic {
+            sent_bytes: 100,
+            plain_bytes: 70,
+        });
+        let line = measured.to_string();
+        assert!(
+            line.ends_with(",\"sent_bytes\":100,\"saved_bytes\":-30}"),
+            "{line}"
         );
     }
 }

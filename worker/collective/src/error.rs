@@ -3,12 +3,14 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ringfold_common::ids::Rank;
 
 use crate::algorithm::{Kind, Phase};
+use crate::compression::PayloadFault;
 use crate::transport::tcp::FrameFault;
 use crate::{Mismatch, OPERATION_ELEMENTS_MAX, WORLD_MAX};
 
@@ -93,6 +95,46 @@ pub enum CollectiveError {
         world: u32,
         /// The world that the buffers are for.
         buffers: u32,
+    },
+    /// A range that the vector of a [`Compressor`](crate::compression::Compressor) doesn't have.
+    #[error("{elements} elements from {start} on of a vector of {whole}")]
+    CompressedRange {
+        /// Its first element.
+        start: usize,
+        /// Its length.
+        elements: usize,
+        /// The length of the vector.
+        whole: usize,
+    },
+    /// A range that holds a matrix in part.
+    #[error(
+        "elements {start} to {end} cut the matrix of elements {} to {}: ranges that are compressed \
+         as products must hold whole ones",
+        .matrix.start, .matrix.end
+    )]
+    MatrixCut {
+        /// The range's first element.
+        start: usize,
+        /// Its end.
+        end: usize,
+        /// The elements of the matrix.
+        matrix: Range<usize>,
+    },
+    /// A number that can't be compressed; on this rank.
+    #[error("element {element} is {value}: only finite numbers can be compressed")]
+    NotFinite {
+        /// Its place in the range that was to be summed.
+        element: usize,
+        /// What it is.
+        value: f32,
+    },
+    /// A rank sent what can't be right.
+    #[error("rank {rank} sent a compressed block that can't be right: {fault}")]
+    Payload {
+        /// The rank.
+        rank: Rank,
+        /// What is wrong with it.
+        fault: PayloadFault,
     },
     /// The operating system refused a socket, a pipe, a timer or a poll.
     #[error("cannot {attempted}")]
@@ -210,6 +252,8 @@ impl CollectiveError {
                 | Self::ReplicaLength { .. }
                 | Self::ReplicaCount { .. }
                 | Self::ReplicaWorld { .. }
+                | Self::CompressedRange { .. }
+                | Self::MatrixCut { .. }
         )
     }
 
@@ -231,6 +275,7 @@ impl CollectiveError {
             Self::ConnectDeadline { gap, .. } => {
                 ranks(gap.next.iter().map(|next| &next.peer).chain(&gap.prev))
             }
+            Self::Payload { rank, .. } => vec![*rank],
             Self::Poisoned { first } | Self::NotBegun { first, .. } => first.accused(),
             _ => Vec::new(),
         }

@@ -8,6 +8,8 @@
 //! | [`algorithm`] | in which order do parts travel, and what will it take? Does no IO |
 //! | `transport` | how do bytes move? TCP, or memory that threads or processes of a host share |
 //!
+//! On top stands [`compression`]: sums that send fewer bytes.
+//!
 //! # Contract
 //!
 //! **Joining.** [`Listener::bind`] opens a port; its [`addr`](Listener::addr) goes to the
@@ -66,6 +68,7 @@ compile_error!(
 
 pub mod algorithm;
 pub mod bench;
+pub mod compression;
 pub mod topology;
 
 mod abort;

@@ -178,6 +178,12 @@ impl<T: Element, V: DerefMut<Target = [T]>> ReplicaBuffers<T, V> {
         Ok(&mut self.nodes[0].1)
     }
 
+    /// The length of every vector.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.elements
+    }
+
     /// Elements of all vectors, free ones included.
     #[must_use]
     pub fn held_elements(&self) -> usize {
@@ -231,6 +237,26 @@ impl<T: Element, V: DerefMut<Target = [T]>> ReplicaBuffers<T, V> {
         CollectiveError::ReplicaCount {
             expected: self.held.len(),
             got,
+        }
+    }
+}
+
+impl<T: Element> ReplicaBuffers<T> {
+    /// Holds what `other` holds in place of what it held: each of its vectors as `convert` writes
+    /// it to an empty one.
+    pub(crate) fn refill<U, W>(
+        &mut self,
+        other: &ReplicaBuffers<U, W>,
+        mut convert: impl FnMut(&W, &mut Vec<T>),
+    ) {
+        self.clear();
+        (self.replicas, self.held) = (other.replicas, other.held.clone());
+        self.next = other.next;
+        for (node, from) in &other.nodes {
+            let mut to = self.free.pop().unwrap_or_default();
+            to.clear();
+            convert(from, &mut to);
+            self.nodes.push((node.clone(), to));
         }
     }
 }

@@ -18,6 +18,7 @@ mod round;
 use std::fmt;
 use std::time::Duration;
 
+use ringfold_collective::compression::Half;
 use ringfold_collective::{AbortSignal, ReplicaBuffers};
 use ringfold_common::clock::Clock;
 use ringfold_common::ids::Step;
@@ -192,6 +193,8 @@ pub struct StepInput<'a> {
     pub abort: &'a AbortSignal,
     /// What is read for a timeline, if there is one.
     pub clock: Option<&'a dyn Clock>,
+    /// What gradients are rounded to, each replica's and every sum of some.
+    pub rounding: Option<Half>,
 }
 
 impl Lanes {
@@ -312,6 +315,7 @@ fn run_wave(
     input: &StepInput<'_>,
     fold: &mut ReplicaBuffers<f32, Contribution>,
 ) -> Result<f64, TrainError> {
+    let rounding = input.rounding.map(|half| (half, input.parameters.len()));
     let lanes = &mut lanes[..wave.len()];
     for (lane, batches) in lanes.iter_mut().zip(&*wave) {
         lane.batches = Some(*batches);
@@ -324,15 +328,16 @@ fn run_wave(
         *batches = lane.batches.take().unwrap_or(*batches);
         loss += std::mem::replace(&mut lane.result, Ok(0.0))?;
         if let Some(contribution) = lane.contribution.take() {
-            fold.push_with(contribution, add_terms)?;
+            let add = |sums: &mut [f32], terms: &[f32]| add_terms(sums, terms, rounding);
+            fold.push_with(contribution, add)?;
         }
         lane.contribution = fold.reuse();
     }
     Ok(loss)
 }
 
-/// Adds the second slice to the first, on the whole team.
-fn add_terms(sums: &mut [f32], terms: &[f32]) {
+/// Adds the second slice to the first, on the whole team, and rounds so many elements at its start.
+fn add_terms(sums: &mut [f32], terms: &[f32], rounding: Option<(Half, usize)>) {
     let tasks = sums.len().div_ceil(ADD_ELEMENTS);
     for_units(0..tasks, [sums], [ADD_ELEMENTS], tasks, &|task, [sums]| {
         let terms = &terms[task * ADD_ELEMENTS..];
@@ -341,6 +346,11 @@ fn add_terms(sums: &mut [f32], terms: &[f32]) {
                 *sum += term;
             }
         });
+        if let Some((half, elements)) = rounding {
+            let rest = elements.saturating_sub(task * ADD_ELEMENTS);
+            let rounded = rest.min(sums.len());
+            half.round(&mut sums[..rounded]);
+        }
     });
 }
 
@@ -390,6 +400,9 @@ impl Lane {
         }
         if first {
             contribution.clear();
+        }
+        if let Some(half) = input.rounding {
+            half.round(contribution.gradients_mut());
         }
         self.contribution = Some(contribution);
         Ok(loss)

@@ -34,6 +34,7 @@
 //! | [`network`] | a job's model as a graph, its layout and its plans |
 //! | [`optimizer`] | update rules over the flat arenas; parameter groups; clipping |
 //! | [`ema`] | the moving average of the weights |
+//! | `compression` | the sum of all contributions over the ranks, compressed or not |
 //! | `contribution` | what some samples add to a step: gradient and state |
 //! | [`schedule`] | the learning rate of a step |
 //! | [`batch_buffer`] | room for the inputs and labels of a batch |
@@ -51,6 +52,7 @@
 pub mod batch_buffer;
 pub mod batches;
 pub mod buckets;
+mod compression;
 mod contribution;
 pub mod ema;
 pub mod error;

@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use crate::batches::Batches;
 use crate::buckets::Buckets;
+use crate::compression::{GradientSum, Summed};
 use crate::contribution::Contribution;
 use crate::ema::Ema;
 use crate::error::{TrainError, check_abort};
@@ -96,6 +97,8 @@ struct Run<'a> {
     lanes: Lanes,
     fold: ReplicaBuffers<f32, Contribution>,
     mode: FoldMode,
+    /// How `fold` is summed over ranks.
+    sum: GradientSum,
     /// The messages in which gradients are summed while others are computed; unset if they aren't.
     buckets: Option<Buckets>,
     /// What the first replica sees, for what all have in common.
@@ -208,6 +211,7 @@ impl<'a> Run<'a> {
         })?;
         let elements = layout.len() + states.len();
         let fold = ReplicaBuffers::new(of_ranks, job.rank, elements)?;
+        let sum = GradientSum::new(None, &summed(job, &network, of_ranks, FoldMode::Fast))?;
         let ema = spec.train.ema.map(|ema| Ema::new(ema, layout.len()));
         let ema = ema.transpose()?;
         let timeline = spec.output.timeline.as_deref();
@@ -233,6 +237,7 @@ impl<'a> Run<'a> {
             lanes,
             fold,
             mode: spec.cluster.mode,
+            sum,
             buckets: None,
             batches,
             schedule,
@@ -248,7 +253,7 @@ impl<'a> Run<'a> {
     }
 
     fn train(mut self, ring: &mut Ring) -> Result<Option<Summary>, TrainError> {
-        self.choose_mode(ring);
+        self.choose_mode(ring)?;
         self.choose_overlap(ring)?;
         let steps_total = self.batches.steps_total();
         self.observer.phase(Phase::Training(Step(1)));
@@ -296,6 +301,7 @@ impl<'a> Run<'a> {
             state: &self.state,
             abort: self.abort,
             clock: self.timeline.as_ref().map(|_| self.clock),
+            rounding: self.sum.rounding(step),
         };
         self.fold.clear();
         let mut transfers = Vec::new();
@@ -305,6 +311,7 @@ impl<'a> Run<'a> {
                     ring,
                     buckets,
                     mode: self.mode,
+                    sum: &mut self.sum,
                 };
                 let ran =
                     (self.lanes).run_overlapped(&input, &mut self.fold, overlapped, self.clock)?;
@@ -314,11 +321,7 @@ impl<'a> Run<'a> {
             None => {
                 let loss = self.lanes.run(&input, &mut self.fold, self.clock)?;
                 let before_ring = self.clock.monotonic();
-                if self.mode == FoldMode::Fast {
-                    ring.all_reduce_sum_f32(self.fold.add_up()?)?;
-                } else {
-                    ring.reproducible_all_reduce(&mut self.fold)?;
-                }
+                self.sum.run(step, ring, &mut self.fold)?;
                 (loss, before_ring)
             }
         };
@@ -408,6 +411,7 @@ impl<'a> Run<'a> {
             gradient_norm,
             samples_per_second: tally.report_samples as f64 / seconds,
             communication_share: tally.report_ring_time.as_secs_f64() / seconds,
+            gradient_bytes: self.sum.last(),
         };
         tally.report_loss = 0.0;
         tally.report_samples = 0;
@@ -531,6 +535,23 @@ impl<'a> Run<'a> {
         ModelFiles::write_onnx(dir, self.onnx.as_deref(), trained.as_deref())?;
         ModelFiles::write(dir, &description, &tensors, &summary)?;
         Ok(summary)
+    }
+}
+
+/// What a step sums.
+fn summed<'n>(
+    job: &RankJob<'_>,
+    network: &'n Network,
+    replicas: Replicas,
+    mode: FoldMode,
+) -> Summed<'n> {
+    Summed {
+        layout: network.layout(),
+        states: network.states().len(),
+        replicas,
+        rank: job.rank,
+        mode,
+        seed: job.spec.train.seed,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Arguments of `ringfold bench`.
 
 use clap::{Args, Subcommand, ValueEnum};
+use ringfold_collective::compression::Method;
 
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
@@ -9,10 +10,12 @@ pub enum BenchCommand {
   ringfold bench allreduce
   ringfold bench allreduce --ranks 4 --transport tcp --bytes 4096,1048576 --json
   ringfold bench allreduce --mode reproducible --replicas 8 --explain
+  ringfold bench allreduce --transport tcp --compression topk=0.001 --json
 
 A line a length: median_us and p90_us of the slowest rank; algbw_gbps, bytes of the vector a second;
 busbw_gbps, what each rank of a ring would have to send to be as fast; copy_gbps, what all ranks
-together copy from memory to memory in the same run.")]
+together copy from memory to memory in the same run. With --compression also sent_bytes, what a rank
+sends in one all-reduce, and saved_bytes, what 32-bit floats would have been beyond that.")]
     Allreduce(BenchAllreduceArgs),
     /// Measure training steps of a model on made-up data
     #[command(after_help = "Examples:
@@ -96,6 +99,34 @@ pub enum BenchTransport {
     Mem,
 }
 
+/// `--compression`: a name and perhaps a number.
+fn compression(text: &str) -> Result<Method, String> {
+    let (name, number) = match text.split_once('=') {
+        None => (text, None),
+        Some((name, number)) => (name, Some(number)),
+    };
+    fn or<T: std::str::FromStr>(number: Option<&str>, default: T) -> Result<T, String> {
+        number.map_or(Ok(default), |text| {
+            text.parse().map_err(|_| format!("{text:?} is no number"))
+        })
+    }
+    match name {
+        "bf16" if number.is_none() => Ok(Method::Bf16),
+        "f16" if number.is_none() => Ok(Method::F16),
+        "int8" => Ok(Method::Int8 {
+            block: or(number, 256)?,
+        }),
+        "topk" => Ok(Method::TopK {
+            fraction: or(number, 0.01)?,
+        }),
+        "powersgd" => Ok(Method::PowerSgd {
+            rank: or(number, 4)?,
+            seed: 1,
+        }),
+        _ => Err("expected bf16, f16, int8[=BLOCK], topk[=FRACTION] or powersgd[=RANK]".to_owned()),
+    }
+}
+
 /// In which order numbers are added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BenchMode {
@@ -124,6 +155,9 @@ pub struct BenchAllreduceArgs {
     /// In which order numbers are added
     #[arg(long, value_enum, default_value_t = BenchMode::Fast)]
     pub mode: BenchMode,
+    /// How the vector is compressed: bf16, f16, int8[=BLOCK], topk[=FRACTION], powersgd[=RANK]
+    #[arg(long, value_name = "KIND", value_parser = compression)]
+    pub compression: Option<Method>,
     /// Replicas of a reproducible sum; as many as ranks unless given
     #[arg(long, value_name = "R")]
     pub replicas: Option<u32>,

@@ -106,7 +106,12 @@ fn execution(execution: &api::Execution) -> Value {
         "resident_bytes_max": execution.resident_bytes_max,
         "buckets": execution.buckets,
         "bucket_bytes_max": execution.bucket_bytes_max,
+        "gradient_bytes": execution.gradient_bytes.as_ref().map(gradient_bytes),
     })
+}
+
+fn gradient_bytes(bytes: &api::GradientBytes) -> Value {
+    json!({ "sent": bytes.sent, "saved": bytes.saved })
 }
 
 fn summary(summary: &api::Summary) -> Value {
@@ -175,6 +180,7 @@ fn progress(progress: &api::Progress) -> Value {
         "gradient_norm": progress.gradient_norm,
         "samples_per_second": progress.samples_per_second,
         "communication_share": progress.communication_share,
+        "gradient_bytes": progress.gradient_bytes.as_ref().map(gradient_bytes),
     })
 }
 

@@ -54,6 +54,15 @@ fn summary(summary: &api::Summary) -> Vec<String> {
         "parameters",
         grouped(summary.parameters)
     ));
+    let bytes = summary.execution.and_then(|ran| ran.gradient_bytes);
+    if let Some(bytes) = bytes.filter(|bytes| bytes.saved != 0) {
+        lines.push(format!(
+            "  {:<16} {:.1} MB sent by a rank, {:.1} MB without compression",
+            "gradients",
+            bytes.sent as f64 / 1e6,
+            (bytes.sent as f64 + bytes.saved as f64) / 1e6,
+        ));
+    }
     lines.push(format!(
         "  {:<16} {}",
         "weights_blake3", summary.weights_blake3

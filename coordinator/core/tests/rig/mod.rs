@@ -13,10 +13,10 @@ use ringfold_common::dataset::{DatasetInfo, Target};
 use ringfold_common::ids::{Epoch, JobId, NodeName, SlotId, Step};
 use ringfold_common::job::{
     Activation, Architecture, Cause, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
-    Device, EvaluateEvery, Evaluation, Execution, Failure, FoldMode, Initialiser, JobEvent,
-    JobSpec, JobState, LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec, OutputSpec, Overlap,
-    Phase, Precision, Progress, Reason, Scale, ScheduleSpec, SgdOptions, Summary, TestData,
-    TrainDuration, TrainSpec,
+    Device, EvaluateEvery, Evaluation, Execution, Failure, FoldMode, GradientBytes, Initialiser,
+    JobEvent, JobSpec, JobState, LastBatch, Loss, MlpSpec, ModelSpec, OptimizerSpec, OutputSpec,
+    Overlap, Phase, Precision, Progress, Reason, Scale, ScheduleSpec, SgdOptions, Summary,
+    TestData, TrainDuration, TrainSpec,
 };
 use ringfold_coordinator_core::{
     Command, Core, CoreConfig, Effect, Event, ExitCause, Fence, JobView, Now, Refusal, Reply,
@@ -373,6 +373,7 @@ pub fn spec(workers: u32) -> JobSpec {
             mode: FoldMode::Auto,
             threads: 0,
             device: Device::Auto,
+            compression: None,
             overlap: Overlap::Auto,
             bucket_bytes: 0,
         },
@@ -405,6 +406,7 @@ pub fn progress(step: u64) -> Progress {
         gradient_norm: 1.0,
         samples_per_second: 100.0,
         communication_share: 0.25,
+        gradient_bytes: GradientBytes::default(),
     }
 }
 
@@ -435,6 +437,7 @@ pub fn summary() -> Summary {
             threads: 1,
             arena_bytes: 4096,
             resident_bytes_max: 1 << 20,
+            gradient_bytes: GradientBytes::default(),
             buckets: 0,
             bucket_bytes_max: 0,
         },

@@ -8,7 +8,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use ringfold_common::dataset::Target;
 use ringfold_common::error::ErrorCode;
-use ringfold_common::job::{Execution, FoldMode, Summary};
+use ringfold_common::job::{Execution, FoldMode, GradientBytes, Summary};
 use ringfold_storage::{
     Columns, MetricsWriter, ModelDescription, ModelFiles, NamedTensor, Scaler, SourceFormat,
     StorageError, check_output_dir, weights_blake3,
@@ -58,6 +58,7 @@ fn summary() -> Summary {
             threads: 1,
             arena_bytes: 4096,
             resident_bytes_max: 1 << 20,
+            gradient_bytes: GradientBytes::default(),
             buckets: 3,
             bucket_bytes_max: 4096,
         },

@@ -10,6 +10,7 @@
 //!   reproducible sum has the same bits for any buckets, and as without them. A fast one depends on
 //!   them as it depends on the world: for three ranks and more.
 //! - A replica that computes in rounds sends in its last one.
+//! - Each bucket is compressed for itself, if the job compresses ([`GradientSum`]); the state isn't.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use super::round::Round;
 use super::{Lane, Lanes, StepInput, add_terms};
 use crate::batches::Batches;
 use crate::buckets::Buckets;
+use crate::compression::GradientSum;
 use crate::contribution::Contribution;
 use crate::error::{TrainError, check_abort};
 
@@ -35,6 +37,8 @@ pub struct Overlapped<'a> {
     pub buckets: &'a Buckets,
     /// In which order: [`FoldMode::Fast`], or by the tree over replicas.
     pub mode: FoldMode,
+    /// How, in which form.
+    pub sum: &'a mut GradientSum,
 }
 
 /// What became of a step.
@@ -78,7 +82,10 @@ impl Lanes {
             ring,
             buckets,
             mode,
+            sum,
         } = overlapped;
+        sum.begin_buckets(input.step, ends_of(buckets, input))?;
+        let sum = &*sum;
         let split = self.split();
         let began = clock.monotonic();
         let last = self.replicas.len().saturating_sub(1) / split.at_once * split.at_once;
@@ -98,11 +105,7 @@ impl Lanes {
                 None => Contribution::new(parameters, states)?,
             });
         }
-        let mut ends = buckets.ends().to_vec();
-        if states > 0 {
-            ends.push(parameters + states);
-        }
-        let parts = fold.parts(&ends)?;
+        let parts = fold.parts(&ends_of(buckets, input))?;
         let mut work: Vec<Work<'_, '_>> = lanes
             .iter_mut()
             .zip(&*wave)
@@ -116,7 +119,7 @@ impl Lanes {
             })
             .collect();
         let (transfers, computed) = ring.in_flight(|in_flight| {
-            let sums = Sums::new(in_flight, parts, work.len(), mode, clock);
+            let sums = Sums::new(in_flight, parts, work.len(), (mode, sum), clock);
             team::each_on(split.threads, &mut work, |number, work| {
                 let hand_in = HandIn {
                     sums: &sums,
@@ -156,6 +159,15 @@ impl Lanes {
             transfers,
         })
     }
+}
+
+/// Where the buckets of gradients end, and the model's state, if there is any.
+fn ends_of(buckets: &Buckets, input: &StepInput<'_>) -> Vec<usize> {
+    let mut ends = buckets.ends().to_vec();
+    if !input.state.is_empty() {
+        ends.push(input.parameters.len() + input.state.len());
+    }
+    ends
 }
 
 /// A replica that runs now, and where what it adds is written.
@@ -250,7 +262,7 @@ impl Lane {
                 let written = added.start(input.state);
                 let mean = last.run(plans, batches, input, written, spans, &mut add)?;
                 added.weigh_state(part.weight());
-                add_terms(sum_of_states, added.state());
+                add_terms(sum_of_states, added.state(), None);
                 hand_in.state(ends.len(), sum_of_states);
                 mean
             }
@@ -296,6 +308,9 @@ impl<'env> HandIn<'_, '_, 'env> {
 
 impl<'env> TrainHook<'env, f32> for HandIn<'_, '_, 'env> {
     fn finished(&mut self, part: usize, gradients: &'env mut [f32]) {
+        if let Some(half) = self.sums.sum.bucket_rounding(part) {
+            half.round(gradients);
+        }
         self.sums.hand_in(self.replica, part, gradients);
     }
 }
@@ -309,7 +324,7 @@ struct AddAndHandIn<'h, 's, 'q, 'env> {
 impl<'g> TrainHook<'g, f32> for AddAndHandIn<'_, '_, '_, '_> {
     fn finished(&mut self, part: usize, gradients: &'g mut [f32]) {
         if let Some(sums) = self.sums.next() {
-            add_terms(sums, gradients);
+            add_terms(sums, gradients, None);
             self.hand_in.finished(part, sums);
         }
     }
@@ -319,6 +334,7 @@ impl<'g> TrainHook<'g, f32> for AddAndHandIn<'_, '_, '_, '_> {
 struct Sums<'q, 'env> {
     in_flight: &'q InFlight<'env>,
     mode: FoldMode,
+    sum: &'env GradientSum,
     clock: &'env dyn Clock,
     state: Mutex<State<'env>>,
 }
@@ -354,7 +370,7 @@ impl<'q, 'env> Sums<'q, 'env> {
         in_flight: &'q InFlight<'env>,
         folds: Vec<ReplicaBuffers<f32, &'env mut [f32]>>,
         replicas: usize,
-        mode: FoldMode,
+        (mode, sum): (FoldMode, &'env GradientSum),
         clock: &'env dyn Clock,
     ) -> Self {
         let open = |fold| Bucket::Open {
@@ -364,6 +380,7 @@ impl<'q, 'env> Sums<'q, 'env> {
         Self {
             in_flight,
             mode,
+            sum,
             clock,
             state: Mutex::new(State {
                 buckets: folds.into_iter().map(open).collect(),
@@ -390,7 +407,7 @@ impl<'q, 'env> Sums<'q, 'env> {
         let Bucket::Open { fold, parts } = taken else {
             return;
         };
-        let folded = self.fold(fold, parts.into_iter().flatten());
+        let folded = self.fold(bucket, fold, parts.into_iter().flatten());
         let mut state = self.lock();
         match folded {
             Ok(fold) => {
@@ -406,14 +423,18 @@ impl<'q, 'env> Sums<'q, 'env> {
 
     fn fold(
         &self,
+        bucket: usize,
         mut fold: ReplicaBuffers<f32, &'env mut [f32]>,
         parts: impl Iterator<Item = &'env mut [f32]>,
     ) -> Result<ReplicaBuffers<f32, &'env mut [f32]>, TrainError> {
+        let half = self.sum.bucket_rounding(bucket);
+        let rounding = half.map(|half| (half, usize::MAX));
+        let add = |sums: &mut [f32], terms: &[f32]| add_terms(sums, terms, rounding);
         for part in parts {
-            fold.push_with(part, add_terms)?;
+            fold.push_with(part, add)?;
         }
         if self.mode == FoldMode::Fast {
-            fold.add_up_with(add_terms)?;
+            fold.add_up_with(add)?;
         }
         Ok(fold)
     }
@@ -424,26 +445,24 @@ impl<'q, 'env> Sums<'q, 'env> {
             && matches!(place, Bucket::Folded { .. })
         {
             let started = std::mem::replace(place, Bucket::Started);
+            let bucket = state.next;
             state.next += 1;
             if let Bucket::Folded { fold, ready } = started {
-                state.pending.push(self.sum(fold, ready));
+                state.pending.push(self.sum(bucket, fold, ready));
             }
         }
     }
 
     fn sum(
         &self,
+        bucket: usize,
         mut fold: ReplicaBuffers<f32, &'env mut [f32]>,
         ready: Duration,
     ) -> Pending<Transfer> {
-        let (mode, clock) = (self.mode, self.clock);
-        self.in_flight.start(1, move |ring| {
+        let (sum, clock) = (self.sum, self.clock);
+        self.in_flight.start(sum.calls(bucket), move |ring| {
             let began = clock.monotonic();
-            if mode == FoldMode::Fast {
-                ring.all_reduce_sum_f32(fold.sum()?)?;
-            } else {
-                ring.reproducible_all_reduce(&mut fold)?;
-            }
+            sum.run_bucket(bucket, ring, &mut fold)?;
             Ok(Transfer {
                 ready,
                 began,
@@ -455,13 +474,15 @@ impl<'q, 'env> Sums<'q, 'env> {
 
     /// Waits for all sums.
     fn finish(self) -> Result<Vec<Transfer>, TrainError> {
+        let sum = self.sum;
         let state = self.state.into_inner();
         let state = state.unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = state.failed {
             return Err(error);
         }
         let pending = state.pending.into_iter();
-        Ok(pending.map(Pending::wait).collect::<Result<_, _>>()?)
+        let ended = pending.map(Pending::wait).collect::<Result<_, _>>();
+        ended.map_err(|error| sum.error(error))
     }
 
     fn lock(&self) -> MutexGuard<'_, State<'env>> {

@@ -7,8 +7,9 @@ use ringfold_collective::algorithm::Replicas;
 use ringfold_common::ids::Rank;
 use ringfold_common::job::{Execution, FoldMode, Overlap};
 
-use super::Run;
+use super::{Run, summed};
 use crate::buckets::Buckets;
+use crate::compression::GradientSum;
 use crate::error::TrainError;
 use crate::memory;
 use crate::optimizer::state_arenas;
@@ -22,24 +23,40 @@ const HIDDEN_MIN: Duration = Duration::from_micros(200);
 
 impl Run<'_> {
     /// Decides what `auto` stands for; all ranks decide alike.
-    pub(super) fn choose_mode(&mut self, ring: &Ring) {
-        let replicas = Replicas::new(self.job.spec.cluster.replicas, self.job.world);
-        let (Some(replicas), FoldMode::Auto) = (replicas, self.mode) else {
-            return;
-        };
+    pub(super) fn choose_mode(&mut self, ring: &Ring) -> Result<(), TrainError> {
+        let (spec, world) = (self.job.spec, self.job.world);
+        let count = spec.cluster.replicas;
+        let replicas = Replicas::new(count, world).ok_or(TrainError::Replicas {
+            replicas: count,
+            world,
+        })?;
+        let compression = spec.cluster.compression;
+        if self.mode == FoldMode::Auto {
+            self.mode = match compression {
+                Some(compression) if !compression.method.is_reproducible() => FoldMode::Fast,
+                _ => self.auto_mode(ring, replicas),
+            };
+        }
+        let summed = summed(self.job, &self.network, replicas, self.mode);
+        self.sum = GradientSum::new(compression, &summed)?;
+        Ok(())
+    }
+
+    fn auto_mode(&self, ring: &Ring, replicas: Replicas) -> FoldMode {
         let overhead = ring.reproducible_overhead(replicas);
-        self.mode = if overhead < REPRODUCIBLE_OVERHEAD_MAX {
+        let mode = if overhead < REPRODUCIBLE_OVERHEAD_MAX {
             FoldMode::Reproducible
         } else {
             FoldMode::Fast
         };
         if self.job.rank == Rank(0) {
             tracing::info!(
-                mode = ?self.mode,
+                ?mode,
                 "a reproducible sum should cost {:.0} % more than a fast one",
                 overhead * 100.0
             );
         }
+        mode
     }
 
     /// Decides whether sums are hidden behind the backward pass; all ranks decide alike.
@@ -84,8 +101,11 @@ impl Run<'_> {
             replicas: self.job.part.replicas.len() as u32,
             replicas_at_once: split.at_once as u32,
             threads: split.threads as u32,
-            arena_bytes: (floats * size_of::<f32>()) as u64 + self.lanes.bytes(),
+            arena_bytes: (floats * size_of::<f32>()) as u64
+                + self.lanes.bytes()
+                + self.sum.held_bytes(),
             resident_bytes_max: memory::resident_bytes_max().unwrap_or(0),
+            gradient_bytes: self.sum.total(),
             buckets: self.buckets.as_ref().map_or(0, |b| b.ends().len() as u32),
             bucket_bytes_max: self.buckets.as_ref().map_or(0, |b| b.bytes_max() as u64),
         }

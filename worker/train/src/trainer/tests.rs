@@ -96,6 +96,7 @@ impl Fixture {
                 mode: FoldMode::Fast,
                 threads: 1,
                 device: Device::Cpu,
+                compression: None,
                 overlap: Overlap::Auto,
                 bucket_bytes: 0,
             },
@@ -315,6 +316,7 @@ fn a_rank_whose_weights_differ_is_named_by_all() {
     assert_eq!(agreed, [true; 3]);
 }
 
+mod compression;
 mod precision;
 mod replicas;
 mod states;

@@ -77,6 +77,13 @@ fn check(args: &BenchAllreduceArgs) -> Result<(), CliError> {
     if !(args.seconds.is_finite() && args.seconds > 0.0) {
         return refuse("--seconds", "a number above 0", args.seconds.to_string());
     }
+    if args.compression.is_some() && args.mode == BenchMode::Reproducible {
+        return refuse(
+            "--compression",
+            "--mode fast with it",
+            "--mode reproducible".to_owned(),
+        );
+    }
     if args.replicas.is_some_and(|replicas| replicas < args.ranks) {
         let got = args.replicas.unwrap_or(0).to_string();
         return refuse("--replicas", "at least as many as ranks", got);
@@ -85,6 +92,9 @@ fn check(args: &BenchAllreduceArgs) -> Result<(), CliError> {
 }
 
 fn mode(args: &BenchAllreduceArgs) -> Mode {
+    if let Some(method) = args.compression {
+        return Mode::Compressed(method);
+    }
     match args.mode {
         BenchMode::Fast => Mode::Fast,
         BenchMode::Reproducible => Mode::Reproducible(args.replicas.unwrap_or(args.ranks)),
@@ -131,12 +141,17 @@ fn show(args: &BenchAllreduceArgs, measured: &Measured) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{:>10} bytes  median {:>10.1?}  p90 {:>10.1?}  {:>7.3} GB/s  copy {:.2} GB/s",
+        "{:>10} bytes  median {:>10.1?}  p90 {:>10.1?}  {:>7.3} GB/s  copy {:.2} GB/s{}",
         measured.bytes,
         measured.median,
         measured.p90,
         measured.algorithm_bandwidth() / 1e9,
         measured.copy_bytes_per_second / 1e9,
+        measured.traffic.map_or(String::new(), |traffic| format!(
+            "  sent {} bytes, saved {}",
+            traffic.sent_bytes,
+            traffic.saved_bytes()
+        )),
     )
 }
 
