@@ -20,7 +20,7 @@ pub use model::{
 };
 pub use optimizer::{
     AdaGradOptions, AdamOptions, BarzilaiBorweinFormula, BarzilaiBorweinOptions, GroupSpec,
-    LambOptions, LionOptions, OptimizerSpec, RmsPropOptions, SgdOptions,
+    IdleGroup, LambOptions, LionOptions, OptimizerSpec, RmsPropOptions, SgdOptions,
 };
 pub use report::{Evaluation, Execution, JobEvent, JobEventKind, Progress, RankReport, Summary};
 pub use schedule::{Anneal, Decay, Milestones, OneCycle, Period, ScheduleSpec};

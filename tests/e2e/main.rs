@@ -11,6 +11,7 @@
 //! | [`signals`] | Ctrl-C and SIGKILL of `ringfold train` |
 //! | [`restart`] | a coordinator that comes back |
 //! | [`errors`] | wrong input: one clear line and the right exit code |
+//! | [`submission`] | jobs that can't be trained, refused at their line before they are queued |
 //! | [`api`] | the gRPC API, with a client that isn't ours |
 //! | [`bench`] | `ringfold bench` |
 //! | [`models`] | `predict`, `evaluate`, and the weights in Python |
@@ -32,5 +33,6 @@ mod onnx;
 mod queue;
 mod restart;
 mod signals;
+mod submission;
 mod support;
 mod train;
