@@ -10,6 +10,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `builder` | a graph under construction: layers with their parameters |
+//! | `options` | checks of options that models have in common |
 //! | `objective` | losses and what is predicted |
 //! | `mlp` | [`mlp`]: perceptrons; linear and softmax regression |
 //! | `cnn` | [`cnn`]: blocks of convolution and pooling |
@@ -23,6 +24,7 @@ mod gpt;
 mod lstm;
 mod mlp;
 pub(crate) mod objective;
+mod options;
 mod resnet;
 mod sequential;
 
@@ -33,6 +35,7 @@ pub use self::gpt::{GptOptions, GptStep, gpt, gpt_step};
 pub use self::lstm::{LstmOptions, LstmStep, lstm, lstm_step};
 pub use self::mlp::{MlpOptions, mlp};
 pub use self::objective::Loss;
+use self::options::{check_l2, check_sizes};
 pub use self::resnet::resnet18;
 pub use self::sequential::sequential;
 use crate::error::GraphError;
@@ -159,22 +162,8 @@ impl Frame {
     }
 
     pub(crate) fn check(&self) -> Result<(), GraphError> {
-        for (option, units) in [("inputs", self.inputs), ("outputs", self.outputs)] {
-            if !(1..=UNITS_MAX).contains(&units) {
-                return Err(GraphError::ModelOption {
-                    option,
-                    expected: "1 to 16777216 units",
-                    got: units.to_string(),
-                });
-            }
-        }
-        if !(self.l2.is_finite() && self.l2 >= 0.0) {
-            return Err(GraphError::ModelOption {
-                option: "l2",
-                expected: "a finite number of at least 0",
-                got: self.l2.to_string(),
-            });
-        }
+        check_sizes(&[("inputs", self.inputs), ("outputs", self.outputs)])?;
+        check_l2(self.l2)?;
         self.loss.check(self.outputs)
     }
 }
