@@ -95,7 +95,7 @@ fn what_does_not_fit_the_data_is_named_by_its_key() {
     let expected = "train.group: \"norm.*\" matches no parameter; there are: layers.0.weight, \
                     layers.0.bias";
     assert!(
-        error.starts_with("18:1: ") && error.ends_with(expected),
+        error.starts_with("17:1: ") && error.ends_with(expected),
         "{error}"
     );
     let error = refused(
