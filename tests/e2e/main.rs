@@ -15,6 +15,7 @@
 //! | [`api`] | the gRPC API, with a client that isn't ours |
 //! | [`bench`] | `ringfold bench` |
 //! | [`models`] | `predict`, `evaluate`, and the weights in Python |
+//! | [`sequences`] | sequences of numbers, and values with their spread |
 //! | [`generate`] | training on text, and text from the model |
 //! | [`onnx`] | models from ONNX files, and models written as ONNX |
 //! | [`fashion_mnist`] | a data set of 70,000 images |
@@ -32,6 +33,7 @@ mod models;
 mod onnx;
 mod queue;
 mod restart;
+mod sequences;
 mod signals;
 mod submission;
 mod support;

@@ -293,7 +293,7 @@ pub enum GraphError {
     /// The last layer doesn't give the model's outputs.
     #[error(
         "the last layer gives {got} a sample: expected [{expected}], one number for each class or \
-         target"
+         target (under \"normal\" a mean and a variance)"
     )]
     ModelOutput {
         /// Classes or targets.

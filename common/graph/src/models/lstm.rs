@@ -1,6 +1,10 @@
 //! LSTM over tokens, as the language models of recurrent networks (Zaremba, Sutskever, Vinyals:
 //! "Recurrent neural network regularization", 2014).
 
+mod numbers;
+
+pub use numbers::lstm_numbers;
+
 use ringfold_common::job::LstmSpec;
 
 use super::objective::finish_tokens;

@@ -93,7 +93,8 @@ pub fn mlp(options: &MlpOptions) -> Result<Graph, GraphError> {
         x = builder.dropout(x, options.dropout)?;
     }
     let last = format!("layers.{}", options.hidden.len());
-    let out = builder.dense(&last, x, options.outputs, true)?;
+    let outputs = builder.outputs();
+    let out = builder.dense(&last, x, outputs, true)?;
     builder.finish(out)
 }
 

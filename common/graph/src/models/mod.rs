@@ -16,7 +16,7 @@
 //! | `cnn` | [`cnn`]: blocks of convolution and pooling |
 //! | `resnet` | [`resnet18`] |
 //! | `sequential` | [`sequential`]: lists of layers |
-//! | `gpt`, `lstm` | [`gpt`](gpt()), [`lstm`](lstm()): networks over tokens, whole or a token at a time |
+//! | `gpt`, `lstm` | [`gpt`](gpt()), [`lstm`](lstm()): networks over tokens, whole or a token at a time; [`lstm_numbers`] over numbers |
 
 mod builder;
 mod cnn;
@@ -32,7 +32,7 @@ use ringfold_common::job::{Architecture, Loss as JobLoss, LossOptions, ModelSpec
 
 pub use self::cnn::cnn;
 pub use self::gpt::{GptOptions, GptStep, gpt, gpt_step};
-pub use self::lstm::{LstmOptions, LstmStep, lstm, lstm_step};
+pub use self::lstm::{LstmOptions, LstmStep, lstm, lstm_numbers, lstm_step};
 pub use self::mlp::{MlpOptions, mlp};
 pub use self::objective::Loss;
 use self::options::{check_l2, check_sizes};
@@ -61,6 +61,8 @@ pub const LOGITS: &str = "logits";
 pub const PROBABILITIES: &str = "probabilities";
 /// The output of a regression, float `[batch, outputs]`.
 pub const PREDICTION: &str = "prediction";
+/// The variance beside a prediction, under the normal distribution's likelihood.
+pub const VARIANCE: &str = "variance";
 
 /// The most layers that a perceptron may have.
 pub const LAYERS_MAX: usize = 1024;
@@ -161,6 +163,13 @@ impl Frame {
         })
     }
 
+    /// Numbers that the network gives for a record: one a class, and of numbers as many a target as the
+    /// loss takes.
+    #[must_use]
+    pub fn network_outputs(&self) -> usize {
+        self.outputs.saturating_mul(self.loss.numbers_per_target())
+    }
+
     pub(crate) fn check(&self) -> Result<(), GraphError> {
         check_sizes(&[("inputs", self.inputs), ("outputs", self.outputs)])?;
         check_l2(self.l2)?;
@@ -183,6 +192,7 @@ fn loss(loss: JobLoss, options: &LossOptions) -> Loss {
         },
         JobLoss::BinaryCrossEntropy => Loss::BinaryCrossEntropy,
         JobLoss::Poisson => Loss::Poisson,
+        JobLoss::Normal => Loss::Normal,
         JobLoss::Gamma => Loss::Gamma {
             shape: options.shape,
         },
@@ -223,6 +233,7 @@ pub fn build(model: &ModelSpec, frame: &Frame) -> Result<Graph, GraphError> {
             dtype: frame.dtype,
             ..GptOptions::of_job(*spec, [frame.inputs; 2], frame.outputs, frame.l2)
         }),
+        Architecture::Lstm(spec) if !spec.takes_text() => lstm_numbers(spec, frame),
         Architecture::Lstm(spec) => lstm(&LstmOptions {
             dtype: frame.dtype,
             ..LstmOptions::of_job(*spec, frame.inputs, frame.outputs, frame.l2)
