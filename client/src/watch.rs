@@ -17,6 +17,9 @@ use crate::error::ClientError;
 /// Attempts to reach a coordinator that has gone, before giving up.
 const ATTEMPTS_MAX: u32 = 12;
 
+/// A watch that was open for so long has reached its coordinator: attempts are counted anew.
+const STEADY: Duration = Duration::from_secs(10);
+
 /// Hears of each attempt that failed, and of the first one that did not.
 type Hear = dyn Fn(Option<&ClientError>) + Send;
 
@@ -114,7 +117,20 @@ impl Watch {
         let Some(stream) = &mut self.stream else {
             return Ok(None);
         };
-        Ok(stream.message().await?.and_then(|response| response.event))
+        let message = if self.attempts == 0 {
+            stream.message().await
+        } else {
+            match tokio::time::timeout(STEADY, stream.message()).await {
+                Ok(message) => message,
+                // A job may be silent for long.
+                Err(_) => {
+                    self.attempts = 0;
+                    self.backoff.reset();
+                    stream.message().await
+                }
+            }
+        };
+        Ok(message?.and_then(|response| response.event))
     }
 
     async fn retry(&mut self, error: ClientError) -> Result<(), ClientError> {

@@ -11,7 +11,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Rank, Step};
-use crate::job::LastBatch;
+use crate::job::{LastBatch, TrainDuration};
 use crate::vocabulary::Vocabulary;
 
 /// What the coordinator learned about a job's dataset when the job was submitted. Workers check
@@ -128,6 +128,26 @@ pub enum StepPlanError {
         /// The batch size asked for.
         global_batch: u32,
     },
+    /// More steps than can be counted.
+    #[error("{epochs} epochs of {steps_per_epoch} steps: more steps than can be counted")]
+    TooManySteps {
+        /// Epochs asked for.
+        epochs: u64,
+        /// Steps of each.
+        steps_per_epoch: u64,
+    },
+}
+
+impl StepPlanError {
+    /// The key of the job file that can't be right.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::NoRecords => "data",
+            Self::EveryBatchDropped { .. } => "train.global_batch",
+            Self::TooManySteps { .. } => "train.epochs",
+        }
+    }
 }
 
 impl StepPlan {
@@ -165,6 +185,25 @@ impl StepPlan {
     #[must_use]
     pub fn steps_per_epoch(&self) -> u64 {
         self.steps_per_epoch
+    }
+
+    /// Steps of a job that trains so long.
+    ///
+    /// # Errors
+    /// [`StepPlanError::TooManySteps`].
+    pub fn steps_total(&self, duration: TrainDuration) -> Result<u64, StepPlanError> {
+        let steps_per_epoch = self.steps_per_epoch;
+        match duration {
+            TrainDuration::Steps(steps) => Ok(steps),
+            TrainDuration::Epochs(epochs) => {
+                epochs
+                    .checked_mul(steps_per_epoch)
+                    .ok_or(StepPlanError::TooManySteps {
+                        epochs,
+                        steps_per_epoch,
+                    })
+            }
+        }
     }
 
     /// The samples of `step`, which counts from 1.
@@ -239,5 +278,16 @@ mod tests {
             StepPlan::new(0, 4, LastBatch::Keep),
             Err(StepPlanError::NoRecords)
         );
+    }
+
+    #[test]
+    fn steps_are_counted_or_refused() {
+        let plan = StepPlan::new(10, 4, LastBatch::Keep).unwrap();
+        assert_eq!(plan.steps_total(TrainDuration::Epochs(7)), Ok(21));
+        assert_eq!(plan.steps_total(TrainDuration::Steps(7)), Ok(7));
+        let many = plan
+            .steps_total(TrainDuration::Epochs(u64::MAX))
+            .unwrap_err();
+        assert_eq!(many.field(), "train.epochs");
     }
 }

@@ -22,7 +22,7 @@ pub use model::{
 };
 pub use optimizer::{
     AdaGradOptions, AdamOptions, BarzilaiBorweinFormula, BarzilaiBorweinOptions, GroupSpec,
-    LambOptions, LionOptions, OptimizerSpec, RmsPropOptions, SgdOptions,
+    IdleGroup, LambOptions, LionOptions, OptimizerSpec, RmsPropOptions, SgdOptions,
 };
 pub use report::{
     Evaluation, Execution, GradientBytes, JobEvent, JobEventKind, Progress, RankReport, Summary,

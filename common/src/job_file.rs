@@ -102,6 +102,9 @@ pub enum JobFileErrorKind {
         /// The other.
         other: String,
     },
+    /// A key that doesn't fit what lies outside the file, such as the data.
+    #[error("{0}")]
+    Refused(String),
 }
 
 fn suggestion(similar: &Option<&'static str>) -> String {
@@ -122,10 +125,69 @@ impl fmt::Display for JobFileError {
 
 impl std::error::Error for JobFileError {}
 
-/// Reads a job file.
-///
-/// `file` is the file's name as the user gave it, for errors. `base_dir` is the absolute path of
-/// the directory that holds it: relative paths in the file start there.
+/// A job file that was read, which knows where each of its keys stands.
+#[derive(Clone, Debug)]
+pub struct JobFile {
+    /// The job that it asks for, with absolute paths.
+    pub spec: JobSpec,
+    file: String,
+    document: Document,
+}
+
+impl JobFile {
+    /// Reads a job file.
+    ///
+    /// `file` is the file's name as the user gave it, for errors. `base_dir` is the absolute path of
+    /// the directory that holds it: relative paths in the file start there.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn parse(
+        text: &str,
+        file: &str,
+        base_dir: &str,
+        overrides: &[Override],
+    ) -> Result<Self, JobFileError> {
+        let in_file = |origin, kind| JobFileError {
+            file: file.to_owned(),
+            origin,
+            kind,
+        };
+        if text.len() > JOB_FILE_BYTES_MAX {
+            let kind = JobFileErrorKind::TooLarge { bytes: text.len() };
+            return Err(in_file(Origin::File { line: 1, column: 1 }, kind));
+        }
+        let mut document = Document::parse(text).map_err(|(origin, kind)| in_file(origin, kind))?;
+        for change in overrides {
+            document
+                .set(change)
+                .map_err(|(origin, kind)| in_file(origin, kind))?;
+        }
+        let mut spec = tables::job(&document.root, default_name(file))
+            .map_err(|(origin, kind)| in_file(origin, kind))?;
+        spec.validate()
+            .map_err(|error| in_file(document.locate(&error.field), bad_value(error)))?;
+        tables::resolve_paths(&mut spec, base_dir);
+        Ok(Self {
+            spec,
+            file: file.to_owned(),
+            document,
+        })
+    }
+
+    /// The error of a key that can't be right for a reason that lies outside the file: at the key, or
+    /// the table nearest to it.
+    #[must_use]
+    pub fn refused(&self, key: &str, reason: String) -> JobFileError {
+        JobFileError {
+            file: self.file.clone(),
+            origin: self.document.locate(key),
+            kind: JobFileErrorKind::Refused(reason),
+        }
+    }
+}
+
+/// The job of a file: [`JobFile::parse`].
 ///
 /// # Errors
 /// The first thing that is wrong.
@@ -135,27 +197,7 @@ pub fn parse(
     base_dir: &str,
     overrides: &[Override],
 ) -> Result<JobSpec, JobFileError> {
-    let in_file = |origin, kind| JobFileError {
-        file: file.to_owned(),
-        origin,
-        kind,
-    };
-    if text.len() > JOB_FILE_BYTES_MAX {
-        let kind = JobFileErrorKind::TooLarge { bytes: text.len() };
-        return Err(in_file(Origin::File { line: 1, column: 1 }, kind));
-    }
-    let mut document = Document::parse(text).map_err(|(origin, kind)| in_file(origin, kind))?;
-    for change in overrides {
-        document
-            .set(change)
-            .map_err(|(origin, kind)| in_file(origin, kind))?;
-    }
-    let mut spec = tables::job(&document.root, default_name(file))
-        .map_err(|(origin, kind)| in_file(origin, kind))?;
-    spec.validate()
-        .map_err(|error| in_file(document.locate(&error.field), bad_value(error)))?;
-    tables::resolve_paths(&mut spec, base_dir);
-    Ok(spec)
+    JobFile::parse(text, file, base_dir, overrides).map(|file| file.spec)
 }
 
 /// The name of a job whose file gives none: the file's name without `.toml`.

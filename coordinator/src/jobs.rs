@@ -2,23 +2,19 @@
 
 use std::sync::Arc;
 
-use ringfold_common::dataset::{DatasetInfo, StepPlan};
 use ringfold_common::error::ErrorCode;
 use ringfold_common::ids::JobId;
-use ringfold_common::job::{Architecture, JobEvent, JobEventKind, JobSpec, JobState};
+use ringfold_common::job::{JobEvent, JobEventKind, JobSpec, JobState};
 use ringfold_coordinator_core::{Event, Reply};
-use ringfold_graph::models::Frame;
-use ringfold_graph::onnx::read_for_job;
 use ringfold_proto::v1::job_service_server::JobService;
 use ringfold_proto::{FieldError, required_field, v1};
-use ringfold_storage::{ReadOptions, inspect_columns, stamp_sources};
 use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::engine::Handle;
-use crate::{status, wire};
+use crate::{status, submission, wire};
 
 /// Jobs in one reply of `ListJobs`, unless the request says otherwise.
 const PAGE_SIZE_DEFAULT: u32 = 100;
@@ -48,24 +44,6 @@ impl Jobs {
             .await?
             .ok_or_else(|| unknown(id))
     }
-}
-
-/// What the data of a job are, and the job with the hashes of its model's files. A model from an ONNX
-/// file is read as ranks will read it, so that what is wrong with it is told now.
-fn inspect(mut spec: JobSpec) -> Result<(DatasetInfo, JobSpec), Status> {
-    let options = ReadOptions::default();
-    let (info, columns) = inspect_columns(&spec.data, spec.model.loss, &options)
-        .map_err(|error| status::dataset(&error))?;
-    let bytes = stamp_sources(&mut spec.model).map_err(|error| status::model(&error))?;
-    if let (Architecture::Onnx(onnx), Some(bytes)) = (&spec.model.architecture, bytes) {
-        let dims: Vec<usize> = columns.dims.iter().map(|&size| size as usize).collect();
-        let (inputs, outputs) = (info.features as usize, info.target.outputs() as usize);
-        let frame = Frame::of_model(&spec.model, inputs, &dims, outputs, spec.train.l2)
-            .map_err(|error| status::model(&error))?;
-        read_for_job(&bytes, onnx, &frame)
-            .map_err(|error| status::model_file(&onnx.file.path, &error))?;
-    }
-    Ok((info, spec))
 }
 
 fn unknown(id: JobId) -> Status {
@@ -99,18 +77,14 @@ impl JobService for Jobs {
         // Reading a dataset takes a thread and disk bandwidth: a few at a time.
         let permit = Arc::clone(&self.inspections).acquire_owned().await;
         let inspected = spec;
-        let (dataset, spec) = tokio::task::spawn_blocking(move || {
+        let checked = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            inspect(inspected)
+            submission::check(inspected)
         })
         .await
-        .map_err(|error| status::new(ErrorCode::Internal, error))??;
-        StepPlan::new(
-            dataset.train_records,
-            spec.train.global_batch,
-            spec.train.last_batch,
-        )
-        .map_err(|error| status::step_plan(&error))?;
+        .map_err(|error| status::new(ErrorCode::Internal, error))?;
+        let submission::Checked { spec, dataset, .. } =
+            checked.map_err(|error| status::submission(&error))?;
 
         let reply = self
             .engine

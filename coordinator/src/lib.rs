@@ -7,6 +7,7 @@
 //! | [`jobs`] | `JobService` |
 //! | [`nodes`] | `ClusterService` |
 //! | [`status`] | errors to gRPC statuses with details |
+//! | [`submission`] | what is refused when a job is submitted |
 //! | [`wire`] | the core's views to messages |
 //!
 //! Contract:
@@ -21,6 +22,7 @@ mod jobs;
 mod nodes;
 mod session;
 mod status;
+pub mod submission;
 mod wire;
 
 use std::sync::Arc;

@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 
-use ringfold_common::dataset::StepPlanError;
-use ringfold_common::error::{ErrorCode, one_line};
+use ringfold_common::error::ErrorCode;
 use ringfold_coordinator_core::Refusal;
 use ringfold_proto::FieldError;
-use ringfold_storage::StorageError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::submission::SubmissionError;
 
 /// The domain of `google.rpc.ErrorInfo` details.
 const DOMAIN: &str = "ringfold";
@@ -45,33 +45,12 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
     }
 }
 
-/// A dataset that can't be used.
-pub(crate) fn dataset(error: &StorageError) -> Status {
-    let message = one_line(error);
-    let details = ErrorDetails::with_bad_request_violation("spec.data", &message);
+/// A job that can't be trained.
+pub(crate) fn submission(error: &SubmissionError) -> Status {
+    let message = error.message();
+    let field = format!("spec.{}", error.field());
+    let details = ErrorDetails::with_bad_request_violation(field, &message);
     with_details(ErrorCode::InvalidArgument, message, details)
-}
-
-/// A model whose files or options can't be used.
-pub(crate) fn model(error: &dyn std::error::Error) -> Status {
-    model_message(one_line(error))
-}
-
-/// A model file that can't be trained.
-pub(crate) fn model_file(path: &str, error: &dyn std::error::Error) -> Status {
-    model_message(format!("{path}: {}", one_line(error)))
-}
-
-fn model_message(message: String) -> Status {
-    let details = ErrorDetails::with_bad_request_violation("spec.model", &message);
-    with_details(ErrorCode::InvalidArgument, message, details)
-}
-
-/// A dataset and a batch size that give no step.
-pub(crate) fn step_plan(error: &StepPlanError) -> Status {
-    let details =
-        ErrorDetails::with_bad_request_violation("spec.train.global_batch", error.to_string());
-    with_details(ErrorCode::InvalidArgument, error, details)
 }
 
 #[cfg(test)]

@@ -184,6 +184,12 @@ fn sequential_tokens() {
 }
 
 #[test]
+fn lstm_of_numbers() {
+    assert_builtin("lstm_classes");
+    assert_builtin("lstm_numbers");
+}
+
+#[test]
 fn losses_of_numbers() {
     for loss in [
         "mean_absolute_error",
@@ -191,6 +197,7 @@ fn losses_of_numbers() {
         "binary_cross_entropy",
         "poisson",
         "gamma",
+        "normal",
     ] {
         assert_builtin(loss);
     }

@@ -109,6 +109,18 @@ class Tokens(nn.Embedding):
         return super().forward(x.long())
 
 
+class Sequences(nn.Module):
+    """What the last layer of an LSTM holds after the last step, and an affine map of it."""
+
+    def __init__(self, features, hidden, layers, outputs):
+        super().__init__()
+        self.lstm = nn.LSTM(features, hidden, layers, batch_first=True)
+        self.head = nn.Linear(hidden, outputs)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[1][0][-1])
+
+
 class GlobalAverage(nn.Module):
     def forward(self, x):
         return x.mean((2, 3))
@@ -311,6 +323,33 @@ layers = [
             2,
             function,
         )
+    # Means of both targets, then what their variances are made of.
+    golden(
+        "normal",
+        'kind = "linear"\nloss = "normal"',
+        Layers(3, 4),
+        torch.randn(4, 3).mul(100).round() / 100,
+        torch.randn(4, 2).mul(100).round() / 100,
+        2,
+        lambda out, y: F.gaussian_nll_loss(out[:, :2], y, F.softplus(out[:, 2:]) + 1e-6),
+    )
+    golden(
+        "lstm_classes",
+        'kind = "lstm"\nhidden = 4\nlayers = 2',
+        Sequences(3, 4, 2, 3),
+        torch.randn(4, 5, 3).mul(100).round() / 100,
+        classes(4, 3),
+        3,
+    )
+    golden(
+        "lstm_numbers",
+        'kind = "lstm"\nloss = "mean_squared_error"\nhidden = 5\ninput = [6, 2]',
+        Sequences(2, 5, 1, 1),
+        torch.randn(3, 6, 2).mul(100).round() / 100,
+        torch.randn(3, 1).mul(100).round() / 100,
+        1,
+        F.mse_loss,
+    )
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@
 //! | [`signals`] | Ctrl-C and SIGKILL of `ringfold train` |
 //! | [`restart`] | a coordinator that comes back |
 //! | [`errors`] | wrong input: one clear line and the right exit code |
+//! | [`submission`] | jobs that can't be trained, refused at their line before they are queued |
 //! | [`api`] | the gRPC API, with a client that isn't ours |
 //! | [`bench`] | `ringfold bench` |
 //! | [`models`] | `predict`, `evaluate`, and the weights in Python |
+//! | [`sequences`] | sequences of numbers, and values with their spread |
 //! | [`generate`] | training on text, and text from the model |
 //! | [`onnx`] | models from ONNX files, and models written as ONNX |
 //! | [`fashion_mnist`] | a data set of 70,000 images |
@@ -31,6 +33,8 @@ mod models;
 mod onnx;
 mod queue;
 mod restart;
+mod sequences;
 mod signals;
+mod submission;
 mod support;
 mod train;

@@ -133,10 +133,11 @@ fn initial_weights_come_from_the_file_that_the_job_names() {
         &["train", &mlp, "--json", "--steps", "1", "--output", &second],
         &["--set", &weights],
     ]);
-    let output = ringfold(&wrong).exited(1);
+    let error = ringfold(&wrong).error(2);
     assert!(
-        output.stdout.contains("weights.safetensors") && output.stdout.contains("layers.0.bias"),
-        "{output}"
+        error.starts_with("--set model.weights=")
+            && error.contains("weights.safetensors: no tensor \"layers.0.bias\""),
+        "{error}"
     );
 }
 

@@ -8,156 +8,128 @@ use ringfold_common::job_file::{JobFileError, Override, parse};
 
 const DOC: &str = include_str!("../../docs/job-file.md");
 
-/// Files that together have a place for every key.
-const BASES: [&str; 25] = [
-    r#"
-[model]
+/// What most of the files have.
+const MLP: &str = r#"[model]
+kind = "mlp"
+hidden = [8]
+"#;
+const CSV: &str = r#"[data]
+format = "csv"
+path = "d.csv"
+label = "y"
+"#;
+const EPOCHS: &str = "[train]
+epochs = 2
+global_batch = 64
+";
+const SGD: &str = r#"[train.optimizer]
+kind = "sgd"
+learning_rate = 0.1
+"#;
+
+/// The parts of files that together have a place for every key.
+const PARTS: [&[&str]; 24] = [
+    &[
+        r#"[model]
 kind = "onnx"
 path = "net.onnx"
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
 "#,
-    r#"
-[model]
+        CSV,
+        EPOCHS,
+        SGD,
+    ],
+    &[
+        r#"[model]
 onnx = "net.onnx"
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
 "#,
-    r#"
-[model]
+        CSV,
+        EPOCHS,
+        SGD,
+    ],
+    &[
+        r#"[model]
 kind = "lstm"
 embedding = 8
 hidden = 8
-[data]
+"#,
+        r#"[data]
 format = "text"
 path = "t.txt"
 tokeniser = "byte"
 context = 8
 [data.test]
 fraction = 0.5
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
+"#,
+        EPOCHS,
+        r#"[train.optimizer]
 kind = "adam"
 learning_rate = 0.1
 "#,
-    r#"
-[model]
+    ],
+    &[
+        r#"[model]
 kind = "linear"
 loss = "huber"
 delta = 2.0
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
 "#,
-    r#"
-[model]
+        CSV,
+        EPOCHS,
+        SGD,
+    ],
+    &[
+        r#"[model]
 kind = "linear"
 loss = "gamma"
 [model.initialiser]
 kind = "uniform"
 bound = 1
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
 "#,
-    r#"
-[model]
+        CSV,
+        EPOCHS,
+        SGD,
+    ],
+    &[
+        r#"[model]
 kind = "softmax"
 [model.initialiser]
 kind = "constant"
 value = 1
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
 "#,
-    r#"
-[model]
+        CSV,
+        EPOCHS,
+        SGD,
+    ],
+    &[
+        r#"[model]
 kind = "softmax"
 [model.initialiser]
 kind = "normal"
 std = 1
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
 "#,
-    r#"
-[model]
+        CSV,
+        EPOCHS,
+        SGD,
+    ],
+    &[
+        r#"[model]
 kind = "cnn"
 [[model.blocks]]
 filters = 4
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
 "#,
-    r#"
-[model]
+        CSV,
+        EPOCHS,
+        SGD,
+    ],
+    &[
+        r#"[model]
 kind = "resnet18"
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
 "#,
-    r#"
-[model]
+        CSV,
+        EPOCHS,
+        SGD,
+    ],
+    &[
+        r#"[model]
 kind = "sequential"
 [[model.layers]]
 kind = "conv2d"
@@ -179,67 +151,48 @@ width = 3
 [[model.layers]]
 kind = "dense"
 units = 4
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
-momentum = 0.5
-"#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
+        CSV,
+        EPOCHS,
+        SGD,
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        SGD,
+        "momentum = 0.5
+",
+    ],
+    &[
+        MLP,
+        r#"[data]
 format = "idx"
 images = "i"
 labels = "l"
 [data.test]
 images = "ti"
 labels = "tl"
-[train]
+"#,
+        "[train]
 steps = 2
 global_batch = 64
-[train.optimizer]
+",
+        r#"[train.optimizer]
 kind = "adam"
 learning_rate = 0.1
 [train.schedule]
 kind = "cosine"
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[data.test]
+    ],
+    &[
+        MLP,
+        CSV,
+        r#"[data.test]
 path = "t.csv"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
+"#,
+        EPOCHS,
+        r#"[train.optimizer]
 kind = "adamw"
 learning_rate = 0.1
 [train.schedule]
@@ -247,223 +200,144 @@ kind = "step"
 every_steps = 5
 gamma = 0.1
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[data.test]
+    ],
+    &[
+        MLP,
+        CSV,
+        "[data.test]
 fraction = 0.5
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
-[train.schedule]
+",
+        EPOCHS,
+        SGD,
+        r#"[train.schedule]
 kind = "step"
 every_epochs = 5
 gamma = 0.1
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        r#"[train.optimizer]
 kind = "rmsprop"
 learning_rate = 0.1
 [train.schedule]
 kind = "multi_step"
 milestones_steps = [5]
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        r#"[train.optimizer]
 kind = "adagrad"
 learning_rate = 0.1
 [train.schedule]
 kind = "multi_step"
 milestones_epochs = [5]
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        r#"[train.optimizer]
 kind = "lamb"
 learning_rate = 0.1
 [train.schedule]
 kind = "cosine_restarts"
 first_steps = 5
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        r#"[train.optimizer]
 kind = "lion"
 learning_rate = 0.1
 [train.schedule]
 kind = "cosine_restarts"
 first_epochs = 5
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        r#"[train.optimizer]
 kind = "barzilai_borwein"
 learning_rate = 0.1
 [train.schedule]
 kind = "one_cycle"
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
-[train.schedule]
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        SGD,
+        r#"[train.schedule]
 kind = "polynomial"
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
-[train.schedule]
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        SGD,
+        r#"[train.schedule]
 kind = "linear"
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
-[train.schedule]
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        SGD,
+        r#"[train.schedule]
 kind = "exponential"
 every_epochs = 1
 gamma = 0.9
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
-[[train.group]]
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        SGD,
+        r#"[[train.group]]
 match = "*.bias"
 "#,
-    r#"
-[model]
-kind = "mlp"
-hidden = [8]
-[data]
-format = "csv"
-path = "d.csv"
-label = "y"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
-kind = "sgd"
-learning_rate = 0.1
-momentum = 0.5
-"#,
-    r#"
-[model]
+    ],
+    &[
+        r#"[model]
 kind = "gpt"
 layers = 1
 heads = 6
 width = 12
-[data]
+"#,
+        r#"[data]
 format = "text"
 path = "t.txt"
 tokeniser = "byte"
 context = 8
 [data.test]
 path = "u.txt"
-[train]
-epochs = 2
-global_batch = 64
-[train.optimizer]
+"#,
+        EPOCHS,
+        r#"[train.optimizer]
 kind = "adamw"
 learning_rate = 0.1
 "#,
+    ],
 ];
+
+fn bases() -> Vec<String> {
+    PARTS.iter().map(|parts| parts.concat()).collect()
+}
 
 /// One line of a table.
 #[derive(Debug)]
@@ -558,8 +432,8 @@ fn the_whole_file_is_read() {
 
 #[test]
 fn every_base_is_read() {
-    for base in BASES {
-        read(base).unwrap();
+    for base in bases() {
+        read(&base).unwrap_or_else(|error| panic!("{base}\n{error}"));
     }
 }
 
@@ -567,7 +441,7 @@ fn every_base_is_read() {
 fn every_example_is_accepted() {
     for row in rows() {
         let (key, value) = example_of(&row);
-        let tried: Vec<_> = BASES
+        let tried: Vec<_> = bases()
             .iter()
             .map(|base| read_with(base, key, value))
             .collect();
@@ -581,8 +455,8 @@ fn every_default_is_what_a_missing_key_means() {
     for row in rows().iter().filter(|row| row.default.starts_with('`')) {
         // Several defaults: each belongs to another choice, which some base makes.
         for default in row.default.split('`').skip(1).step_by(4) {
-            let holds = BASES.iter().any(|base| {
-                let bare = without(base, row.key).unwrap_or_else(|| (*base).to_owned());
+            let holds = bases().iter().any(|base| {
+                let bare = without(base, row.key).unwrap_or_else(|| base.clone());
                 let set = read_with(&bare, row.key, default);
                 set.is_ok() && set == read(&bare)
             });
@@ -600,8 +474,8 @@ fn every_required_key_is_required() {
         .filter(|row| row.default.starts_with("required"))
     {
         let mut found = false;
-        for base in BASES {
-            if let Some(text) = without(base, row.key) {
+        for base in bases() {
+            if let Some(text) = without(&base, row.key) {
                 found = true;
                 assert!(read(&text).is_err(), "{row:?} is not required");
             }

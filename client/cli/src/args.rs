@@ -67,6 +67,11 @@ pub enum Command {
   ringfold submit job.toml --watch --workers 8
   ringfold submit job.toml --token nightly-2026-11-24    (twice is once)")]
     Submit(SubmitArgs),
+    /// Check a job with its data and model files, as a coordinator would, without running it
+    #[command(after_help = "Examples:
+  ringfold check job.toml
+  ringfold check job.toml --workers 8 --json")]
+    Check(CheckArgs),
     /// List jobs, newest first
     #[command(after_help = "Examples:
   ringfold jobs
@@ -282,6 +287,15 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
     /// Print JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub job_file: JobFileArgs,
+    /// Print one JSON object
     #[arg(long)]
     pub json: bool,
 }

@@ -1,6 +1,7 @@
 //! One module a command.
 
 pub mod bench;
+pub mod check;
 pub mod coordinator;
 pub mod evaluate;
 pub mod export;

@@ -103,6 +103,9 @@ pub enum CliError {
     /// A model can't be run.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// Data that no job can be trained on.
+    #[error("{0}")]
+    Data(String),
     /// Records that don't fit the model.
     #[error("{0}")]
     Mismatch(String),
@@ -169,6 +172,7 @@ impl CliError {
             Self::JobFile(_)
             | Self::Flag { .. }
             | Self::Exposed { .. }
+            | Self::Data(_)
             | Self::Mismatch(_)
             | Self::Prompt(_)
             | Self::Train(

@@ -4,19 +4,50 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
+use ringfold_client::ClientError;
 use ringfold_common::job::JobSpec;
-use ringfold_common::job_file::{self, JOB_FILE_BYTES_MAX, Override};
+use ringfold_common::job_file::{JOB_FILE_BYTES_MAX, JobFile, Override};
 
 use crate::args::JobFileArgs;
 use crate::error::CliError;
 
 /// The job that a file and flags ask for, with absolute paths.
-pub fn read(args: &JobFileArgs) -> Result<JobSpec, CliError> {
-    read_with(&args.job, &overrides(args)?)
+pub fn read(args: &JobFileArgs) -> Result<JobFile, CliError> {
+    read_file(&args.job, &overrides(args)?)
 }
 
 /// The job that a file asks for, with absolute paths.
 pub fn read_with(path: &Path, overrides: &[Override]) -> Result<JobSpec, CliError> {
+    read_file(path, overrides).map(|file| file.spec)
+}
+
+/// A coordinator's refusal of the job of a file: at its line, if a key of it is to blame.
+pub fn refused(file: &JobFile, error: ClientError) -> CliError {
+    let ClientError::Refused {
+        message, fields, ..
+    } = &error
+    else {
+        return error.into();
+    };
+    let key = fields
+        .iter()
+        .find_map(|one| one.field.strip_prefix("spec."));
+    match key {
+        Some(key) => at_key(file, key, message.clone()),
+        None => error.into(),
+    }
+}
+
+/// The error of a key of a job file. What is wrong with data is named by its file and line, and not by
+/// those of the job.
+pub fn at_key(file: &JobFile, key: &str, message: String) -> CliError {
+    match key {
+        "data" => CliError::Data(message),
+        _ => file.refused(key, message).into(),
+    }
+}
+
+fn read_file(path: &Path, overrides: &[Override]) -> Result<JobFile, CliError> {
     let failed = |source: io::Error| CliError::ReadJobFile {
         path: path.to_owned(),
         source,
@@ -33,7 +64,7 @@ pub fn read_with(path: &Path, overrides: &[Override]) -> Result<JobSpec, CliErro
         .unwrap_or(Path::new("/"))
         .to_string_lossy()
         .into_owned();
-    Ok(job_file::parse(
+    Ok(JobFile::parse(
         &text,
         &path.to_string_lossy(),
         &base_dir,

@@ -48,6 +48,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Worker(args) => commands::worker::run(args).await,
         Command::WorkerSlot(args) => commands::worker::run_slot(args).await,
         Command::Submit(args) => commands::submit::run(args).await,
+        Command::Check(args) => commands::check::run(&args),
         Command::Jobs(args) => commands::jobs::list(args).await,
         Command::Job(args) => commands::jobs::show(args).await,
         Command::Watch(args) => commands::submit::watch(args).await,

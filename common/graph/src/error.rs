@@ -1,5 +1,7 @@
 //! What this crate refuses, and why.
 
+use std::fmt;
+
 use crate::graph::{NodeId, ParameterId, ValueId};
 use crate::shape::{DType, Shape, TensorType};
 
@@ -273,10 +275,10 @@ pub enum GraphError {
         problem: GradientProblem,
     },
     /// A layer of a list, or a block, doesn't fit.
-    #[error("{layer}: {problem}")]
+    #[error("{place}: {problem}")]
     Layer {
-        /// Its place in the job file, kind and line.
-        layer: String,
+        /// Where it stands.
+        place: LayerPlace,
         /// What is wrong.
         problem: Box<GraphError>,
     },
@@ -291,7 +293,7 @@ pub enum GraphError {
     /// The last layer doesn't give the model's outputs.
     #[error(
         "the last layer gives {got} a sample: expected [{expected}], one number for each class or \
-         target"
+         target (under \"normal\" a mean and a variance)"
     )]
     ModelOutput {
         /// Classes or targets.
@@ -309,6 +311,46 @@ pub enum GraphError {
         /// The value, printed.
         got: String,
     },
+}
+
+/// Where a layer or block stands in a job file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerPlace {
+    /// Its key, such as `model.layers[2]`.
+    pub key: String,
+    /// The layer's kind; empty for a block.
+    pub kind: &'static str,
+    /// Its line; 0 if it isn't known.
+    pub line: u32,
+}
+
+impl fmt::Display for LayerPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, kind, line } = self;
+        match (kind.is_empty(), line) {
+            (true, 0) => f.write_str(key),
+            (true, line) => write!(f, "{key} (line {line})"),
+            (false, 0) => write!(f, "{key} ({kind})"),
+            (false, line) => write!(f, "{key} ({kind}, line {line})"),
+        }
+    }
+}
+
+impl GraphError {
+    /// The key of the job file that a job's model can't have because of this.
+    #[must_use]
+    pub fn field(&self) -> String {
+        match self {
+            Self::Layer { place, .. } => place.key.clone(),
+            Self::ModelOutput { .. } => "model.layers".to_owned(),
+            Self::ModelOption { option, .. } => match *option {
+                "l2" => "train.l2".to_owned(),
+                "inputs" | "outputs" | "vocabulary" | "length" | "context" => "data".to_owned(),
+                option => format!("model.{option}"),
+            },
+            _ => "model".to_owned(),
+        }
+    }
 }
 
 /// What is wrong with an entry in the list of gradients.

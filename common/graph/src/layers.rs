@@ -136,21 +136,38 @@ pub fn recurrent(
 ) -> Result<(ValueId, Vec<Vec<ValueId>>), GraphError> {
     let (mut y, mut last) = (x, Vec::new());
     for layer in 0..options.layers {
-        let mut directions = Vec::new();
-        for reverse in [false, true]
-            .into_iter()
-            .take(1 + usize::from(options.bidirectional))
-        {
-            let results = direction(graph, name, y, options, (layer, reverse))?;
-            let states = options.cell.states();
-            directions.push(results[0]);
-            last.push(results[1..=states].to_vec());
-        }
-        y = match directions[..] {
-            [one] => one,
-            _ => graph.apply(Concat { axis: 2 }, &directions)?,
-        };
+        let (result, states) = recurrent_layer(graph, name, y, options, layer)?;
+        y = result;
+        last.extend(states);
     }
+    Ok((y, last))
+}
+
+/// The layer of this number of [`recurrent`]: y, and for each direction its last states.
+///
+/// # Errors
+/// As [`recurrent`].
+pub fn recurrent_layer(
+    graph: &mut Graph,
+    name: &str,
+    x: ValueId,
+    options: &RecurrentStack,
+    layer: usize,
+) -> Result<(ValueId, Vec<Vec<ValueId>>), GraphError> {
+    let (mut directions, mut last) = (Vec::new(), Vec::new());
+    for reverse in [false, true]
+        .into_iter()
+        .take(1 + usize::from(options.bidirectional))
+    {
+        let results = direction(graph, name, x, options, (layer, reverse))?;
+        let states = options.cell.states();
+        directions.push(results[0]);
+        last.push(results[1..=states].to_vec());
+    }
+    let y = match directions[..] {
+        [one] => one,
+        _ => graph.apply(Concat { axis: 2 }, &directions)?,
+    };
     Ok((y, last))
 }
 

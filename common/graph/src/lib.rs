@@ -36,6 +36,7 @@
 //! | [`cost`] | [`cost::flops`]: what a node costs |
 //! | [`compose`] | functions composed of operators |
 //! | [`init`] | [`Initialiser`]: initial values as a pure function of seed, name, element |
+//! | [`job`] | a job's network: what is checked at submission and built by every rank |
 //! | [`layers`] | pieces of models that are more than one operator |
 //! | `orthogonal` | random orthogonal matrices |
 //! | [`models`] | built-in models: [`models::build`] |
@@ -50,6 +51,7 @@ pub mod error;
 pub mod graph;
 mod infer;
 pub mod init;
+pub mod job;
 pub mod layers;
 pub mod models;
 pub mod onnx;

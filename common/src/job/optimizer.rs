@@ -310,6 +310,55 @@ impl GroupSpec {
     }
 }
 
+/// A group that no parameter is of.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{pattern:?} matches no parameter; there are: {}", shortened(.names))]
+pub struct IdleGroup {
+    /// Its position in the list, from 0.
+    pub index: usize,
+    /// Its pattern.
+    pub pattern: String,
+    /// The parameters of the model.
+    pub names: Vec<String>,
+}
+
+impl IdleGroup {
+    /// Checks that each group has a parameter among those of these names.
+    ///
+    /// # Errors
+    /// The first group that has none.
+    pub fn check<'a>(
+        groups: &[GroupSpec],
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<(), Self> {
+        let idle = |group: &GroupSpec| !names.clone().any(|name| group.matches(name));
+        match groups.iter().position(idle) {
+            None => Ok(()),
+            Some(index) => Err(Self {
+                index,
+                pattern: groups[index].pattern.clone(),
+                names: names.map(str::to_owned).collect(),
+            }),
+        }
+    }
+
+    /// The key of its pattern in the job file.
+    #[must_use]
+    pub fn field(&self) -> String {
+        format!("train.group[{}].match", self.index)
+    }
+}
+
+/// As many names as a line can hold.
+fn shortened(names: &[String]) -> String {
+    const SHOWN_MAX: usize = 50;
+    let shown = names[..names.len().min(SHOWN_MAX)].join(", ");
+    match names.len().saturating_sub(SHOWN_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 /// Whether `pattern` describes all of `name`. Goes back to the last `*` alone, so that the time is
 /// at most the product of the lengths.
 fn glob(pattern: &[u8], name: &[u8]) -> bool {
@@ -359,12 +408,28 @@ mod tests {
             ("norm", "layers.norm", false),
         ];
         for (pattern, name, expected) in cases {
-            let group = GroupSpec {
-                pattern: pattern.into(),
-                weight_decay: None,
-                learning_rate_factor: 1.0,
-            };
-            assert_eq!(group.matches(name), expected, "{pattern} {name}");
+            assert_eq!(group(pattern).matches(name), expected, "{pattern} {name}");
         }
+    }
+
+    fn group(pattern: &str) -> GroupSpec {
+        GroupSpec {
+            pattern: pattern.into(),
+            weight_decay: None,
+            learning_rate_factor: 1.0,
+        }
+    }
+
+    #[test]
+    fn a_group_without_a_parameter_is_named_with_the_parameters() {
+        let names = ["a.weight", "a.bias"];
+        let check = |groups: &[GroupSpec]| IdleGroup::check(groups, names.into_iter());
+        assert_eq!(check(&[group("*.bias"), group("a.*")]), Ok(()));
+        let idle = check(&[group("*.bias"), group("norm.*")]).unwrap_err();
+        assert_eq!(idle.field(), "train.group[1].match");
+        assert_eq!(
+            idle.to_string(),
+            "\"norm.*\" matches no parameter; there are: a.weight, a.bias"
+        );
     }
 }

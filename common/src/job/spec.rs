@@ -47,8 +47,8 @@ pub struct ModelSpec {
     /// Its numbers.
     #[serde(default)]
     pub loss_options: LossOptions,
-    /// Channels, height and width of a record, or channels and length, if it is an image and the
-    /// files don't say so; empty otherwise.
+    /// Channels, height and width of a record, channels and length, or steps and features, if it is no
+    /// row and the files don't say so; empty otherwise.
     #[serde(default)]
     pub input: Vec<u32>,
     /// A safetensors file of initial weights and running statistics by name, in place of drawn ones.
@@ -88,7 +88,7 @@ pub enum Architecture {
     Sequential(SequentialSpec),
     /// `"gpt"`: a causal transformer over text.
     Gpt(GptSpec),
-    /// `"lstm"`: a recurrent network over text.
+    /// `"lstm"`: a recurrent network over text, or sequences of numbers.
     Lstm(LstmSpec),
     /// `"onnx"`: what an ONNX file says.
     Onnx(OnnxSpec),
@@ -114,7 +114,11 @@ impl Architecture {
     /// True if its inputs are tokens.
     #[must_use]
     pub fn takes_text(&self) -> bool {
-        matches!(self, Self::Gpt(_) | Self::Lstm(_))
+        match self {
+            Self::Gpt(_) => true,
+            Self::Lstm(lstm) => lstm.takes_text(),
+            _ => false,
+        }
     }
 }
 
@@ -241,11 +245,13 @@ pub enum Loss {
     Poisson,
     /// Gamma's negative log-likelihood of the logarithm of the mean; labels are above 0.
     Gamma,
+    /// The normal distribution's negative log-likelihood of a mean and a variance; labels are numbers.
+    Normal,
 }
 
 impl Loss {
     /// All of them, with their names in job files.
-    pub const NAMES: [(&str, Self); 7] = [
+    pub const NAMES: [(&str, Self); 8] = [
         ("cross_entropy", Self::CrossEntropy),
         ("mean_squared_error", Self::MeanSquaredError),
         ("mean_absolute_error", Self::MeanAbsoluteError),
@@ -253,6 +259,7 @@ impl Loss {
         ("binary_cross_entropy", Self::BinaryCrossEntropy),
         ("poisson", Self::Poisson),
         ("gamma", Self::Gamma),
+        ("normal", Self::Normal),
     ];
 
     /// The name in job files.

@@ -162,10 +162,10 @@ impl fmt::Display for Failure {
             f.write_str(" ")?;
         }
         write!(f, "{} while {}", self.cause, self.phase)?;
-        if let Some(last) = self.log_tail.last() {
-            write!(f, "; last log line: {last}")?;
+        match self.log_tail.last() {
+            Some(last) if !self.cause.is_said() => write!(f, "; last log line: {last}"),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -232,6 +232,15 @@ impl Cause {
     pub fn is_secondary(&self) -> bool {
         matches!(self, Self::PeerLost(_))
     }
+
+    /// True if the rank itself said what happened: its log adds nothing.
+    #[must_use]
+    pub fn is_said(&self) -> bool {
+        matches!(
+            self,
+            Self::WorkerStopped | Self::Error(_) | Self::PeerLost(_) | Self::WeightsDiffer(_)
+        )
+    }
 }
 
 impl fmt::Display for Cause {
@@ -291,6 +300,22 @@ mod tests {
             failure.to_string(),
             "rank 2 on node local (host alpha) was killed by signal 9 (SIGKILL) while training \
              step 31; last log line: last words"
+        );
+    }
+
+    #[test]
+    fn a_failure_that_the_rank_named_needs_no_line_of_its_log() {
+        let failure = Failure {
+            rank: Some(Rank(1)),
+            node: None,
+            host: Some("alpha".into()),
+            phase: Phase::LoadingData,
+            cause: Cause::Error("d.csv: no such file".into()),
+            log_tail: vec!["something older".into()],
+        };
+        assert_eq!(
+            failure.to_string(),
+            "rank 1 on host alpha failed: d.csv: no such file; while loading data"
         );
     }
 

@@ -1,4 +1,5 @@
-//! The options of built-in networks over text. Vocabulary and context follow from the data.
+//! The options of built-in networks over text, or sequences of numbers. Vocabulary, context and sizes
+//! of records follow from the data.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,7 @@ pub struct GptSpec {
 /// `"lstm"`: layers of long short-term memory. Every record starts from states of 0.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LstmSpec {
-    /// Elements of an embedding.
+    /// Elements of an embedding; 0 for sequences of numbers, which need none.
     pub embedding: u32,
     /// Elements of a layer's state.
     pub hidden: u32,
@@ -30,4 +31,12 @@ pub struct LstmSpec {
     /// The share of values set to zero in training, after the embedding and after each layer, in
     /// [0, 1).
     pub dropout: f64,
+}
+
+impl LstmSpec {
+    /// True if its inputs are tokens, and not numbers.
+    #[must_use]
+    pub fn takes_text(&self) -> bool {
+        self.embedding > 0
+    }
 }

@@ -276,11 +276,12 @@ fn validate_data(data: &DataSpec) -> Result<(), SpecError> {
         }
     }
     if let Scale::Divide(divisor) = data.scale {
+        let factor = (1.0 / divisor) as f32;
         check(
-            divisor.is_finite() && divisor != 0.0,
+            divisor.is_finite() && factor.is_finite() && factor != 0.0,
             "data.scale.divide",
             divisor,
-            "a finite number other than 0",
+            "a finite number other than 0, whose inverse a 32-bit float can hold",
         )?;
     }
     match (&data.test, &data.source) {

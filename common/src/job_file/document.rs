@@ -123,6 +123,11 @@ impl Document {
     /// Where the value of a dotted key comes from, or the nearest table around it. `key[1]` is the
     /// second of a list.
     pub fn locate(&self, key: &str) -> Origin {
+        // `model.onnx` is short for a kind and a path.
+        let key = match key {
+            "model.path" if self.holds("model", "onnx") => "model.onnx",
+            key => key,
+        };
         let mut item = &self.root;
         for part in key.split('.') {
             let (name, index) = match part.strip_suffix(']').and_then(|p| p.split_once('[')) {
@@ -140,6 +145,14 @@ impl Document {
             }
         }
         item.origin.clone()
+    }
+
+    fn holds(&self, table: &str, key: &str) -> bool {
+        let Value::Table(root) = &self.root.value else {
+            return false;
+        };
+        let table = root.get(table).map(|item| &item.value);
+        matches!(table, Some(Value::Table(entries)) if entries.contains_key(key))
     }
 
     fn remove(&mut self, key: &str) {

@@ -305,7 +305,7 @@ fn keys_of_onnx_models_that_do_not_fit_are_named() {
             "onnx = \"a\"\npath = \"b\"",
             "job.toml:3:1: `model.onnx` and `model.path` exclude each other",
         ),
-        ("onnx = \"\"", "job.toml:1:2: `model.path` is \"\""),
+        ("onnx = \"\"", "job.toml:2:1: `model.path` is \"\""),
         (
             "onnx = \"a\"\nfreeze = \"b\"",
             "job.toml:3:1: `model.freeze` is",

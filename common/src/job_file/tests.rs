@@ -390,7 +390,8 @@ fn errors_name_file_line_key_and_what_was_expected() {
         (
             "label = \"y\"",
             "label = \"y\"\nscale = { divide = 0 }",
-            "dir/job.toml:10:11: `data.scale.divide` is 0: expected a finite number other than 0",
+            "dir/job.toml:10:11: `data.scale.divide` is 0: expected a finite number other than 0, \
+             whose inverse a 32-bit float can hold",
         ),
         (
             "label = \"y\"",

@@ -57,6 +57,8 @@ struct Turn {
     touched: BTreeSet<JobId>,
     /// Jobs that are to be dropped.
     dropped: Vec<JobId>,
+    /// A job that was queued in this turn: nobody was told of it yet.
+    queued: Option<JobId>,
     /// True if an id was handed out.
     next_job_moved: bool,
     /// True if the queue or the free slots are not what they were.
@@ -70,6 +72,7 @@ impl Turn {
             effects: Vec::new(),
             touched: BTreeSet::new(),
             dropped: Vec::new(),
+            queued: None,
             next_job_moved: false,
             queue_moved: false,
         }
@@ -257,8 +260,9 @@ impl Core {
 
     /// Changes the reason of a job, not its state. The store learns of it some other time.
     fn set_reason(&mut self, id: JobId, reason: Reason, turn: &mut Turn) {
+        let untold = turn.queued.take_if(|queued| *queued == id).is_some();
         if let Some(job) = self.jobs.get_mut(&id)
-            && job.record.reason != reason
+            && (untold || job.record.reason != reason)
         {
             job.record.reason = reason;
             publish_state(job, turn);

@@ -15,6 +15,7 @@ wire_enum!(Activation, Activation, "spec.model.activation", {
 });
 wire_enum!(Loss, Loss, "spec.model.loss", {
     CrossEntropy, MeanSquaredError, MeanAbsoluteError, Huber, BinaryCrossEntropy, Poisson, Gamma,
+    Normal,
 });
 wire_enum!(Stem, Stem, "spec.model.resnet18.stem", { Cifar, Imagenet });
 

@@ -60,8 +60,8 @@ pub use error::{Column, FieldPlace, FieldRole, StorageError};
 pub use limits::{BytesRead, Limits, ProgressHook, ReadOptions};
 pub use model::{
     FORMAT_VERSION, MetricsWriter, Model, ModelDescription, ModelFiles, ModelSources, NamedTensor,
-    ONNX_BYTES_MAX, Tensor, check_output_dir, read_onnx_file, read_weights, stamp_sources,
-    weights_blake3, write_whole,
+    ONNX_BYTES_MAX, Tensor, check_output_dir, check_weights, read_onnx_file, read_weights,
+    stamp_sources, weights_blake3, write_whole,
 };
 pub use predict::{LabelledFiles, Unlabelled, read_labelled, read_unlabelled};
 pub use records::{Features, LabelsOut, Records};

@@ -4,6 +4,7 @@ mod files;
 mod metrics;
 mod output;
 mod sources;
+mod weights;
 
 use ringfold_common::dataset::Target;
 use ringfold_common::job::ModelSpec;
@@ -12,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::{Columns, Dataset};
 use crate::scaler::Scaler;
 
-pub use files::{ModelFiles, read_weights, weights_blake3};
+pub use files::ModelFiles;
 pub use metrics::MetricsWriter;
 pub use output::{check_output_dir, write_whole};
 pub use sources::{ModelSources, ONNX_BYTES_MAX, read_onnx_file, stamp_sources};
+pub use weights::{check_weights, read_weights, weights_blake3};
 
 /// The version of the model files that this program writes, and the latest that it reads.
 pub const FORMAT_VERSION: u64 = 1;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use ringfold_common::dataset::{StepPlan, StepSamples, share};
 use ringfold_common::ids::{Epoch, Rank, Step};
-use ringfold_common::job::{TrainDuration, TrainSpec};
+use ringfold_common::job::TrainSpec;
 use ringfold_common::order::Permutation;
 
 use crate::error::TrainError;
@@ -83,18 +83,7 @@ impl Batches {
         replicas: u32,
     ) -> Result<Self, TrainError> {
         let plan = StepPlan::new(records, train.global_batch, train.last_batch)?;
-        let steps_per_epoch = plan.steps_per_epoch();
-        let steps_total = match train.duration {
-            TrainDuration::Steps(steps) => steps,
-            TrainDuration::Epochs(epochs) => {
-                epochs
-                    .checked_mul(steps_per_epoch)
-                    .ok_or(TrainError::TooManySteps {
-                        epochs,
-                        steps_per_epoch,
-                    })?
-            }
-        };
+        let steps_total = plan.steps_total(train.duration)?;
         Ok(Self {
             plan,
             records,
@@ -201,7 +190,9 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use ringfold_common::job::{EvaluateEvery, LastBatch, OptimizerSpec, ScheduleSpec, SgdOptions};
+    use ringfold_common::job::{
+        EvaluateEvery, LastBatch, OptimizerSpec, ScheduleSpec, SgdOptions, TrainDuration,
+    };
 
     use super::*;
 

@@ -4,16 +4,20 @@ use ringfold_collective::{AbortSignal, CollectiveError};
 use ringfold_common::dataset::StepPlanError;
 use ringfold_common::error::one_line;
 use ringfold_common::ids::{Rank, Step};
-use ringfold_common::job::Cause;
+use ringfold_common::job::{Cause, IdleGroup};
 use ringfold_compute::ComputeError;
 use ringfold_graph::GraphError;
+use ringfold_graph::job::ModelError;
 use ringfold_graph::onnx::OnnxError;
 use ringfold_storage::StorageError;
 
 /// Why training, evaluation or prediction failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The model can't be built.
+    /// The job's model can't be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A graph can't be built.
     #[error("can't build the model")]
     Graph(#[from] GraphError),
     /// The model can't be planned or run.
@@ -22,7 +26,7 @@ pub enum TrainError {
     /// The model has no form in ONNX.
     #[error("can't write the model as ONNX")]
     Onnx(#[from] OnnxError),
-    /// The ONNX file that the job names can't be trained.
+    /// An ONNX file that no job names can't be read.
     #[error("{path}: can't read the model")]
     ReadOnnx {
         /// The file.
@@ -39,25 +43,9 @@ pub enum TrainError {
     /// There is no step to take.
     #[error(transparent)]
     StepPlan(#[from] StepPlanError),
-    /// More steps than can be counted.
-    #[error("{epochs} epochs of {steps_per_epoch} steps: more steps than can be counted")]
-    TooManySteps {
-        /// Epochs asked for.
-        epochs: u64,
-        /// Steps of each.
-        steps_per_epoch: u64,
-    },
     /// A parameter group without a parameter.
-    #[error(
-        "train.group: {pattern:?} matches no parameter; there are: {}",
-        shortened(.names)
-    )]
-    GroupWithoutParameter {
-        /// The group's pattern.
-        pattern: String,
-        /// The parameters of the model.
-        names: Vec<String>,
-    },
+    #[error("train.group")]
+    Group(#[from] IdleGroup),
     /// The numbers ran away.
     #[error(
         "the {what} is not finite ({value}) after step {step}: a smaller learning rate, \
@@ -127,16 +115,6 @@ pub(crate) fn check_abort(abort: &AbortSignal) -> Result<(), TrainError> {
         Some(reason) => Err(TrainError::Aborted {
             reason: reason.to_owned(),
         }),
-    }
-}
-
-/// Names as an error shows them.
-fn shortened(names: &[String]) -> String {
-    const SHOWN_MAX: usize = 50;
-    let shown = names[..names.len().min(SHOWN_MAX)].join(", ");
-    match names.len().saturating_sub(SHOWN_MAX) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }
 

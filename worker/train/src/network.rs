@@ -5,15 +5,16 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use ringfold_common::dataset::Target;
-use ringfold_common::job::{self, Architecture, ModelSpec};
+use ringfold_common::job::{self, ModelSpec};
 use ringfold_compute::{
-    Arena, CompileOptions, Cpu, CpuOptions, CpuPlan, Inspection, Mode, ParameterLayout,
-    PlanOptions, Precision, StateLayout, Workspace, inspect,
+    Arena, CompileOptions, ComputeError, Cpu, CpuOptions, CpuPlan, Inspection, Mode,
+    ParameterLayout, PlanOptions, Precision, StateLayout, Workspace, inspect,
 };
-use ringfold_graph::models::{self, Frame, LOSS};
-use ringfold_graph::onnx::{ImportedTensor, TensorKind, read_for_job};
-use ringfold_graph::pass::simplify;
-use ringfold_graph::{Graph, differentiate};
+use ringfold_graph::Graph;
+#[cfg(test)]
+use ringfold_graph::job::differentiated;
+use ringfold_graph::job::{JobNetwork, RecordShape};
+use ringfold_graph::onnx::{ImportedTensor, TensorKind};
 use ringfold_storage::{ModelSources, NamedTensor, Tensor};
 
 use crate::batch_buffer::BatchBuffer;
@@ -32,6 +33,21 @@ pub struct Network {
     /// Initial values that a file gives; others are drawn.
     given: Vec<ImportedTensor>,
     precision: Precision,
+}
+
+/// Checks that this processor can train in a precision.
+///
+/// # Errors
+/// What it lacks.
+pub fn check_precision(precision: job::Precision) -> Result<(), ComputeError> {
+    ringfold_compute::cpu::check_precision::<f32>(of_job(precision))
+}
+
+fn of_job(precision: job::Precision) -> Precision {
+    match precision {
+        job::Precision::F32 => Precision::Full,
+        job::Precision::Bf16 => Precision::Bf16,
+    }
 }
 
 /// A job's model, and the content of the file that it is from.
@@ -64,36 +80,36 @@ impl Network {
         threads: usize,
     ) -> Result<Self, TrainError> {
         let Sourced { spec: model, onnx } = model.into();
-        let dims: Vec<usize> = dims.iter().map(|&size| size as usize).collect();
-        let (features, outputs) = (features as usize, target.outputs() as usize);
-        let frame = Frame::of_model(model, features, &dims, outputs, l2)?;
-        if let (Architecture::Onnx(spec), Some(bytes)) = (&model.architecture, onnx) {
-            let read =
-                read_for_job(bytes, spec, &frame).map_err(|source| TrainError::ReadOnnx {
-                    path: spec.file.path.clone(),
-                    source: Box::new(source),
-                })?;
-            let network = Self::from_graph(&read.graph, features, target, threads)?;
-            return Ok(Self {
-                given: read.tensors,
-                ..network
-            });
-        }
-        let forward = models::build(model, &frame)?;
-        Self::from_graph(&forward, features, target, threads)
+        let records = RecordShape {
+            features,
+            dims,
+            target,
+        };
+        let JobNetwork { graph, given } = JobNetwork::build(model, onnx, records, l2)?;
+        let network = Self::of_differentiated(graph, features as usize, target, threads)?;
+        Ok(Self { given, ..network })
     }
 
     /// The network of a model that is not differentiated yet.
     ///
     /// # Errors
     /// As [`Network::new`].
+    #[cfg(test)]
     pub(crate) fn from_graph(
         forward: &Graph,
         features: usize,
         target: &Target,
         threads: usize,
     ) -> Result<Self, TrainError> {
-        let graph = differentiate(&simplify(forward)?.graph, LOSS)?;
+        Self::of_differentiated(differentiated(forward)?, features, target, threads)
+    }
+
+    fn of_differentiated(
+        graph: Graph,
+        features: usize,
+        target: &Target,
+        threads: usize,
+    ) -> Result<Self, TrainError> {
         let layout = ParameterLayout::new::<f32>(&graph)?;
         let states = StateLayout::new::<f32>(&graph)?;
         Ok(Self {
@@ -111,10 +127,7 @@ impl Network {
     /// With the operands of training's matrix products rounded; evaluation and prediction don't.
     #[must_use]
     pub fn with_precision(mut self, precision: job::Precision) -> Self {
-        self.precision = match precision {
-            job::Precision::F32 => Precision::Full,
-            job::Precision::Bf16 => Precision::Bf16,
-        };
+        self.precision = of_job(precision);
         self
     }
 

@@ -2,7 +2,7 @@
 
 use ringfold_common::dataset::Target;
 use ringfold_compute::{Arena, Mode};
-use ringfold_graph::models::{FEATURES, PREDICTION, PROBABILITIES};
+use ringfold_graph::models::{FEATURES, PREDICTION, PROBABILITIES, VARIANCE};
 use ringfold_graph::onnx::{Scaling, write_scaled};
 use ringfold_storage::{Features, Model, ModelDescription, Records, Scaler};
 
@@ -33,6 +33,13 @@ pub enum Prediction<'a> {
     },
     /// Numbers.
     Values(&'a [f32]),
+    /// Normal distributions.
+    Normal {
+        /// The mean of each value.
+        means: &'a [f32],
+        /// Its variance.
+        variances: &'a [f32],
+    },
 }
 
 /// A network with its parameters and state as a model of ONNX; see [`Predictor::to_onnx`].
@@ -142,7 +149,15 @@ impl Predictor {
                 Target::Tokens(_) => {}
                 Target::Values(count) => {
                     let all = plan.output(workspace, PREDICTION).unwrap_or_default();
-                    for values in all.chunks_exact((*count).max(1) as usize) {
+                    let count = (*count).max(1) as usize;
+                    if let Some(variances) = plan.output(workspace, VARIANCE) {
+                        let pairs = all.chunks_exact(count).zip(variances.chunks_exact(count));
+                        for (means, variances) in pairs {
+                            each(Prediction::Normal { means, variances })?;
+                        }
+                        continue;
+                    }
+                    for values in all.chunks_exact(count) {
                         each(Prediction::Values(values))?;
                     }
                 }

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 use ringfold_common::dataset::Target;
+use ringfold_common::job::Loss;
 use ringfold_storage::{ModelFiles, ReadOptions, read_unlabelled};
 use ringfold_train::Predictor;
 use ringfold_train::predict::Prediction;
@@ -66,6 +67,9 @@ fn header(predictor: &Predictor, probabilities: bool) -> Vec<String> {
     if let (true, Target::Classes(names)) = (probabilities, &predictor.description().target) {
         header.extend(names.iter().map(|name| format!("probability_{name}")));
     }
+    if predictor.description().model.loss == Loss::Normal {
+        header.push("variance".to_owned());
+    }
     header
 }
 
@@ -83,6 +87,9 @@ fn record(prediction: Prediction<'_>, with_probabilities: bool) -> Vec<String> {
             record
         }
         Prediction::Values(values) => values.iter().map(f32::to_string).collect(),
+        Prediction::Normal { means, variances } => {
+            means.iter().chain(variances).map(f32::to_string).collect()
+        }
     }
 }
 
@@ -107,6 +114,13 @@ fn as_json(
         }
         Prediction::Values([value]) => serde_json::json!({ "prediction": value }),
         Prediction::Values(values) => serde_json::json!({ "prediction": values }),
+        Prediction::Normal {
+            means: [mean],
+            variances: [variance],
+        } => serde_json::json!({ "prediction": mean, "variance": variance }),
+        Prediction::Normal { means, variances } => {
+            serde_json::json!({ "prediction": means, "variance": variances })
+        }
     }
 }
 

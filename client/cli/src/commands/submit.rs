@@ -13,10 +13,11 @@ use crate::output::{Renderer, Style};
 
 pub async fn run(args: SubmitArgs) -> Result<ExitCode, CliError> {
     telemetry::init("warn", None);
-    let spec = job_file::read(&args.job_file)?;
+    let file = job_file::read(&args.job_file)?;
     let mut client = Client::connect(&args.address.coordinator).await?;
     let token = args.token.unwrap_or_else(Client::new_token);
-    let submitted = client.submit(&spec, &token).await?;
+    let submitted = client.submit(&file.spec, &token).await;
+    let submitted = submitted.map_err(|error| job_file::refused(&file, error))?;
     let mut renderer = Renderer::new(Style::choose(args.json));
     renderer.submitted(&submitted).map_err(CliError::stdout)?;
     if !args.watch {

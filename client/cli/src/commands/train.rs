@@ -8,9 +8,11 @@ use std::time::Duration;
 use ringfold_client::Client;
 use ringfold_common::clock::SystemClock;
 use ringfold_common::job::JobSpec;
+use ringfold_common::job_file::JobFile;
 use ringfold_coordinator::{CoordinatorError, Options};
 use ringfold_coordinator_store::MemoryStore;
 use ringfold_net::{server, shutdown, telemetry};
+use ringfold_train::network::check_precision;
 use ringfold_worker::{AgentError, AgentOptions, agent};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -23,14 +25,15 @@ use crate::output::{Renderer, Style};
 
 pub async fn run(args: TrainArgs) -> Result<ExitCode, CliError> {
     telemetry::init(if args.verbose { "info" } else { "error" }, None);
-    let spec = job_file::read(&args.job_file)?;
-    // Rank 0 would find the same: here it is the user's input, not a job's fault.
-    ringfold_storage::check_output_dir(Path::new(&spec.output.dir))?;
+    let file = job_file::read(&args.job_file)?;
+    let spec = &file.spec;
+    // A rank would find the same: here it is the user's input, not a job's fault.
+    check_host(&file)?;
     let interrupted = shutdown::on_signals().map_err(|source| CliError::Signals { source })?;
     let mut renderer = Renderer::new(Style::choose(args.json));
 
-    let cluster = LocalCluster::start(&spec, args.verbose).await?;
-    let result = train(&spec, &cluster, &mut renderer, &interrupted).await;
+    let cluster = LocalCluster::start(spec, args.verbose).await?;
+    let result = train(&file, &cluster, &mut renderer, &interrupted).await;
     let stopped = cluster.stop().await;
     match result {
         // A worker that can't start says more than the job that waits for it.
@@ -40,8 +43,16 @@ pub async fn run(args: TrainArgs) -> Result<ExitCode, CliError> {
     }
 }
 
+/// Checks what a job asks of the host that its ranks run on.
+pub fn check_host(file: &JobFile) -> Result<(), CliError> {
+    let spec = &file.spec;
+    ringfold_storage::check_output_dir(Path::new(&spec.output.dir))?;
+    check_precision(spec.train.precision)
+        .map_err(|error| job_file::at_key(file, "train.precision", error.to_string()))
+}
+
 async fn train(
-    spec: &JobSpec,
+    file: &JobFile,
     cluster: &LocalCluster,
     renderer: &mut Renderer,
     interrupted: &CancellationToken,
@@ -49,7 +60,9 @@ async fn train(
     let mut client = Client::connect(&cluster.address).await?;
     let token = Client::new_token();
     let submitted = tokio::select! {
-        submitted = client.submit(spec, &token) => submitted?,
+        submitted = client.submit(&file.spec, &token) => {
+            submitted.map_err(|error| job_file::refused(file, error))?
+        }
         () = interrupted.cancelled() => {
             return Ok(ExitCode::from(crate::error::EXIT_INTERRUPTED));
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ringfold_client::{Submitted, api};
 use ringfold_common::job::JobState;
 use ringfold_compute::Inspection;
+use ringfold_coordinator::submission::Checked;
 use ringfold_train::evaluate::ConfusionMatrix;
 use serde_json::{Value, json};
 
@@ -231,6 +232,26 @@ fn rank(rank: &api::RankInfo) -> Value {
         "host": rank.host,
         "pid": rank.pid,
         "ring_address": rank.ring_address,
+    })
+}
+
+/// What `ringfold check` found of a job.
+pub fn checked(checked: &Checked) -> Value {
+    let Checked {
+        spec,
+        dataset,
+        parameters,
+        steps,
+    } = checked;
+    json!({
+        "name": spec.name,
+        "model": spec.model.architecture.kind(),
+        "parameters": parameters,
+        "steps": steps,
+        "train_records": dataset.train_records,
+        "test_records": dataset.test_records,
+        "features": dataset.features,
+        "outputs": dataset.target.outputs(),
     })
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use ringfold_client::api;
+use ringfold_common::dataset::Target;
 use ringfold_compute::Inspection;
+use ringfold_coordinator::submission::Checked;
 use ringfold_train::evaluate::ConfusionMatrix;
 
 use super::json::state_name;
@@ -181,6 +183,33 @@ pub fn job(out: &mut impl Write, job: &api::Job) -> io::Result<()> {
         table(out, &rows)?;
     }
     Ok(())
+}
+
+/// What `ringfold check` found of a job.
+pub fn checked(out: &mut impl Write, checked: &Checked) -> io::Result<()> {
+    let Checked {
+        spec,
+        dataset,
+        parameters,
+        steps,
+    } = checked;
+    let outputs = match &dataset.target {
+        Target::Classes(names) => format!("{} classes", names.len()),
+        Target::Values(count) => format!("{count} values"),
+        Target::Tokens(vocabulary) => format!("{} tokens", vocabulary.len()),
+    };
+    writeln!(
+        out,
+        "job {}: {} of {parameters} parameters, {steps} steps of {}",
+        spec.name,
+        spec.model.architecture.kind(),
+        spec.train.global_batch,
+    )?;
+    writeln!(
+        out,
+        "data: {} training and {} test records of {} features, {outputs}",
+        dataset.train_records, dataset.test_records, dataset.features,
+    )
 }
 
 pub fn nodes(out: &mut impl Write, reply: &api::ListNodesResponse) -> io::Result<()> {

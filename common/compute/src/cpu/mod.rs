@@ -69,6 +69,17 @@ impl Default for CpuOptions {
     }
 }
 
+/// Checks that plans of `T` can be made in a precision on this processor.
+///
+/// # Errors
+/// [`ComputeError::Bf16`].
+pub fn check_precision<T: Element>(precision: Precision) -> Result<(), ComputeError> {
+    match precision {
+        Precision::Full => Ok(()),
+        Precision::Bf16 => gemm::check_bf16::<T>(),
+    }
+}
+
 /// The CPU as a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Cpu {
@@ -111,9 +122,7 @@ impl Cpu {
         options: PlanOptions,
         how: &CompileOptions,
     ) -> Result<CpuPlan<T>, ComputeError> {
-        if how.precision == Precision::Bf16 {
-            gemm::check_bf16::<T>()?;
-        }
+        check_precision::<T>(how.precision)?;
         let Compiled { graph, program, .. } = self.compiled::<T>(graph, layout, options, how)?;
         let kernels = KernelOptions {
             threads: self.options.threads,

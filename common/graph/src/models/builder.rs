@@ -372,6 +372,14 @@ impl<'a> Builder<'a> {
         self.graph.apply(Reshape { shape }, &[x])
     }
 
+    /// Puts the penalty on every parameter of two dimensions so far.
+    pub fn penalise_matrices(&mut self) {
+        let parameters = self.graph.parameters().iter();
+        let matrices = parameters.map(|parameter| parameter.value);
+        let matrices = matrices.filter(|&value| self.rank(value) == 2);
+        self.weights = matrices.collect();
+    }
+
     /// Ends the model with `out [batch, outputs]`.
     pub fn finish(mut self, out: ValueId) -> Result<Graph, GraphError> {
         let (frame, labels) = (self.frame, self.labels);
@@ -379,9 +387,9 @@ impl<'a> Builder<'a> {
         Ok(self.graph)
     }
 
-    /// Outputs of the model.
+    /// Outputs of the network.
     pub fn outputs(&self) -> usize {
-        self.frame.outputs
+        self.frame.network_outputs()
     }
 
     /// The shape of `x` isn't what was expected.

@@ -4,7 +4,7 @@ use ringfold_common::job::CnnSpec;
 
 use super::Frame;
 use super::builder::{Builder, Convolution, PoolWindows};
-use crate::error::GraphError;
+use crate::error::{GraphError, LayerPlace};
 use crate::graph::Graph;
 use crate::op::Pooling;
 
@@ -48,7 +48,11 @@ pub fn cnn(spec: &CnnSpec, frame: &Frame) -> Result<Graph, GraphError> {
             Ok(x)
         };
         x = apply(x).map_err(|problem| GraphError::Layer {
-            layer: format!("model.blocks[{i}]"),
+            place: LayerPlace {
+                key: format!("model.blocks[{i}]"),
+                kind: "",
+                line: 0,
+            },
             problem: Box::new(problem),
         })?;
     }

@@ -8,7 +8,8 @@ pub use step::{GptStep, gpt_step};
 use ringfold_common::job::GptSpec;
 
 use super::objective::finish_tokens;
-use super::{FEATURES, LABELS, LAYERS_MAX, UNITS_MAX};
+use super::options::{check_dropout, check_l2, check_layers, check_sizes, refuse};
+use super::{FEATURES, LABELS};
 use crate::error::GraphError;
 use crate::graph::{Graph, ValueId};
 use crate::init::Initialiser;
@@ -72,41 +73,22 @@ impl GptOptions {
     }
 
     fn check(&self) -> Result<(), GraphError> {
-        let refuse = |option, expected, got: String| {
-            Err(GraphError::ModelOption {
-                option,
-                expected,
-                got,
-            })
-        };
-        let sizes = [
+        check_sizes(&[
             ("vocabulary", self.vocabulary),
             ("context", self.context),
             ("length", self.length),
             ("width", self.width),
             ("heads", self.heads),
-        ];
-        for (option, size) in sizes {
-            if !(1..=UNITS_MAX).contains(&size) {
-                return refuse(option, "1 to 16777216", size.to_string());
-            }
-        }
+        ])?;
         if self.length > self.context {
-            return refuse("length", "at most the context", self.length.to_string());
+            return Err(refuse("length", "at most the context", self.length));
         }
-        if !(1..=LAYERS_MAX).contains(&self.layers) {
-            return refuse("layers", "1 to 1024", self.layers.to_string());
-        }
+        check_layers("layers", self.layers, 1)?;
         if !self.width.is_multiple_of(self.heads) {
-            return refuse("heads", "a divisor of the width", self.heads.to_string());
+            return Err(refuse("heads", "a divisor of the width", self.heads));
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return refuse("dropout", "a number in [0, 1)", self.dropout.to_string());
-        }
-        if !(self.l2.is_finite() && self.l2 >= 0.0) {
-            return refuse("l2", "a finite number of at least 0", self.l2.to_string());
-        }
-        Ok(())
+        check_dropout(self.dropout)?;
+        check_l2(self.l2)
     }
 }
 
@@ -297,7 +279,7 @@ impl<'a> Builder<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::LOSS;
+    use super::super::{LOSS, UNITS_MAX};
     use super::*;
     use crate::differentiate;
 

@@ -1,10 +1,15 @@
 //! LSTM over tokens, as the language models of recurrent networks (Zaremba, Sutskever, Vinyals:
 //! "Recurrent neural network regularization", 2014).
 
+mod numbers;
+
+pub use numbers::lstm_numbers;
+
 use ringfold_common::job::LstmSpec;
 
 use super::objective::finish_tokens;
-use super::{FEATURES, LABELS, LAYERS_MAX, LOGITS, UNITS_MAX};
+use super::options::{check_dropout, check_l2, check_layers, check_sizes};
+use super::{FEATURES, LABELS, LOGITS};
 use crate::error::GraphError;
 use crate::graph::{Graph, OutputRole, ValueId};
 use crate::init::{Initialiser, InitialiserScheme};
@@ -50,34 +55,15 @@ impl LstmOptions {
     }
 
     fn check(&self) -> Result<(), GraphError> {
-        let refuse = |option, expected, got: String| {
-            Err(GraphError::ModelOption {
-                option,
-                expected,
-                got,
-            })
-        };
-        let sizes = [
+        check_sizes(&[
             ("vocabulary", self.vocabulary),
             ("length", self.length),
             ("embedding", self.embedding),
             ("hidden", self.hidden),
-        ];
-        for (option, size) in sizes {
-            if !(1..=UNITS_MAX).contains(&size) {
-                return refuse(option, "1 to 16777216", size.to_string());
-            }
-        }
-        if !(1..=LAYERS_MAX).contains(&self.layers) {
-            return refuse("layers", "1 to 1024", self.layers.to_string());
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return refuse("dropout", "a number in [0, 1)", self.dropout.to_string());
-        }
-        if !(self.l2.is_finite() && self.l2 >= 0.0) {
-            return refuse("l2", "a finite number of at least 0", self.l2.to_string());
-        }
-        Ok(())
+        ])?;
+        check_layers("layers", self.layers, 1)?;
+        check_dropout(self.dropout)?;
+        check_l2(self.l2)
     }
 }
 
@@ -272,7 +258,7 @@ impl Builder<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::LOSS;
+    use super::super::{LOSS, UNITS_MAX};
     use super::*;
     use crate::differentiate;
 

@@ -1,7 +1,8 @@
 //! Perceptrons.
 
 use super::builder::Builder;
-use super::{Activation, Frame, LAYERS_MAX, Loss, UNITS_MAX};
+use super::options::{check_dropout, check_layers, check_sizes};
+use super::{Activation, Frame, Loss};
 use crate::error::GraphError;
 use crate::graph::Graph;
 use crate::init::InitialiserScheme;
@@ -57,29 +58,11 @@ impl MlpOptions {
     }
 
     fn check(&self) -> Result<(), GraphError> {
-        let refuse = |option, expected, got: String| {
-            Err(GraphError::ModelOption {
-                option,
-                expected,
-                got,
-            })
-        };
-        if self.hidden.len() >= LAYERS_MAX {
-            return refuse(
-                "hidden",
-                "fewer than 1024 layers",
-                self.hidden.len().to_string(),
-            );
-        }
-        for &units in &self.hidden {
-            if !(1..=UNITS_MAX).contains(&units) {
-                return refuse("hidden", "1 to 16777216 units", units.to_string());
-            }
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return refuse("dropout", "a number in [0, 1)", self.dropout.to_string());
-        }
-        Ok(())
+        // With the output there is one layer more.
+        check_layers("hidden", self.hidden.len() + 1, 1)?;
+        let widths: Vec<_> = self.hidden.iter().map(|&units| ("hidden", units)).collect();
+        check_sizes(&widths)?;
+        check_dropout(self.dropout)
     }
 
     fn frame(&self) -> Frame {
@@ -110,12 +93,14 @@ pub fn mlp(options: &MlpOptions) -> Result<Graph, GraphError> {
         x = builder.dropout(x, options.dropout)?;
     }
     let last = format!("layers.{}", options.hidden.len());
-    let out = builder.dense(&last, x, options.outputs, true)?;
+    let outputs = builder.outputs();
+    let out = builder.dense(&last, x, outputs, true)?;
     builder.finish(out)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{LAYERS_MAX, UNITS_MAX};
     use super::*;
 
     #[test]

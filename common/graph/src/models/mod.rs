@@ -10,12 +10,13 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `builder` | a graph under construction: layers with their parameters |
+//! | `options` | checks of options that models have in common |
 //! | `objective` | losses and what is predicted |
 //! | `mlp` | [`mlp`]: perceptrons; linear and softmax regression |
 //! | `cnn` | [`cnn`]: blocks of convolution and pooling |
 //! | `resnet` | [`resnet18`] |
 //! | `sequential` | [`sequential`]: lists of layers |
-//! | `gpt`, `lstm` | [`gpt`](gpt()), [`lstm`](lstm()): networks over tokens, whole or a token at a time |
+//! | `gpt`, `lstm` | [`gpt`](gpt()), [`lstm`](lstm()): networks over tokens, whole or a token at a time; [`lstm_numbers`] over numbers |
 
 mod builder;
 mod cnn;
@@ -23,6 +24,7 @@ mod gpt;
 mod lstm;
 mod mlp;
 pub(crate) mod objective;
+mod options;
 mod resnet;
 mod sequential;
 
@@ -30,9 +32,10 @@ use ringfold_common::job::{Architecture, Loss as JobLoss, LossOptions, ModelSpec
 
 pub use self::cnn::cnn;
 pub use self::gpt::{GptOptions, GptStep, gpt, gpt_step};
-pub use self::lstm::{LstmOptions, LstmStep, lstm, lstm_step};
+pub use self::lstm::{LstmOptions, LstmStep, lstm, lstm_numbers, lstm_step};
 pub use self::mlp::{MlpOptions, mlp};
 pub use self::objective::Loss;
+use self::options::{check_l2, check_sizes};
 pub use self::resnet::resnet18;
 pub use self::sequential::sequential;
 use crate::error::GraphError;
@@ -58,6 +61,8 @@ pub const LOGITS: &str = "logits";
 pub const PROBABILITIES: &str = "probabilities";
 /// The output of a regression, float `[batch, outputs]`.
 pub const PREDICTION: &str = "prediction";
+/// The variance beside a prediction, under the normal distribution's likelihood.
+pub const VARIANCE: &str = "variance";
 
 /// The most layers that a perceptron may have.
 pub const LAYERS_MAX: usize = 1024;
@@ -158,23 +163,16 @@ impl Frame {
         })
     }
 
+    /// Numbers that the network gives for a record: one a class, and of numbers as many a target as the
+    /// loss takes.
+    #[must_use]
+    pub fn network_outputs(&self) -> usize {
+        self.outputs.saturating_mul(self.loss.numbers_per_target())
+    }
+
     pub(crate) fn check(&self) -> Result<(), GraphError> {
-        for (option, units) in [("inputs", self.inputs), ("outputs", self.outputs)] {
-            if !(1..=UNITS_MAX).contains(&units) {
-                return Err(GraphError::ModelOption {
-                    option,
-                    expected: "1 to 16777216 units",
-                    got: units.to_string(),
-                });
-            }
-        }
-        if !(self.l2.is_finite() && self.l2 >= 0.0) {
-            return Err(GraphError::ModelOption {
-                option: "l2",
-                expected: "a finite number of at least 0",
-                got: self.l2.to_string(),
-            });
-        }
+        check_sizes(&[("inputs", self.inputs), ("outputs", self.outputs)])?;
+        check_l2(self.l2)?;
         self.loss.check(self.outputs)
     }
 }
@@ -194,6 +192,7 @@ fn loss(loss: JobLoss, options: &LossOptions) -> Loss {
         },
         JobLoss::BinaryCrossEntropy => Loss::BinaryCrossEntropy,
         JobLoss::Poisson => Loss::Poisson,
+        JobLoss::Normal => Loss::Normal,
         JobLoss::Gamma => Loss::Gamma {
             shape: options.shape,
         },
@@ -234,6 +233,7 @@ pub fn build(model: &ModelSpec, frame: &Frame) -> Result<Graph, GraphError> {
             dtype: frame.dtype,
             ..GptOptions::of_job(*spec, [frame.inputs; 2], frame.outputs, frame.l2)
         }),
+        Architecture::Lstm(spec) if !spec.takes_text() => lstm_numbers(spec, frame),
         Architecture::Lstm(spec) => lstm(&LstmOptions {
             dtype: frame.dtype,
             ..LstmOptions::of_job(*spec, frame.inputs, frame.outputs, frame.l2)

@@ -1,11 +1,14 @@
 //! Losses, and what is predicted under each.
 
-use super::{DATA_LOSS, FEATURES, Frame, LABELS, LOGITS, LOSS, PREDICTION, PROBABILITIES};
+use super::{
+    DATA_LOSS, FEATURES, Frame, LABELS, LOGITS, LOSS, PREDICTION, PROBABILITIES, VARIANCE,
+};
 use crate::error::GraphError;
 use crate::graph::{ConstantData, Graph, OutputRole, ValueId};
+use crate::layers::gaussian_nll;
 use crate::op::{
     Binary, CrossEntropy, Distance, L2Penalty, LossReduction, MeanSquaredError, PairLoss, Reduce,
-    Reduction, Softmax, SoftmaxCrossEntropy, Unary,
+    Reduction, Slice, Softmax, SoftmaxCrossEntropy, Unary,
 };
 use crate::shape::{DType, Shape, TensorType};
 
@@ -41,13 +44,30 @@ pub enum Loss {
         /// The distribution's shape, positive.
         shape: f64,
     },
+    /// The normal distribution's negative log-likelihood without its constant, mean over all targets
+    /// ([`gaussian_nll`]; Nix and Weigend: "Estimating the mean and variance of the target probability
+    /// distribution", 1994). The network gives the means of all targets, then for each a number whose
+    /// softplus, plus [`VARIANCE_MIN`], is the variance (Lakshminarayanan et al.: "Simple and scalable
+    /// predictive uncertainty estimation using deep ensembles", 2017, section 2.2.1).
+    Normal,
 }
+
+/// The least variance of [`Loss::Normal`].
+pub const VARIANCE_MIN: f64 = 1e-6;
 
 impl Loss {
     /// Whether labels are classes.
     #[must_use]
     pub fn takes_classes(&self) -> bool {
         matches!(self, Self::CrossEntropy | Self::WeightedCrossEntropy { .. })
+    }
+
+    /// Numbers that a network gives for each target.
+    pub(super) fn numbers_per_target(&self) -> usize {
+        match self {
+            Self::Normal => 2,
+            _ => 1,
+        }
     }
 
     pub(super) fn check(&self, outputs: usize) -> Result<(), GraphError> {
@@ -193,6 +213,9 @@ pub(crate) fn finish(
     labels: ValueId,
     weights: &[ValueId],
 ) -> Result<(), GraphError> {
+    if frame.loss == Loss::Normal {
+        return finish_normal(graph, frame, out, labels, weights);
+    }
     let data_loss = frame.loss.apply(graph, out, labels)?;
     add_losses(graph, data_loss, weights, frame.l2)?;
     let prediction = match frame.loss {
@@ -204,6 +227,39 @@ pub(crate) fn finish(
         }
         Loss::BinaryCrossEntropy => graph.apply(Unary::Sigmoid, &[out])?,
         Loss::Poisson | Loss::Gamma { .. } => graph.apply(Unary::Exp, &[out])?,
+        // Ended above.
+        Loss::Normal => return Ok(()),
     };
     graph.add_output(PREDICTION, OutputRole::Derived, prediction)
+}
+
+/// Ends a model of means and variances, `out [batch, 2 · outputs]`.
+fn finish_normal(
+    graph: &mut Graph,
+    frame: &Frame,
+    out: ValueId,
+    labels: ValueId,
+    weights: &[ValueId],
+) -> Result<(), GraphError> {
+    let part = |start| Slice {
+        axis: 1,
+        start,
+        step: 1,
+        len: frame.outputs,
+    };
+    let mean = graph.apply(part(0), &[out])?;
+    let raw = graph.apply(part(frame.outputs), &[out])?;
+    let soft = graph.apply(Unary::Softplus, &[raw])?;
+    let least = graph.add_scalar(VARIANCE_MIN)?;
+    let variance = graph.apply(Binary::Add, &[soft, least])?;
+    let losses = gaussian_nll(graph, mean, labels, variance, VARIANCE_MIN)?;
+    let over_all = Reduce {
+        reduction: Reduction::Mean,
+        axes: vec![0, 1],
+        keep: false,
+    };
+    let data_loss = graph.apply(over_all, &[losses])?;
+    add_losses(graph, data_loss, weights, frame.l2)?;
+    graph.add_output(PREDICTION, OutputRole::Derived, mean)?;
+    graph.add_output(VARIANCE, OutputRole::Derived, variance)
 }

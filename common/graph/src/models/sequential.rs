@@ -4,7 +4,7 @@ use ringfold_common::job::{ConvLayer, Layer, LayerSpec, PoolLayer, SequentialSpe
 
 use super::Frame;
 use super::builder::{Builder, Convolution, PoolWindows};
-use crate::error::GraphError;
+use crate::error::{GraphError, LayerPlace};
 use crate::graph::{Graph, ValueId};
 use crate::init::Initialiser;
 use crate::op::{Binary, Cast, Gather, Norm, NormOver, Pooling, Reduction, Reshape};
@@ -59,13 +59,12 @@ fn layers(
 }
 
 fn located(path: &str, spec: &LayerSpec, problem: GraphError) -> GraphError {
-    let kind = spec.layer.kind();
-    let layer = match spec.line {
-        0 => format!("{path} ({kind})"),
-        line => format!("{path} ({kind}, line {line})"),
-    };
     GraphError::Layer {
-        layer,
+        place: LayerPlace {
+            key: path.to_owned(),
+            kind: spec.layer.kind(),
+            line: spec.line,
+        },
         problem: Box::new(problem),
     }
 }

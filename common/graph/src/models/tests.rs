@@ -326,6 +326,12 @@ fn every_loss_has_its_outputs() {
             PREDICTION
         };
         assert_eq!(output(&graph, out), Shape::batched(&[2]), "{name}");
+        let weight = graph.parameters()[0].value;
+        let numbers = if loss == JobLoss::Normal { 4 } else { 2 };
+        let shape = Shape::fixed(&[numbers, 7]);
+        assert_eq!(graph.value(weight).ty.shape, shape, "{name}");
+        let variances = graph.outputs().iter().any(|output| output.name == VARIANCE);
+        assert_eq!(variances, loss == JobLoss::Normal, "{name}");
     }
     let mut model = ModelSpec::new(linear, JobLoss::CrossEntropy);
     model.loss_options.class_weights = vec![1.0, 2.0, 3.0];

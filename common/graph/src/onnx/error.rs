@@ -108,3 +108,15 @@ pub enum OnnxError {
         got: usize,
     },
 }
+
+impl OnnxError {
+    /// The key of the job file that a job's model can't have because of this.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::Place { kind: "freeze", .. } => "model.freeze",
+            Self::Place { kind: "output", .. } => "model.output",
+            _ => "model.path",
+        }
+    }
+}

@@ -131,7 +131,7 @@ pub(super) fn finish(
     let shape = graph.value(value).ty.shape.clone();
     let dims = shape.dims();
     let len = fixed(dims).map(|sizes| sizes.iter().product::<usize>());
-    if dims.first() != Some(&Dim::Batch) || len != Some(frame.outputs) {
+    if dims.first() != Some(&Dim::Batch) || len != Some(frame.network_outputs()) {
         let outputs = frame.outputs;
         let kind = if frame.loss.takes_classes() {
             "classes"
@@ -141,13 +141,14 @@ pub(super) fn finish(
         return Err(OnnxError::Place {
             kind: "output",
             name: name.to_owned(),
-            expected: "the batch first, then a number for each class or target of the data",
+            expected: "the batch first, then a number for each class or target of the data, or a mean and a \
+                       variance for each target under \"normal\"",
             got: format!("{shape} for {outputs} {kind}"),
         });
     }
     let mut out = value;
     if dims.len() != 2 {
-        let shape = Shape::batched(&[frame.outputs]);
+        let shape = Shape::batched(&[frame.network_outputs()]);
         out = graph.apply(Reshape { shape }, &[value])?;
     }
     let parameters = graph.parameters().iter().map(|parameter| parameter.value);

@@ -157,7 +157,7 @@ fn input(input: &[u32]) -> Result<(), SpecError> {
         "model.input",
         format!("{input:?}"),
         format!(
-            "[channels, height, width] or [channels, length] of 1 to {} numbers",
+            "[channels, height, width], [channels, length] or [steps, features] of 1 to {} numbers",
             limits::FEATURES_MAX
         ),
     )

@@ -20,7 +20,7 @@ pub(super) fn validate_gpt(gpt: &GptSpec) -> Result<(), SpecError> {
 pub(super) fn validate_lstm(lstm: &LstmSpec) -> Result<(), SpecError> {
     let layers_max = limits::TEXT_LAYERS_MAX.into();
     let width_max = limits::WIDTH_MAX.into();
-    check_count("model.embedding", lstm.embedding.into(), 1, width_max)?;
+    check_count("model.embedding", lstm.embedding.into(), 0, width_max)?;
     check_count("model.hidden", lstm.hidden.into(), 1, width_max)?;
     check_count("model.layers", lstm.layers.into(), 1, layers_max)?;
     check_share("model.dropout", lstm.dropout)
@@ -29,6 +29,21 @@ pub(super) fn validate_lstm(lstm: &LstmSpec) -> Result<(), SpecError> {
 /// Networks over text take text, and others don't.
 pub(super) fn validate_kind(model: &Architecture, data: &DataSource) -> Result<(), SpecError> {
     let is_text = matches!(data, DataSource::Text(_));
+    if let Architecture::Lstm(lstm) = model {
+        return check(
+            lstm.takes_text() == is_text,
+            "model.embedding",
+            match lstm.embedding {
+                0 => "missing or 0".to_owned(),
+                embedding => embedding.to_string(),
+            },
+            if is_text {
+                "a whole number from 1, for data.format \"text\""
+            } else {
+                "none, unless data.format is \"text\": numbers have no embedding"
+            },
+        );
+    }
     check(
         model.takes_text() == is_text,
         "model.kind",

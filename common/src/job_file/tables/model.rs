@@ -147,7 +147,7 @@ fn architecture(kind: Kind, table: &Reader<'_>) -> Result<Architecture, Located>
             tied_embeddings: table.boolean_or("tied_embeddings", true)?,
         }),
         Kind::Lstm => Architecture::Lstm(LstmSpec {
-            embedding: required_u32(table, "embedding")?,
+            embedding: table.whole_u32("embedding")?.unwrap_or(0),
             hidden: required_u32(table, "hidden")?,
             layers: table.whole_u32("layers")?.unwrap_or(1),
             dropout: table.number_or("dropout", 0.0)?,

@@ -7,7 +7,7 @@ use ringfold_common::ids::{JobId, MembershipEpoch, Rank, SlotId};
 use ringfold_common::job::{JobSpec, JobState, Phase, RankReport, Reason};
 
 use super::state::{Job, Post, Run, Seat, Stage};
-use super::{Core, Turn, publish_state};
+use super::{Core, Turn};
 use crate::effect::{Assignment, Command, Effect, Refusal, Reply};
 use crate::event::{Fence, RequestId};
 use crate::placement::{FreeSlot, place};
@@ -60,9 +60,10 @@ impl Core {
             next_event_sequence: 1,
             ended_revision: None,
         };
-        let mut job = Job::new(record, self.config.events_per_job_max);
+        let job = Job::new(record, self.config.events_per_job_max);
         turn.touched.insert(id);
-        publish_state(&mut job, turn);
+        // Told once it is known whether it waits: a job that starts at once never did.
+        turn.queued = Some(id);
         self.jobs.insert(id, job);
         self.queue.insert(id);
         turn.queue_moved = true;

@@ -1,17 +1,16 @@
 //! Writing and reading a model's directory.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ringfold_common::dataset::Target;
 use ringfold_common::job::{Architecture, Summary};
-use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
 use super::output::write_atomically;
+use super::weights::{TensorShape, parse_weights, serialize_weights, shapes, weights_blake3};
 use super::{FORMAT_VERSION, Model, ModelDescription, ModelSources, NamedTensor, Tensor};
 use crate::dataset::SourceFormat;
 use crate::error::StorageError;
@@ -31,12 +30,6 @@ struct ModelDocument<'a> {
     description: Cow<'a, ModelDescription>,
     tensors: Vec<TensorShape>,
     weights_blake3: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct TensorShape {
-    name: String,
-    shape: Vec<usize>,
 }
 
 /// What is read of `model.json` before all else.
@@ -167,30 +160,6 @@ impl ModelFiles {
     }
 }
 
-/// Reads tensors from a safetensors file of any program: those of the `expected` names and shapes, in
-/// the order of their names' bytes; no more and no fewer. Elements are F32; of I64, such as PyTorch's
-/// `num_batches_tracked`, they become floats.
-///
-/// # Errors
-/// A file that can't be read or isn't one of safetensors, and [`StorageError::TensorMissing`],
-/// [`StorageError::TensorExtra`], [`StorageError::TensorShape`], [`StorageError::TensorDtype`], which
-/// name the tensor.
-pub fn read_weights(
-    path: &Path,
-    expected: &[(&str, &[usize])],
-) -> Result<Vec<Tensor>, StorageError> {
-    let bytes = read_file(path, ModelFiles::WEIGHTS_BYTES_MAX)?;
-    parse_weights(path, &bytes, tensor_shapes(expected))
-}
-
-pub(super) fn tensor_shapes(expected: &[(&str, &[usize])]) -> Vec<TensorShape> {
-    let shape = |&(name, shape): &(&str, &[usize])| TensorShape {
-        name: name.to_owned(),
-        shape: shape.to_vec(),
-    };
-    expected.iter().map(shape).collect()
-}
-
 /// Removes a file, if it is there.
 fn remove(path: PathBuf) -> Result<(), StorageError> {
     match std::fs::remove_file(&path) {
@@ -199,94 +168,6 @@ fn remove(path: PathBuf) -> Result<(), StorageError> {
         }
         _ => Ok(()),
     }
-}
-
-/// BLAKE3 over every tensor's values as little-endian bytes, in the order of the bytes of their
-/// names; in hexadecimal.
-#[must_use]
-pub fn weights_blake3(tensors: &[NamedTensor<'_>]) -> String {
-    let mut sorted: Vec<_> = tensors.iter().collect();
-    sorted.sort_by_key(|tensor| tensor.name);
-    let mut hasher = blake3::Hasher::new();
-    let mut bytes = Vec::with_capacity(1 << 16);
-    for tensor in sorted {
-        for values in tensor.values.chunks(1 << 14) {
-            bytes.clear();
-            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-            hasher.update(&bytes);
-        }
-    }
-    hasher.finalize().to_hex().to_string()
-}
-
-/// Names and shapes in the order of the names' bytes, once they make sense.
-fn shapes(weights: &[NamedTensor<'_>]) -> Result<Vec<TensorShape>, StorageError> {
-    let mut shapes = Vec::with_capacity(weights.len());
-    for tensor in weights {
-        let product = tensor
-            .shape
-            .iter()
-            .try_fold(1usize, |product, &size| product.checked_mul(size));
-        if product != Some(tensor.values.len()) {
-            return Err(StorageError::TensorLength {
-                name: tensor.name.to_owned(),
-                shape: tensor.shape.to_vec(),
-                values: tensor.values.len(),
-            });
-        }
-        shapes.push(TensorShape {
-            name: tensor.name.to_owned(),
-            shape: tensor.shape.to_vec(),
-        });
-    }
-    shapes.sort_by(|a, b| a.name.cmp(&b.name));
-    match shapes.windows(2).find(|pair| pair[0].name == pair[1].name) {
-        Some(pair) => Err(StorageError::TensorTwice {
-            name: pair[0].name.clone(),
-        }),
-        None => Ok(shapes),
-    }
-}
-
-/// A tensor as the safetensors crate wants it.
-struct F32View<'a>(NamedTensor<'a>);
-
-impl View for F32View<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.0.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let bytes = self.0.values.iter().flat_map(|value| value.to_le_bytes());
-        Cow::Owned(bytes.collect())
-    }
-
-    fn data_len(&self) -> usize {
-        size_of_val(self.0.values)
-    }
-}
-
-fn serialize_weights(
-    path: &Path,
-    description: &ModelDescription,
-    weights: &[NamedTensor<'_>],
-) -> Result<Vec<u8>, StorageError> {
-    // One key: the format's writer takes a map without order, and equal models must give equal
-    // bytes.
-    let ringfold = serde_json::json!({
-        "format_version": FORMAT_VERSION,
-        "job_name": description.job_name,
-    });
-    let metadata = HashMap::from([("ringfold".to_owned(), ringfold.to_string())]);
-    let views = weights.iter().map(|&tensor| (tensor.name, F32View(tensor)));
-    safetensors::serialize(views, Some(metadata)).map_err(|source| StorageError::Weights {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 fn to_json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, StorageError> {
@@ -422,63 +303,4 @@ fn check_document(path: &Path, document: &ModelDocument<'_>) -> Result<(), Stora
         )?;
     }
     Ok(())
-}
-
-/// The tensors that `expected` lists, in its order, which becomes that of their names.
-pub(super) fn parse_weights(
-    path: &Path,
-    bytes: &[u8],
-    mut expected: Vec<TensorShape>,
-) -> Result<Vec<Tensor>, StorageError> {
-    let weights = SafeTensors::deserialize(bytes).map_err(|source| StorageError::Weights {
-        path: path.to_owned(),
-        source,
-    })?;
-    // By name: which of several faults is told doesn't depend on the order in a hash map.
-    let mut views: BTreeMap<&str, _> = weights.iter().collect();
-    expected.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut tensors = Vec::with_capacity(expected.len());
-    for TensorShape { name, shape } in expected {
-        let path = path.to_owned();
-        let Some(view) = views.remove(name.as_str()) else {
-            return Err(StorageError::TensorMissing { path, name });
-        };
-        if !matches!(view.dtype(), Dtype::F32 | Dtype::I64) {
-            let got = format!("{:?}", view.dtype());
-            return Err(StorageError::TensorDtype { path, name, got });
-        }
-        if view.shape() != shape {
-            return Err(StorageError::TensorShape {
-                path,
-                name,
-                expected: shape,
-                got: view.shape().to_vec(),
-            });
-        }
-        let data = view.data();
-        let values = match view.dtype() {
-            Dtype::I64 => {
-                let values = data.as_chunks::<8>().0.iter();
-                values
-                    .map(|bytes| i64::from_le_bytes(*bytes) as f32)
-                    .collect()
-            }
-            _ => {
-                let values = data.as_chunks::<4>().0.iter();
-                values.map(|bytes| f32::from_le_bytes(*bytes)).collect()
-            }
-        };
-        tensors.push(Tensor {
-            name,
-            shape,
-            values,
-        });
-    }
-    match views.pop_first() {
-        Some((name, _)) => Err(StorageError::TensorExtra {
-            path: path.to_owned(),
-            name: name.to_owned(),
-        }),
-        None => Ok(tensors),
-    }
 }

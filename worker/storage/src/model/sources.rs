@@ -7,7 +7,8 @@ use std::path::Path;
 use ringfold_common::job::{Architecture, ModelSpec, SourceFile};
 
 use super::Tensor;
-use super::files::{ModelFiles, parse_weights, read_file, tensor_shapes};
+use super::files::{ModelFiles, read_file};
+use super::weights::{parse_weights, tensor_shapes};
 use crate::error::StorageError;
 
 /// The most bytes of an ONNX file that are read: 2 GiB less one, as many as the format can have.

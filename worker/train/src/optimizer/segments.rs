@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ringfold_common::job::{GroupSpec, TrainSpec};
+use ringfold_common::job::{IdleGroup, TrainSpec};
 use ringfold_compute::ParameterLayout;
 
 use crate::error::TrainError;
@@ -23,16 +23,10 @@ pub struct Segment {
 /// fewer than two dimensions if the job says so.
 ///
 /// # Errors
-/// [`TrainError::GroupWithoutParameter`].
+/// [`TrainError::Group`].
 pub fn segments(layout: &ParameterLayout, train: &TrainSpec) -> Result<Vec<Segment>, TrainError> {
     let slots = layout.slots();
-    let idle = |group: &&GroupSpec| !slots.iter().any(|slot| group.matches(&slot.name));
-    if let Some(group) = train.groups.iter().find(idle) {
-        return Err(TrainError::GroupWithoutParameter {
-            pattern: group.pattern.clone(),
-            names: slots.iter().map(|slot| slot.name.clone()).collect(),
-        });
-    }
+    IdleGroup::check(&train.groups, slots.iter().map(|slot| slot.name.as_str()))?;
     let ends = slots.iter().skip(1).map(|slot| slot.offset);
     let ends = ends.chain([layout.len()]);
     let segment = |(slot, end): (&ringfold_compute::ParameterSlot, usize)| {
