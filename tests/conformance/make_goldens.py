@@ -122,6 +122,8 @@ def operators():
     cases += unary_cases() + binary_cases() + softmax_cases()
     cases += reduction_cases() + layout_cases() + norm_cases() + loss_cases() + image_cases()
     cases += attention_cases() + recurrent_cases() + element_cases()
+    # New cases come last: the random numbers of those before stay what they are.
+    cases += reset_first_cases()
     torch.set_default_dtype(torch.float32)
     write("operators.json", {"count": len(cases), "cases": cases})
 
@@ -306,6 +308,37 @@ def recurrent_cases():
                 op = {"kind": kind, "time_first": time_first, "reverse": reverse}
                 name = f"{kind}, time first: {time_first}, reverse: {reverse}"
                 cases.append(operator_case(name, op, apply, operands))
+    return cases
+
+
+def reset_first_cases():
+    """The GRU whose reset gate comes before the product with h (ONNX: linear_before_reset = 0), which
+    PyTorch lacks: written out here, step by step."""
+    cases = []
+    n, t, i, h = 2, 4, 3, 2
+    for time_first in (False, True):
+        for reverse in (False, True):
+
+            def apply(x, w_ih, w_hh, b_ih, b_hh, state):
+                steps = list(x.unbind(0 if time_first else 1))
+                results = []
+                for step in reversed(steps) if reverse else steps:
+                    r, z, n = (step @ w_ih.T + b_ih).chunk(3, -1)
+                    u_r, u_z, u_n = w_hh.chunk(3)
+                    c_r, c_z, c_n = b_hh.chunk(3)
+                    r = torch.sigmoid(r + state @ u_r.T + c_r)
+                    z = torch.sigmoid(z + state @ u_z.T + c_z)
+                    n = torch.tanh(n + (r * state) @ u_n.T + c_n)
+                    state = (1 - z) * n + z * state
+                    results.append(state)
+                return torch.stack(results[::-1] if reverse else results, 0 if time_first else 1)
+
+            x = torch.randn(t, n, i) if time_first else torch.randn(n, t, i)
+            shapes = [(3 * h, i), (3 * h, h), (3 * h,), (3 * h,), (n, h)]
+            operands = [x] + [torch.randn(*s) for s in shapes]
+            op = {"kind": "gru_reset_first", "time_first": time_first, "reverse": reverse}
+            name = f"gru that resets first, time first: {time_first}, reverse: {reverse}"
+            cases.append(operator_case(name, op, apply, operands))
     return cases
 
 

@@ -126,11 +126,11 @@ fn op(case: &Value) -> Op {
             scale: spec["scale"].as_f64(),
         }
         .into(),
-        kind @ ("lstm" | "gru") => Recurrent {
-            cell: if kind == "lstm" {
-                Cell::Lstm
-            } else {
-                Cell::Gru
+        kind @ ("lstm" | "gru" | "gru_reset_first") => Recurrent {
+            cell: match kind {
+                "lstm" => Cell::Lstm,
+                "gru" => Cell::Gru,
+                _ => Cell::GruResetFirst,
             },
             time_first: flag(spec, "time_first"),
             reverse: flag(spec, "reverse"),
