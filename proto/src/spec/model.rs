@@ -138,6 +138,7 @@ impl From<GptSpec> for v1::GptSpec {
             heads: gpt.heads,
             width: gpt.width,
             dropout: gpt.dropout,
+            attention_dropout: gpt.attention_dropout,
             tied_embeddings: gpt.tied_embeddings,
         }
     }
@@ -150,6 +151,7 @@ impl From<v1::GptSpec> for GptSpec {
             heads: gpt.heads,
             width: gpt.width,
             dropout: gpt.dropout,
+            attention_dropout: gpt.attention_dropout,
             tied_embeddings: gpt.tied_embeddings,
         }
     }

@@ -389,6 +389,7 @@ fn texts_round_trip_and_a_missing_stride_is_the_context() {
         heads: 3,
         width: 12,
         dropout: 0.1,
+        attention_dropout: 0.1,
         tied_embeddings: true,
     });
     let mut wire = v1::JobSpec::from(&spec);

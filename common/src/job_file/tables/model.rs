@@ -144,6 +144,7 @@ fn architecture(kind: Kind, table: &Reader<'_>) -> Result<Architecture, Located>
             heads: required_u32(table, "heads")?,
             width: required_u32(table, "width")?,
             dropout: table.number_or("dropout", 0.0)?,
+            attention_dropout: table.number_or("attention_dropout", 0.0)?,
             tied_embeddings: table.boolean_or("tied_embeddings", true)?,
         }),
         Kind::Lstm => Architecture::Lstm(LstmSpec {
