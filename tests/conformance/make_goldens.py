@@ -124,6 +124,9 @@ def operators():
     cases += attention_cases() + recurrent_cases() + element_cases()
     # New cases come last: the random numbers of those before stay what they are.
     cases += reset_first_cases()
+    for kind, f in (("fmod", torch.fmod), ("mod", torch.remainder)):
+        operands = [5 * r(4, 6), 2 * r(6)]
+        cases.append(operator_case(kind, {"kind": kind}, f, operands))
     torch.set_default_dtype(torch.float32)
     write("operators.json", {"count": len(cases), "cases": cases})
 

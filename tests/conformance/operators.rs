@@ -70,6 +70,8 @@ fn op(case: &Value) -> Op {
         "pow" => Binary::Pow.into(),
         "min" => Binary::Min.into(),
         "max" => Binary::Max.into(),
+        "fmod" => Binary::Fmod.into(),
+        "mod" => Binary::Mod.into(),
         "softmax" => Softmax::Plain { axis: size("axis") }.into(),
         "log_softmax" => Softmax::Log { axis: size("axis") }.into(),
         "softmax_cross_entropy" => SoftmaxCrossEntropy::Loss.into(),
@@ -124,6 +126,7 @@ fn op(case: &Value) -> Op {
             },
             causal: flag(spec, "causal"),
             scale: spec["scale"].as_f64(),
+            dropout: None,
         }
         .into(),
         kind @ ("lstm" | "gru" | "gru_reset_first") => Recurrent {

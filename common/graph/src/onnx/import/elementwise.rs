@@ -23,6 +23,10 @@ pub(super) fn build(
         "Mul" => pair(importer, call, Binary::Mul)?,
         "Div" => pair(importer, call, Binary::Div)?,
         "Pow" => power(importer, call)?,
+        "Mod" => match call.flag("fmod", false)? {
+            true => pair(importer, call, Binary::Fmod)?,
+            false => pair(importer, call, Binary::Mod)?,
+        },
         "Sum" => variadic(importer, call, Binary::Add)?,
         "Min" => variadic(importer, call, Binary::Min)?,
         "Max" => variadic(importer, call, Binary::Max)?,
