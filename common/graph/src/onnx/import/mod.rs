@@ -1,6 +1,8 @@
 //! From a model's messages to a graph.
 
+mod attention;
 mod call;
+mod einsum;
 mod elementwise;
 mod fold;
 mod images;
@@ -10,6 +12,7 @@ mod norms;
 mod operands;
 mod reductions;
 mod report;
+mod resize;
 mod sequences;
 mod shapes;
 
@@ -476,6 +479,8 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
     fn build(&mut self, call: &Call<'_, 'a>) -> Terms {
         let groups = [
             elementwise::build,
+            attention::build,
+            einsum::build,
             layout::build,
             linear::build,
             images::build,

@@ -1,11 +1,11 @@
-//! Recurrent layers and attention.
+//! Recurrent layers.
 
 use super::Importer;
 use super::call::{Call, Refusal, Term, because};
 use super::layout::{stretch, transpose};
 use crate::graph::ValueId;
-use crate::op::{Attention, Cell, Concat, Recurrent, Slice};
-use crate::shape::{DType, Dim, Shape};
+use crate::op::{Cell, Concat, Recurrent, Slice};
+use crate::shape::{Dim, Shape};
 
 pub(super) fn build(
     importer: &mut Importer<'_, '_, '_>,
@@ -15,14 +15,13 @@ pub(super) fn build(
         "LSTM" => recurrent(importer, call, Cell::Lstm)?,
         "GRU" if call.flag("linear_before_reset", false)? => recurrent(importer, call, Cell::Gru)?,
         "GRU" => recurrent(importer, call, Cell::GruResetFirst)?,
-        "Attention" => vec![attention(importer, call)?],
         _ => return Ok(None),
     };
     Ok(Some(values.into_iter().map(Term::Value).collect()))
 }
 
 /// `x` from `start`, `len` elements of a dimension.
-fn part(
+pub(super) fn part(
     importer: &mut Importer<'_, '_, '_>,
     x: ValueId,
     axis: usize,
@@ -247,61 +246,4 @@ fn one_way(
 fn zeros(importer: &mut Importer<'_, '_, '_>, shape: &Shape) -> Result<ValueId, Refusal> {
     let zero = importer.scalar(0.0)?;
     stretch(importer, zero, shape)
-}
-
-fn attention(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<ValueId, Refusal> {
-    call.ignore("softmax_precision");
-    if call.float("softcap", 0.0)? != 0.0 {
-        return because("softcap");
-    }
-    if (4..7).any(|position| call.optional(position).is_some()) {
-        return because("keys and values of the past");
-    }
-    if call.wants(1) {
-        return because("an output beside the first");
-    }
-    call.ignore("qk_matmul_output_mode");
-    let scale = match call.has("scale") {
-        true => Some(call.float("scale", 1.0)?),
-        false => None,
-    };
-    let mut operands = Vec::with_capacity(4);
-    let flat = importer.float(call.arg(0)?)?;
-    let is_flat = importer.shape(flat).rank() == 3;
-    for (position, heads) in [(0, "q_num_heads"), (1, "kv_num_heads"), (2, "kv_num_heads")] {
-        let x = importer.float(call.arg(position)?)?;
-        let heads = call.int(heads)?.and_then(|n| usize::try_from(n).ok());
-        operands.push(match (is_flat, heads, importer.shape(x).dims()) {
-            (false, ..) => x,
-            (true, Some(heads), &[n, t, Dim::Fixed(width)])
-                if heads > 0 && width.is_multiple_of(heads) =>
-            {
-                let (heads, width) = (Dim::Fixed(heads), Dim::Fixed(width / heads));
-                let x = importer.reshape(x, Shape::new(vec![n, t, heads, width]))?;
-                transpose(importer, x, vec![0, 2, 1, 3])?
-            }
-            _ => return because("a number of heads that doesn't fit"),
-        });
-    }
-    if let Some(mask) = call.optional(3) {
-        let mask = importer.arithmetic(mask)?;
-        match importer.dtype(mask) {
-            dtype if dtype.is_float() || dtype == DType::Bool => operands.push(mask),
-            dtype => return because(format!("a mask of {dtype}")),
-        }
-    }
-    let op = Attention {
-        causal: call.flag("is_causal", false)?,
-        scale,
-        ..Attention::heads()
-    };
-    let y = importer.graph.apply_all(op, &operands)?[0];
-    match (is_flat, importer.shape(y).dims()) {
-        (true, &[n, Dim::Fixed(heads), t, Dim::Fixed(width)]) => {
-            let y = transpose(importer, y, vec![0, 2, 1, 3])?;
-            let width = Dim::Fixed(heads.saturating_mul(width));
-            importer.reshape(y, Shape::new(vec![n, t, width]))
-        }
-        _ => Ok(y),
-    }
 }
