@@ -242,6 +242,18 @@ pub struct OnnxSpec {
     pub output: Option<String>,
     /// Patterns (`*`, `?`) of the names of initializers that aren't trained.
     pub freeze: Vec<String>,
+    /// What each input takes of a record; empty for a model of one input, which takes all of it.
+    #[serde(default)]
+    pub inputs: Vec<OnnxInput>,
+}
+
+/// An input of an ONNX file, and the features of a record that it takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnnxInput {
+    /// The input's name in the file.
+    pub name: String,
+    /// The first feature, and one past the last.
+    pub features: [u32; 2],
 }
 
 /// A file that a model is made from, at the same path on every host.

@@ -2,8 +2,8 @@
 
 use ringfold_common::job::{
     Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, GptSpec, Initialiser,
-    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxSpec,
-    PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
+    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxInput,
+    OnnxSpec, PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
 };
 
 use crate::error::{FieldError, required};
@@ -322,6 +322,7 @@ impl From<&OnnxSpec> for v1::OnnxSpec {
             file: Some((&onnx.file).into()),
             output: onnx.output.clone(),
             freeze: onnx.freeze.clone(),
+            inputs: onnx.inputs.iter().map(Into::into).collect(),
         }
     }
 }
@@ -334,7 +335,28 @@ impl TryFrom<v1::OnnxSpec> for OnnxSpec {
             file: required(onnx.file, "spec.model.onnx.file")?.into(),
             output: onnx.output,
             freeze: onnx.freeze,
+            inputs: onnx.inputs.into_iter().map(Into::into).collect(),
         })
+    }
+}
+
+impl From<&OnnxInput> for v1::OnnxInput {
+    fn from(input: &OnnxInput) -> Self {
+        let [first, end] = input.features;
+        Self {
+            name: input.name.clone(),
+            first,
+            end,
+        }
+    }
+}
+
+impl From<v1::OnnxInput> for OnnxInput {
+    fn from(input: v1::OnnxInput) -> Self {
+        Self {
+            name: input.name,
+            features: [input.first, input.end],
+        }
     }
 }
 

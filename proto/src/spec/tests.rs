@@ -2,8 +2,9 @@ use ringfold_common::job::{
     Activation, AdaGradOptions, AdamOptions, Anneal, Architecture, BarzilaiBorweinFormula,
     BarzilaiBorweinOptions, CnnSpec, Decay, EmaSpec, EvaluateEvery, GptSpec, GroupSpec,
     Initialiser, LambOptions, LastBatch, LinearSpec, LionOptions, Loss, LstmSpec, Milestones,
-    MlpSpec, ModelSpec, OneCycle, OnnxSpec, OptimizerSpec, Period, Precision, Resnet18Spec,
-    RmsPropOptions, ScheduleSpec, SgdOptions, SourceFile, Stem, TrainDuration, TrainSpec,
+    MlpSpec, ModelSpec, OneCycle, OnnxInput, OnnxSpec, OptimizerSpec, Period, Precision,
+    Resnet18Spec, RmsPropOptions, ScheduleSpec, SgdOptions, SourceFile, Stem, TrainDuration,
+    TrainSpec,
 };
 
 use super::*;
@@ -342,6 +343,10 @@ learning_rate = 0.1
             file: file("/nets/a.onnx", "a"),
             output: Some("scores".into()),
             freeze: vec!["stem.*".into()],
+            inputs: vec![OnnxInput {
+                name: "image".into(),
+                features: [3, 7],
+            }],
         });
         model.weights = Some(file("/nets/w.safetensors", "0"));
     });

@@ -2,8 +2,8 @@
 
 use crate::job::{
     Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, GptSpec, Initialiser,
-    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxSpec,
-    PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
+    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxInput,
+    OnnxSpec, PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
 };
 use crate::job_file::Origin;
 use crate::job_file::document::{Item, Located, Value};
@@ -103,7 +103,34 @@ fn onnx(table: &Reader<'_>, path: String) -> Result<Architecture, Located> {
         freeze: table
             .optional_string_list("freeze", "a list of patterns such as [\"features.*\"]")?
             .unwrap_or_default(),
+        inputs: table
+            .optional_tables(
+                "inputs",
+                "a list of inputs such as [{ name = \"a\", features = [0, 16] }]",
+            )?
+            .map_or_else(|| Ok(Vec::new()), onnx_inputs)?,
     }))
+}
+
+fn onnx_inputs(tables: Vec<(&Item, Reader<'_>)>) -> Result<Vec<OnnxInput>, Located> {
+    let read = |(item, table): (&Item, Reader<'_>)| {
+        let expected = "the first feature and one past the last, such as [0, 16]";
+        let features = table.whole_u32_list("features", expected)?;
+        let input = OnnxInput {
+            name: table.string("name", "the name of one of the model's inputs")?,
+            features: <[u32; 2]>::try_from(features).map_err(|features| {
+                table.bad(
+                    item,
+                    "features",
+                    expected,
+                    format!("a list of {}", features.len()),
+                )
+            })?,
+        };
+        table.finish()?;
+        Ok(input)
+    };
+    tables.into_iter().map(read).collect()
 }
 
 fn architecture(kind: Kind, table: &Reader<'_>) -> Result<Architecture, Located> {
