@@ -8,7 +8,7 @@ use super::call::{Call, Refusal, Term, because};
 use super::layout::{repeat, transpose};
 use super::sequences::part;
 use crate::graph::ValueId;
-use crate::onnx::known::{Data, ElementType, Known, Size};
+use crate::onnx::known::{Data, ElementType, FOLDED_ELEMENTS_MAX, Known, Size};
 use crate::op::{
     Attention, Binary, Compare, Concat, Gather, Logic, MatMul, Reduce, Reduction, Slice, Softmax,
     Unary, Where,
@@ -100,6 +100,21 @@ fn attention(
     Ok([y].into_iter().chain(present).chain(scores).collect())
 }
 
+/// Counts the elements of a mask.
+fn spend_matrix(
+    importer: &mut Importer<'_, '_, '_>,
+    rows: usize,
+    columns: usize,
+) -> Result<(), Refusal> {
+    let elements = rows.saturating_mul(columns);
+    if elements > FOLDED_ELEMENTS_MAX {
+        return because(format!(
+            "a mask of more than {FOLDED_ELEMENTS_MAX} elements"
+        ));
+    }
+    importer.spend(elements)
+}
+
 /// Where queries may look.
 struct Mask {
     value: Option<ValueId>,
@@ -145,7 +160,7 @@ impl Mask {
             let value = given;
             return Ok(Self { value, causal });
         }
-        importer.spend(t.saturating_mul(s))?;
+        spend_matrix(importer, t, s)?;
         let allows = |i: usize| {
             let ahead = (i % s) as i64 - (i / s + past) as i64;
             (!causal || ahead <= 0)
@@ -180,7 +195,7 @@ fn composed(
     softcap: f64,
     mode: i64,
 ) -> Result<(ValueId, ValueId), Refusal> {
-    let (&[n, Dim::Fixed(heads), Dim::Fixed(t), Dim::Fixed(d)], &[_, Dim::Fixed(groups), s, _]) = (
+    let (&[_, Dim::Fixed(heads), Dim::Fixed(t), Dim::Fixed(d)], &[_, Dim::Fixed(groups), s, _]) = (
         importer.shape(operands[0]).dims(),
         importer.shape(operands[1]).dims(),
     ) else {
@@ -189,7 +204,6 @@ fn composed(
     let Dim::Fixed(keys) = s else {
         return because("keys of a number that isn't known");
     };
-    let _ = n;
     let mut kv = [operands[1], operands[2]];
     if groups > 0 && heads != groups && heads.is_multiple_of(groups) {
         let one = Size::Fixed(1);
@@ -227,7 +241,7 @@ fn composed(
         };
     }
     if op.causal {
-        importer.spend(t.saturating_mul(keys))?;
+        spend_matrix(importer, t, keys)?;
         let data = Data::Bool((0..t * keys).map(|i| i % keys <= i / keys).collect());
         let seen = importer.constant(&Known::new(ElementType::Bool, vec![t, keys], data))?;
         scores = importer.apply(Where, &[seen, scores, never])?;

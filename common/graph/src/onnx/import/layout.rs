@@ -230,6 +230,11 @@ fn split(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<Vec
     Ok(terms)
 }
 
+fn total(lens: &[usize]) -> Option<usize> {
+    lens.iter()
+        .try_fold(0usize, |sum, &len| sum.checked_add(len))
+}
+
 /// A split of a dimension of several batches into whole ones.
 fn split_batches(
     importer: &mut Importer<'_, '_, '_>,
@@ -260,7 +265,7 @@ fn split_batches(
                 .then(|| vec![times / count; count])
         }
     };
-    let Some(lens) = lens.filter(|lens: &Vec<usize>| lens.iter().sum::<usize>() == times) else {
+    let Some(lens) = lens.filter(|lens: &Vec<usize>| total(lens) == Some(times)) else {
         return because("a split of the batch other than into whole batches");
     };
     let mut start = 0;

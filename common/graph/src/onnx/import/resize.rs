@@ -5,7 +5,7 @@ use super::Importer;
 use super::call::{Call, Refusal, axis_of, because};
 use super::layout::{repeat, transpose};
 use crate::graph::ValueId;
-use crate::onnx::known::{Data, ElementType, Known, Size};
+use crate::onnx::known::{Data, ElementType, FOLDED_ELEMENTS_MAX, Known, Size};
 use crate::op::{Binary, Dense, Gather, MatMul};
 use crate::shape::Dim;
 
@@ -214,6 +214,16 @@ fn one_axis(
     axis: &Axis<'_>,
     options: &Options,
 ) -> Result<ValueId, Refusal> {
+    // Of the weights, or of positions alone.
+    let is_nearest = options.mode == Mode::Nearest && axis.place != "tf_crop_and_resize";
+    let width = if is_nearest { 1 } else { axis.input };
+    let elements = axis.output.saturating_mul(width);
+    if elements > FOLDED_ELEMENTS_MAX {
+        return because(format!(
+            "a matrix of more than {FOLDED_ELEMENTS_MAX} weights"
+        ));
+    }
+    importer.spend(elements)?;
     let outside = |rows: &[bool]| -> Vec<f64> {
         let value = |&row: &bool| if row { options.outside } else { 0.0 };
         rows.iter().map(value).collect()
@@ -224,16 +234,14 @@ fn one_axis(
     }
     let is_outside: Vec<bool> = positions.iter().map(Option::is_none).collect();
     let sticks_out = is_outside.contains(&true);
-    if options.mode == Mode::Nearest && !sticks_out {
+    if is_nearest {
         let mut index = Vec::with_capacity(axis.output);
         for x in positions.into_iter().flatten() {
             index.push(Size::Fixed(nearest(&options.nearest, x, axis.input)?));
         }
-        importer.spend(index.len())?;
         let index = importer.constant(&Known::sizes(index))?;
         return importer.apply(Gather { axis: axis.axis }, &[x, index]);
     }
-    importer.spend(axis.output.saturating_mul(axis.input))?;
     let mut weights = vec![0.0; axis.output * axis.input];
     for (row, x) in weights.chunks_exact_mut(axis.input).zip(&positions) {
         match (x, options.mode) {
