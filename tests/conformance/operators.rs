@@ -210,7 +210,7 @@ fn windows(spec: &Value) -> Windows {
     Windows {
         stride: pair(&spec["stride"]),
         before: pair(&spec["padding"]),
-        after: pair(&spec["padding"]),
+        after: pair(spec.get("after").unwrap_or(&spec["padding"])),
         dilation: pair(&spec["dilation"]),
     }
 }

@@ -106,6 +106,8 @@ pub enum Layer {
     Conv1d(ConvLayer),
     /// A convolution of `[channels, height, width]`.
     Conv2d(ConvLayer),
+    /// A transposed convolution of `[channels, length]`.
+    ConvTranspose1d(ConvLayer),
     /// A transposed convolution of `[channels, height, width]`.
     ConvTranspose2d(ConvLayer),
     /// The maxima of windows of `[channels, length]`.
@@ -171,6 +173,7 @@ impl Layer {
             Self::Dense(_) => "dense",
             Self::Conv1d(_) => "conv1d",
             Self::Conv2d(_) => "conv2d",
+            Self::ConvTranspose1d(_) => "conv_transpose1d",
             Self::ConvTranspose2d(_) => "conv_transpose2d",
             Self::MaxPool1d(_) => "max_pool1d",
             Self::AvgPool1d(_) => "avg_pool1d",

@@ -239,6 +239,7 @@ input = [2, 8, 8]
 layers = [
     { kind = "conv2d", filters = 4, kernel = [3, 5], stride = [1, 2], dilation = 2, groups = 2 },
     { kind = "conv_transpose2d", filters = 4, kernel = 3, stride = 2, output_padding = 1 },
+    { kind = "conv_transpose1d", filters = 4, kernel = 3, stride = 2, output_padding = 1 },
     { kind = "max_pool2d", size = 2, stride = 1, padding = 1 },
     { kind = "avg_pool2d", size = [2, 1] },
     { kind = "conv1d", filters = 4, kernel = 3, bias = false },

@@ -256,9 +256,10 @@ fn layer(layer: &Layer, path: &str, depth: usize, count: &mut usize) -> Result<(
     let width_max = limits::WIDTH_MAX.into();
     match layer {
         Layer::Dense(dense) => check_count(field("units"), dense.units.into(), 1, width_max),
-        Layer::Conv1d(conv) | Layer::Conv2d(conv) | Layer::ConvTranspose2d(conv) => {
-            self::conv(conv, path)
-        }
+        Layer::Conv1d(conv)
+        | Layer::Conv2d(conv)
+        | Layer::ConvTranspose1d(conv)
+        | Layer::ConvTranspose2d(conv) => self::conv(conv, path),
         Layer::MaxPool1d(pool)
         | Layer::AvgPool1d(pool)
         | Layer::MaxPool2d(pool)

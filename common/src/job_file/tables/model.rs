@@ -264,6 +264,7 @@ enum LayerKind {
     Dense,
     Conv1d,
     Conv2d,
+    ConvTranspose1d,
     ConvTranspose2d,
     MaxPool1d,
     AvgPool1d,
@@ -284,10 +285,11 @@ enum LayerKind {
 }
 
 /// Layers other than activations.
-const LAYERS: [(&str, LayerKind); 19] = [
+const LAYERS: [(&str, LayerKind); 20] = [
     ("dense", LayerKind::Dense),
     ("conv1d", LayerKind::Conv1d),
     ("conv2d", LayerKind::Conv2d),
+    ("conv_transpose1d", LayerKind::ConvTranspose1d),
     ("conv_transpose2d", LayerKind::ConvTranspose2d),
     ("max_pool1d", LayerKind::MaxPool1d),
     ("avg_pool1d", LayerKind::AvgPool1d),
@@ -332,6 +334,10 @@ fn layer(kind: LayerKind, table: &Reader<'_>, depth: usize) -> Result<Layer, Loc
         }),
         LayerKind::Conv1d => Layer::Conv1d(conv(table, 1)?),
         LayerKind::Conv2d => Layer::Conv2d(conv(table, 2)?),
+        LayerKind::ConvTranspose1d => Layer::ConvTranspose1d(ConvLayer {
+            output_padding: sizes(table, "output_padding", 1, 0)?.unwrap_or([0; 2]),
+            ..conv(table, 1)?
+        }),
         LayerKind::ConvTranspose2d => Layer::ConvTranspose2d(ConvLayer {
             output_padding: sizes(table, "output_padding", 2, 0)?.unwrap_or([0; 2]),
             ..conv(table, 2)?

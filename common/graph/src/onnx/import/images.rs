@@ -202,6 +202,8 @@ fn conv_transpose(
         } else {
             let margins = windows.before[i].saturating_add(windows.after[i]);
             size[i] = full.saturating_sub(margins);
+            // What is added at the end belongs to no window.
+            windows.after[i] = windows.after[i].saturating_sub(more[i]);
         }
     }
     let conv = Conv {
