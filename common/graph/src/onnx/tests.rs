@@ -441,6 +441,21 @@ fn whole_numbers_are_made_of_features_that_are_tokens() {
     assert!(text.contains("cast"), "{text}");
 }
 
+/// Found by mutants: the elements of a known tensor didn't fit its new shape.
+#[test]
+fn known_tensors_are_reshaped_to_as_many_elements() {
+    let model = Builder::new(13)
+        .input("x", 1, &["n", "4"])
+        .longs("sizes", &[2], &[0, 4])
+        .longs("to", &[2], &[2, 2])
+        .node("Reshape", &["sizes", "to"], &["wide"], &[])
+        .node("Add", &["wide", "sizes"], &["sum"], &[])
+        .node("Reshape", &["x", "sum"], &["y"], &[])
+        .output("y");
+    let error = model.read().unwrap_err().to_string();
+    assert!(error.contains("a reshape of [2]"), "{error}");
+}
+
 #[test]
 fn several_inputs_take_their_features() {
     let model = Builder::new(13)

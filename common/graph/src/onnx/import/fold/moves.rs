@@ -192,10 +192,14 @@ fn reshape(from: &Shape, to: &[Size], allow_zero: bool) -> Result<Shape, Refusal
             size => size.dim().ok_or_else(refuse)?,
         });
     }
-    let Some(rest) = rest else {
-        return Ok(Shape::new(dims));
-    };
     let (count, power) = from.size().ok_or_else(refuse)?;
+    let Some(rest) = rest else {
+        let shape = Shape::new(dims);
+        return match shape.size() == Some((count, power)) {
+            true => Ok(shape),
+            false => Err(refuse()),
+        };
+    };
     let (known, known_power) = Shape::new(dims.clone()).size().ok_or_else(refuse)?;
     if known == 0 || !count.is_multiple_of(known) {
         return Err(refuse());
