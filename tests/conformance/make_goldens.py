@@ -122,6 +122,12 @@ def operators():
     cases += unary_cases() + binary_cases() + softmax_cases()
     cases += reduction_cases() + layout_cases() + norm_cases() + loss_cases() + image_cases()
     cases += attention_cases() + recurrent_cases() + element_cases()
+    # New cases come last: the random numbers of those before stay what they are.
+    cases += reset_first_cases()
+    for kind, f in (("fmod", torch.fmod), ("mod", torch.remainder)):
+        operands = [5 * r(4, 6), 2 * r(6)]
+        cases.append(operator_case(kind, {"kind": kind}, f, operands))
+    cases += window_cases()
     torch.set_default_dtype(torch.float32)
     write("operators.json", {"count": len(cases), "cases": cases})
 
@@ -306,6 +312,135 @@ def recurrent_cases():
                 op = {"kind": kind, "time_first": time_first, "reverse": reverse}
                 name = f"{kind}, time first: {time_first}, reverse: {reverse}"
                 cases.append(operator_case(name, op, apply, operands))
+    return cases
+
+
+def padded(x, before, after, value=0.0):
+    """x with a margin of its own on each side."""
+    return F.pad(x, (before[1], after[1], before[0], after[0]), value=value)
+
+
+def flat(f):
+    """A function of sequences as one of images of height 1."""
+    return lambda x, *w: f(x.squeeze(2), *[k.squeeze(2) for k in w]).unsqueeze(2)
+
+
+def window_cases():
+    """Attributes of convolutions and pooling together: stride, margins that differ, dilation, groups,
+    output padding, and one dimension."""
+    r = torch.randn
+    cases = []
+
+    def add(kind, name, f, operands, stride, before, after, dilation, **more):
+        op = {
+            "kind": kind,
+            "stride": list(stride),
+            "padding": list(before),
+            "after": list(after),
+            "dilation": list(dilation),
+            **more,
+        }
+        cases.append(operator_case(f"{kind} {name}", op, f, operands))
+
+    before, after = (1, 0), (0, 2)
+    for groups in (1, 2, 4):
+        for dilation in ((1, 1), (2, 1)):
+            for stride in ((1, 2), (2, 1)):
+                f = lambda x, w: F.conv2d(padded(x, before, after), w, None, stride, 0, dilation, groups)
+                name = f"of {groups} groups, dilation {dilation}, stride {stride}"
+                operands = [r(1, 4, 6, 5), r(4, 4 // groups, 2, 3)]
+                add("conv", name, f, operands, stride, before, after, dilation, groups=groups)
+
+    def transposed(name, f, operands, stride, before, after, dilation, groups):
+        size = list(f(*operands).shape[2:])
+        more = {"groups": groups, "size": size}
+        add("conv_transposed", name, f, operands, stride, before, after, dilation, **more)
+
+    for groups in (1, 2):
+        for stride, dilation, extra in (((2, 3), (1, 1), (1, 2)), ((2, 2), (2, 1), (1, 0)), ((1, 1), (1, 3), (0, 2))):
+            # Output padding takes from the margin after.
+            f = lambda x, w: F.conv_transpose2d(x, w, None, stride, (1, 2), extra, groups, dilation)
+            name = f"of {groups} groups, stride {stride}, dilation {dilation}, extra {extra}"
+            after = [m - e for m, e in zip((1, 2), extra)]
+            if min(after) < 0:
+                continue
+            transposed(name, f, [r(1, 4, 3, 3), r(4, 2, 3, 3)], stride, (1, 2), after, dilation, groups)
+            cut = lambda x, w: F.conv_transpose2d(x, w, None, stride, 0, 0, groups, dilation)[..., 1:, :-1]
+            name = f"with other margins, {groups} groups, stride {stride}, dilation {dilation}"
+            transposed(name, cut, [r(1, 4, 3, 3), r(4, 2, 3, 3)], stride, (1, 0), (0, 1), dilation, groups)
+    for stride, dilation, extra, groups in ((2, 1, 1, 1), (3, 2, 2, 2), (1, 1, 0, 4)):
+        f = flat(lambda x, w: F.conv_transpose1d(x, w, None, stride, 2, extra, groups, dilation))
+        name = f"over one dimension, stride {stride}, dilation {dilation}, {groups} groups"
+        margins, after = (0, 2), (0, 2 - extra)
+        operands = [r(2, 4, 1, 4), r(4, 2, 1, 3)]
+        transposed(name, f, operands, (1, stride), margins, after, (1, dilation), groups)
+        f = flat(lambda x, w: F.conv1d(x, w, None, stride, 2, dilation, groups))
+        operands = [r(2, 4, 1, 7), r(4, 4 // groups, 1, 3)]
+        add("conv", name, f, operands, (1, stride), margins, margins, (1, dilation), groups=groups)
+
+    def pool(name, pooling, f, kernel, stride, before, after, dilation=(1, 1), ceil=False, counted=True, x=(1, 2, 7, 6)):
+        more = {"pooling": pooling, "kernel": list(kernel), "ceil": ceil, "count_margin": counted}
+        add("pool", name, f, [r(*x)], stride, before, after, dilation, **more)
+
+    never = float("-inf")
+    for before, after in (((1, 0), (0, 1)), ((2, 1), (1, 2))):
+        f = lambda x: F.max_pool2d(padded(x, before, after, never), (3, 3), (2, 1))
+        pool(f"of maxima, margins {before} {after}", "max", f, (3, 3), (2, 1), before, after)
+        f = lambda x: F.avg_pool2d(padded(x, before, after), (3, 3), (2, 1))
+        pool(f"of means, margins {before} {after}", "average", f, (3, 3), (2, 1), before, after)
+        ones = lambda x: F.avg_pool2d(padded(torch.ones_like(x), before, after), (3, 3), (2, 1))
+        f = lambda x: F.avg_pool2d(padded(x, before, after), (3, 3), (2, 1)) / ones(x)
+        name = f"of means of the image alone, margins {before} {after}"
+        pool(name, "average", f, (3, 3), (2, 1), before, after, counted=False)
+    for ceil in (False, True):
+        f = lambda x: F.max_pool2d(x, (3, 2), (2, 3), 1, (2, 1), ceil_mode=ceil)
+        pool(f"of maxima with dilation, ceil {ceil}", "max", f, (3, 2), (2, 3), (1, 1), (1, 1), (2, 1), ceil)
+        for counted in (True, False):
+            f = flat(lambda x: F.avg_pool1d(x, 3, 2, 1, ceil, counted))
+            name = f"of means over one dimension, ceil {ceil}, counted {counted}"
+            margins = (0, 1)
+            pool(name, "average", f, (1, 3), (1, 2), margins, margins, (1, 1), ceil, counted, (1, 2, 1, 8))
+        f = flat(lambda x: F.max_pool1d(x, 3, 2, 1, 2, ceil))
+        name = f"of maxima over one dimension, ceil {ceil}"
+        pool(name, "max", f, (1, 3), (1, 2), margins, margins, (1, 2), ceil, x=(1, 2, 1, 8))
+
+    def spread(x):
+        columns = F.unfold(x, (3, 2), (2, 1), (1, 0), (2, 2))
+        rows = (x.shape[2] + 2 - 5) // 2 + 1
+        return columns.reshape(1, 2, 6, rows, -1).mean(2)
+
+    pool("of means with dilation", "average", spread, (3, 2), (2, 2), (1, 0), (1, 0), (2, 1))
+    return cases
+
+
+def reset_first_cases():
+    """The GRU whose reset gate comes before the product with h (ONNX: linear_before_reset = 0), which
+    PyTorch lacks: written out here, step by step."""
+    cases = []
+    n, t, i, h = 2, 4, 3, 2
+    for time_first in (False, True):
+        for reverse in (False, True):
+
+            def apply(x, w_ih, w_hh, b_ih, b_hh, state):
+                steps = list(x.unbind(0 if time_first else 1))
+                results = []
+                for step in reversed(steps) if reverse else steps:
+                    r, z, n = (step @ w_ih.T + b_ih).chunk(3, -1)
+                    u_r, u_z, u_n = w_hh.chunk(3)
+                    c_r, c_z, c_n = b_hh.chunk(3)
+                    r = torch.sigmoid(r + state @ u_r.T + c_r)
+                    z = torch.sigmoid(z + state @ u_z.T + c_z)
+                    n = torch.tanh(n + (r * state) @ u_n.T + c_n)
+                    state = (1 - z) * n + z * state
+                    results.append(state)
+                return torch.stack(results[::-1] if reverse else results, 0 if time_first else 1)
+
+            x = torch.randn(t, n, i) if time_first else torch.randn(n, t, i)
+            shapes = [(3 * h, i), (3 * h, h), (3 * h,), (3 * h,), (n, h)]
+            operands = [x] + [torch.randn(*s) for s in shapes]
+            op = {"kind": "gru_reset_first", "time_first": time_first, "reverse": reverse}
+            name = f"gru that resets first, time first: {time_first}, reverse: {reverse}"
+            cases.append(operator_case(name, op, apply, operands))
     return cases
 
 

@@ -70,6 +70,8 @@ fn op(case: &Value) -> Op {
         "pow" => Binary::Pow.into(),
         "min" => Binary::Min.into(),
         "max" => Binary::Max.into(),
+        "fmod" => Binary::Fmod.into(),
+        "mod" => Binary::Mod.into(),
         "softmax" => Softmax::Plain { axis: size("axis") }.into(),
         "log_softmax" => Softmax::Log { axis: size("axis") }.into(),
         "softmax_cross_entropy" => SoftmaxCrossEntropy::Loss.into(),
@@ -124,13 +126,14 @@ fn op(case: &Value) -> Op {
             },
             causal: flag(spec, "causal"),
             scale: spec["scale"].as_f64(),
+            dropout: None,
         }
         .into(),
-        kind @ ("lstm" | "gru") => Recurrent {
-            cell: if kind == "lstm" {
-                Cell::Lstm
-            } else {
-                Cell::Gru
+        kind @ ("lstm" | "gru" | "gru_reset_first") => Recurrent {
+            cell: match kind {
+                "lstm" => Cell::Lstm,
+                "gru" => Cell::Gru,
+                _ => Cell::GruResetFirst,
             },
             time_first: flag(spec, "time_first"),
             reverse: flag(spec, "reverse"),
@@ -207,7 +210,7 @@ fn windows(spec: &Value) -> Windows {
     Windows {
         stride: pair(&spec["stride"]),
         before: pair(&spec["padding"]),
-        after: pair(&spec["padding"]),
+        after: pair(spec.get("after").unwrap_or(&spec["padding"])),
         dilation: pair(&spec["dilation"]),
     }
 }

@@ -24,6 +24,7 @@ fn model(file: &Value, length: usize) -> Graph {
             heads: size("heads"),
             width: size("width"),
             dropout: 0.0,
+            attention_dropout: 0.0,
             tied: model["tied"].as_bool().unwrap(),
             l2: 0.0,
             dtype: DType::F32,

@@ -69,6 +69,14 @@ pub trait Element:
     fn sin(self) -> Self;
     /// The cosine.
     fn cos(self) -> Self;
+    /// True if [`Self::sin_near`] and [`Self::cos_near`] hold.
+    fn is_near(self) -> bool;
+    /// The bits of [`Self::sin`], without a branch.
+    fn sin_near(self) -> Self;
+    /// The bits of [`Self::cos`], without a branch.
+    fn cos_near(self) -> Self;
+    /// What is left of this by `divisor`, with the sign of this (C's `fmod`).
+    fn fmod(self, divisor: Self) -> Self;
     /// This to the power of `exponent`.
     fn pow(self, exponent: Self) -> Self;
     /// The square root.
@@ -145,17 +153,45 @@ impl Element for f32 {
 
     #[inline(always)]
     fn sin(self) -> Self {
-        libm::sinf(self)
+        if self.is_near() {
+            self.sin_near()
+        } else {
+            libm::sinf(self)
+        }
     }
 
     #[inline(always)]
     fn cos(self) -> Self {
-        libm::cosf(self)
+        if self.is_near() {
+            self.cos_near()
+        } else {
+            libm::cosf(self)
+        }
+    }
+
+    #[inline(always)]
+    fn is_near(self) -> bool {
+        f32::abs(self) < math::NEAR
+    }
+
+    #[inline(always)]
+    fn sin_near(self) -> Self {
+        math::sin_f32(self)
+    }
+
+    #[inline(always)]
+    fn cos_near(self) -> Self {
+        math::cos_f32(self)
+    }
+
+    #[inline(always)]
+    fn fmod(self, divisor: Self) -> Self {
+        libm::fmodf(self, divisor)
     }
 
     #[inline(always)]
     fn pow(self, exponent: Self) -> Self {
-        libm::powf(self, exponent)
+        math::pow_f32(self, exponent)
     }
 
     #[inline(always)]
@@ -252,6 +288,26 @@ impl Element for f64 {
     #[inline(always)]
     fn cos(self) -> Self {
         libm::cos(self)
+    }
+
+    #[inline(always)]
+    fn is_near(self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn sin_near(self) -> Self {
+        libm::sin(self)
+    }
+
+    #[inline(always)]
+    fn cos_near(self) -> Self {
+        libm::cos(self)
+    }
+
+    #[inline(always)]
+    fn fmod(self, divisor: Self) -> Self {
+        libm::fmod(self, divisor)
     }
 
     #[inline(always)]

@@ -235,7 +235,7 @@ pub fn conv1d(
 }
 
 /// `[a, b, c] -> [a, b, 1, c]`.
-fn insert_one(graph: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+pub(crate) fn insert_one(graph: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
     let mut dims = graph.value(x).ty.shape.dims().to_vec();
     dims.insert(dims.len().min(2), Dim::Fixed(1));
     let shape = Shape::new(dims);

@@ -106,6 +106,8 @@ pub enum Layer {
     Conv1d(ConvLayer),
     /// A convolution of `[channels, height, width]`.
     Conv2d(ConvLayer),
+    /// A transposed convolution of `[channels, length]`.
+    ConvTranspose1d(ConvLayer),
     /// A transposed convolution of `[channels, height, width]`.
     ConvTranspose2d(ConvLayer),
     /// The maxima of windows of `[channels, length]`.
@@ -171,6 +173,7 @@ impl Layer {
             Self::Dense(_) => "dense",
             Self::Conv1d(_) => "conv1d",
             Self::Conv2d(_) => "conv2d",
+            Self::ConvTranspose1d(_) => "conv_transpose1d",
             Self::ConvTranspose2d(_) => "conv_transpose2d",
             Self::MaxPool1d(_) => "max_pool1d",
             Self::AvgPool1d(_) => "avg_pool1d",
@@ -242,6 +245,18 @@ pub struct OnnxSpec {
     pub output: Option<String>,
     /// Patterns (`*`, `?`) of the names of initializers that aren't trained.
     pub freeze: Vec<String>,
+    /// What each input takes of a record; empty for a model of one input, which takes all of it.
+    #[serde(default)]
+    pub inputs: Vec<OnnxInput>,
+}
+
+/// An input of an ONNX file, and the features of a record that it takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnnxInput {
+    /// The input's name in the file.
+    pub name: String,
+    /// The first feature, and one past the last.
+    pub features: [u32; 2],
 }
 
 /// A file that a model is made from, at the same path on every host.

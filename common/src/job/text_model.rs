@@ -15,6 +15,9 @@ pub struct GptSpec {
     /// The share of values set to zero in training, after the embeddings and at the end of each
     /// branch of a block, in [0, 1).
     pub dropout: f64,
+    /// The share of an attention's probabilities set to zero in training, in [0, 1).
+    #[serde(default)]
+    pub attention_dropout: f64,
     /// The output's weight is that of the token embedding.
     pub tied_embeddings: bool,
 }

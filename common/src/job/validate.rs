@@ -61,6 +61,8 @@ pub mod limits {
     pub const MILESTONES_MAX: usize = 1000;
     /// Patterns of weights that aren't trained.
     pub const FREEZE_MAX: usize = 64;
+    /// Inputs of an ONNX file that a job feeds.
+    pub const ONNX_INPUTS_MAX: usize = 64;
     /// Bytes of the name of a model's output.
     pub const OUTPUT_NAME_BYTES_MAX: usize = 1024;
     /// Threads of a rank.

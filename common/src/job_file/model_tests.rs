@@ -268,6 +268,29 @@ fn a_layer_that_can_not_be_is_located() {
 }
 
 #[test]
+fn inputs_of_an_onnx_file_take_ranges_of_features() {
+    let with = |inputs: &str| format!("kind = \"onnx\"\npath = \"a.onnx\"\ninputs = [{inputs}]");
+    let two = "{ name = \"a\", features = [0, 3] }, { name = \"b\", features = [1, 4] }";
+    let Architecture::Onnx(onnx) = read(&with(two)).architecture else {
+        panic!("not an ONNX file");
+    };
+    let inputs = onnx.inputs.iter();
+    let inputs: Vec<_> = inputs.map(|input| (&*input.name, input.features)).collect();
+    assert_eq!(inputs, [("a", [0, 3]), ("b", [1, 4])]);
+    for (inputs, expected) in [
+        ("{ name = \"a\", features = [3, 3] }", "[3, 3]"),
+        ("{ name = \"a\", features = [3] }", "one past the last"),
+        ("{ features = [0, 3] }", "name"),
+        ("{ name = \"\", features = [0, 1] }", "a name of 0 bytes"),
+        (&two.replace("\"b\"", "\"a\""), "\"a\" twice"),
+        ("{ name = \"a\", features = [0, 3], odd = 1 }", "odd"),
+    ] {
+        let got = message(&with(inputs));
+        assert!(got.contains(expected), "{inputs}: {got}");
+    }
+}
+
+#[test]
 fn an_onnx_file_is_named_in_a_table_or_in_one_line() {
     let whole = read("kind = \"onnx\"\npath = \"nets/a.onnx\"");
     let expected = |freeze: &[&str], output: Option<&str>| {
@@ -275,6 +298,7 @@ fn an_onnx_file_is_named_in_a_table_or_in_one_line() {
             file: SourceFile::unread("/base/nets/a.onnx".into()),
             output: output.map(Into::into),
             freeze: freeze.iter().map(|&pattern| pattern.into()).collect(),
+            inputs: Vec::new(),
         })
     };
     assert_eq!(whole.architecture, expected(&[], None));

@@ -105,6 +105,7 @@ fn a_text_is_read_and_what_is_not_for_text_is_refused() {
         heads: 3,
         width: 12,
         dropout: 0.0,
+        attention_dropout: 0.0,
         tied_embeddings: true,
     };
     let spec = read(&text(good)).unwrap();

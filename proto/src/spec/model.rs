@@ -2,8 +2,8 @@
 
 use ringfold_common::job::{
     Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, GptSpec, Initialiser,
-    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxSpec,
-    PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
+    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxInput,
+    OnnxSpec, PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
 };
 
 use crate::error::{FieldError, required};
@@ -139,6 +139,7 @@ impl From<GptSpec> for v1::GptSpec {
             heads: gpt.heads,
             width: gpt.width,
             dropout: gpt.dropout,
+            attention_dropout: gpt.attention_dropout,
             tied_embeddings: gpt.tied_embeddings,
         }
     }
@@ -151,6 +152,7 @@ impl From<v1::GptSpec> for GptSpec {
             heads: gpt.heads,
             width: gpt.width,
             dropout: gpt.dropout,
+            attention_dropout: gpt.attention_dropout,
             tied_embeddings: gpt.tied_embeddings,
         }
     }
@@ -321,6 +323,7 @@ impl From<&OnnxSpec> for v1::OnnxSpec {
             file: Some((&onnx.file).into()),
             output: onnx.output.clone(),
             freeze: onnx.freeze.clone(),
+            inputs: onnx.inputs.iter().map(Into::into).collect(),
         }
     }
 }
@@ -333,7 +336,28 @@ impl TryFrom<v1::OnnxSpec> for OnnxSpec {
             file: required(onnx.file, "spec.model.onnx.file")?.into(),
             output: onnx.output,
             freeze: onnx.freeze,
+            inputs: onnx.inputs.into_iter().map(Into::into).collect(),
         })
+    }
+}
+
+impl From<&OnnxInput> for v1::OnnxInput {
+    fn from(input: &OnnxInput) -> Self {
+        let [first, end] = input.features;
+        Self {
+            name: input.name.clone(),
+            first,
+            end,
+        }
+    }
+}
+
+impl From<v1::OnnxInput> for OnnxInput {
+    fn from(input: v1::OnnxInput) -> Self {
+        Self {
+            name: input.name,
+            features: [input.first, input.end],
+        }
     }
 }
 
@@ -364,6 +388,7 @@ impl From<&LayerSpec> for v1::Layer {
             }),
             Layer::Conv1d(conv) => Kind::Conv1d(conv.into()),
             Layer::Conv2d(conv) => Kind::Conv2d(conv.into()),
+            Layer::ConvTranspose1d(conv) => Kind::ConvTranspose1d(conv.into()),
             Layer::ConvTranspose2d(conv) => Kind::ConvTranspose2d(conv.into()),
             Layer::MaxPool1d(pool) => Kind::MaxPool1d(pool.into()),
             Layer::AvgPool1d(pool) => Kind::AvgPool1d(pool.into()),
@@ -427,6 +452,7 @@ fn layer_from_wire(kind: Kind, field: &str, depth: usize) -> Result<Layer, Field
         }),
         Kind::Conv1d(conv) => Layer::Conv1d(conv_from_wire(conv, field)?),
         Kind::Conv2d(conv) => Layer::Conv2d(conv_from_wire(conv, field)?),
+        Kind::ConvTranspose1d(conv) => Layer::ConvTranspose1d(conv_from_wire(conv, field)?),
         Kind::ConvTranspose2d(conv) => Layer::ConvTranspose2d(conv_from_wire(conv, field)?),
         Kind::MaxPool1d(pool) => Layer::MaxPool1d(pool_from_wire(pool, field)?),
         Kind::AvgPool1d(pool) => Layer::AvgPool1d(pool_from_wire(pool, field)?),

@@ -2,9 +2,9 @@ use ringfold_common::job::{
     Activation, AdaGradOptions, AdamOptions, Anneal, Architecture, BarzilaiBorweinFormula,
     BarzilaiBorweinOptions, CnnSpec, CompressionMethod, CompressionSpec, Decay, EmaSpec,
     EvaluateEvery, GptSpec, GroupSpec, Initialiser, LambOptions, LastBatch, LinearSpec,
-    LionOptions, Loss, LstmSpec, Milestones, MlpSpec, ModelSpec, OneCycle, OnnxSpec, OptimizerSpec,
-    Period, Precision, Resnet18Spec, RmsPropOptions, ScheduleSpec, SgdOptions, SourceFile, Stem,
-    TrainDuration, TrainSpec,
+    LionOptions, Loss, LstmSpec, Milestones, MlpSpec, ModelSpec, OneCycle, OnnxInput, OnnxSpec,
+    OptimizerSpec, Period, Precision, Resnet18Spec, RmsPropOptions, ScheduleSpec, SgdOptions,
+    SourceFile, Stem, TrainDuration, TrainSpec,
 };
 
 use super::*;
@@ -287,6 +287,7 @@ input = [2, 8, 8]
 layers = [
     { kind = "conv2d", filters = 4, kernel = [3, 5], stride = [1, 2], dilation = 2, groups = 2 },
     { kind = "conv_transpose2d", filters = 4, kernel = 3, stride = 2, output_padding = 1 },
+    { kind = "conv_transpose1d", filters = 4, kernel = 3, stride = 2, output_padding = 1 },
     { kind = "max_pool2d", size = 2, stride = 1, padding = 1 },
     { kind = "avg_pool2d", size = [2, 1] },
     { kind = "conv1d", filters = 4, kernel = 3, bias = false },
@@ -391,6 +392,10 @@ learning_rate = 0.1
             file: file("/nets/a.onnx", "a"),
             output: Some("scores".into()),
             freeze: vec!["stem.*".into()],
+            inputs: vec![OnnxInput {
+                name: "image".into(),
+                features: [3, 7],
+            }],
         });
         model.weights = Some(file("/nets/w.safetensors", "0"));
     });
@@ -438,6 +443,7 @@ fn texts_round_trip_and_a_missing_stride_is_the_context() {
         heads: 3,
         width: 12,
         dropout: 0.1,
+        attention_dropout: 0.1,
         tied_embeddings: true,
     });
     let mut wire = v1::JobSpec::from(&spec);

@@ -1,6 +1,6 @@
 //! Any bytes are an ONNX model or an error: no panic, no memory beyond the reader's caps.
 //!
-//!     cargo +nightly fuzz run --fuzz-dir common/graph/fuzz onnx_read tests/conformance/golden/onnx
+//! CONTRIBUTING.md says how to run it.
 
 #![no_main]
 

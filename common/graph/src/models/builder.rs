@@ -238,6 +238,51 @@ impl<'a> Builder<'a> {
     ) -> Result<ValueId, GraphError> {
         let channels = self.channels(x, 4, "an image [channels, height, width]")?;
         self.inner(x, channels, conv.groups)?;
+        let [height, width] = conv.kernel;
+        let outputs = conv.filters / conv.groups;
+        let weight = self.weight(name, &[channels, outputs, height, width])?;
+        self.transposed(name, [x, weight], conv, output_padding)
+    }
+
+    /// PyTorch's `ConvTranspose1d` of `x [n, channels, length]`, with the second numbers of `conv` and
+    /// `output_padding`: `NAME.weight [channels, filters / groups, kernel]`.
+    pub fn conv_transpose1d(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        conv: &Convolution,
+        output_padding: usize,
+    ) -> Result<ValueId, GraphError> {
+        let conv = &Convolution {
+            kernel: [1, conv.kernel[1]],
+            stride: [1, conv.stride[1]],
+            padding: [0, conv.padding[1]],
+            dilation: [1, conv.dilation[1]],
+            ..*conv
+        };
+        let channels = self.channels(x, 3, "a sequence [channels, length]")?;
+        self.inner(x, channels, conv.groups)?;
+        let weight = self.weight(
+            name,
+            &[channels, conv.filters / conv.groups, conv.kernel[1]],
+        )?;
+        let x = layers::insert_one(&mut self.graph, x)?;
+        let weight = layers::insert_one(&mut self.graph, weight)?;
+        let y = self.transposed(name, [x, weight], conv, [0, output_padding])?;
+        let mut dims = self.graph.value(y).ty.shape.dims().to_vec();
+        dims.remove(2);
+        let shape = Shape::new(dims);
+        self.graph.apply(Reshape { shape }, &[y])
+    }
+
+    /// A transposed convolution of images with a weight, and the bias that it has.
+    fn transposed(
+        &mut self,
+        name: &str,
+        [x, weight]: [ValueId; 2],
+        conv: &Convolution,
+        output_padding: [usize; 2],
+    ) -> Result<ValueId, GraphError> {
         let mut size = [0; 2];
         for i in 0..2 {
             let Some(before) = self.dim(x, 2 + i) else {
@@ -250,9 +295,6 @@ impl<'a> Builder<'a> {
                 return Err(self.misfit(x, "an image that padding leaves something of"));
             }
         }
-        let [height, width] = conv.kernel;
-        let outputs = conv.filters / conv.groups;
-        let weight = self.weight(name, &[channels, outputs, height, width])?;
         // The rows that the stride leaves open belong to no window.
         let mut windows = conv.windows();
         for (after, open) in windows.after.iter_mut().zip(output_padding) {
@@ -267,6 +309,8 @@ impl<'a> Builder<'a> {
         if !conv.bias {
             return Ok(y);
         }
+        let [height, width] = conv.kernel;
+        let outputs = conv.filters / conv.groups;
         let fan_in = outputs.saturating_mul(height).saturating_mul(width);
         let bias = self.bias(name, conv.filters, fan_in)?;
         let shape = Shape::fixed(&[conv.filters, 1, 1]);

@@ -39,8 +39,10 @@ pub struct GptOptions {
     /// Elements of an embedding.
     pub width: usize,
     /// The probability of zeroing an element after the embeddings and at the end of each branch of
-    /// a block, in `[0, 1)`. The attention's own weights are not dropped.
+    /// a block, in `[0, 1)`.
     pub dropout: f64,
+    /// The probability of zeroing a probability of an attention, in `[0, 1)`.
+    pub attention_dropout: f64,
     /// The output's weight is that of the token embedding.
     pub tied: bool,
     /// `lambda` of `lambda / 2 · Σ w²` over all matrices; 0 for none.
@@ -66,6 +68,7 @@ impl GptOptions {
             heads: spec.heads as usize,
             width: spec.width as usize,
             dropout: spec.dropout,
+            attention_dropout: spec.attention_dropout,
             tied: spec.tied_embeddings,
             l2,
             dtype: DType::F32,
@@ -87,7 +90,8 @@ impl GptOptions {
         if !self.width.is_multiple_of(self.heads) {
             return Err(refuse("heads", "a divisor of the width", self.heads));
         }
-        check_dropout(self.dropout)?;
+        check_dropout("dropout", self.dropout)?;
+        check_dropout("attention_dropout", self.attention_dropout)?;
         check_l2(self.l2)
     }
 }
@@ -119,7 +123,10 @@ pub fn gpt(options: &GptOptions) -> Result<Graph, GraphError> {
     let (mut value, embedding) = builder.embed(x)?;
     for layer in 0..options.layers {
         value = builder.block(&block_name(layer), value, |builder, qkv| {
-            let attention = Attention::packed(options.heads, true);
+            let attention = Attention {
+                dropout: builder.dropout(options.attention_dropout),
+                ..Attention::packed(options.heads, true)
+            };
             Ok(builder.graph.apply_all(attention, &[qkv])?[0])
         })?;
     }
@@ -267,13 +274,17 @@ impl<'a> Builder<'a> {
     }
 
     fn drop(&mut self, x: ValueId) -> Result<ValueId, GraphError> {
-        if self.options.dropout == 0.0 {
-            return Ok(x);
+        match self.dropout(self.options.dropout) {
+            Some(dropout) => self.graph.apply(dropout, &[x]),
+            None => Ok(x),
         }
+    }
+
+    /// A dropout with a key of its own; `None` for a rate of 0.
+    fn dropout(&mut self, rate: f64) -> Option<Dropout> {
         let key = self.dropouts;
-        self.dropouts += 1;
-        let rate = self.options.dropout;
-        self.graph.apply(Dropout { rate, key }, &[x])
+        self.dropouts += u64::from(rate > 0.0);
+        (rate > 0.0).then_some(Dropout { rate, key })
     }
 }
 
@@ -292,6 +303,7 @@ mod tests {
             heads: 2,
             width: 4,
             dropout: 0.1,
+            attention_dropout: 0.2,
             tied: false,
             l2: 0.0,
             dtype: DType::F32,
@@ -356,6 +368,7 @@ mod tests {
         assert_eq!(with(&|o| o.layers = 0), "layers");
         assert_eq!(with(&|o| o.heads = 3), "heads");
         assert_eq!(with(&|o| o.dropout = 1.0), "dropout");
+        assert_eq!(with(&|o| o.attention_dropout = -0.1), "attention_dropout");
         assert_eq!(with(&|o| o.l2 = f64::NAN), "l2");
     }
 }

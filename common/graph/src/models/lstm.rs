@@ -62,7 +62,7 @@ impl LstmOptions {
             ("hidden", self.hidden),
         ])?;
         check_layers("layers", self.layers, 1)?;
-        check_dropout(self.dropout)?;
+        check_dropout("dropout", self.dropout)?;
         check_l2(self.l2)
     }
 }

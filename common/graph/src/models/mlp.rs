@@ -62,7 +62,7 @@ impl MlpOptions {
         check_layers("hidden", self.hidden.len() + 1, 1)?;
         let widths: Vec<_> = self.hidden.iter().map(|&units| ("hidden", units)).collect();
         check_sizes(&widths)?;
-        check_dropout(self.dropout)
+        check_dropout("dropout", self.dropout)
     }
 
     fn frame(&self) -> Frame {

@@ -61,9 +61,9 @@ pub(super) fn check_layers(
 }
 
 /// The share of elements that dropout zeroes.
-pub(super) fn check_dropout(rate: f64) -> Result<(), GraphError> {
+pub(super) fn check_dropout(option: &'static str, rate: f64) -> Result<(), GraphError> {
     let ok = (0.0..1.0).contains(&rate);
-    check(ok, "dropout", "a number in [0, 1)", rate)
+    check(ok, option, "a number in [0, 1)", rate)
 }
 
 /// The factor of the penalty on weights.
@@ -90,10 +90,10 @@ mod tests {
             let result = check_layers("layers", layers, min);
             assert_eq!(named(result), Err("model.layers".to_owned()));
         }
-        assert_eq!(check_dropout(0.0), Ok(()));
+        assert_eq!(check_dropout("dropout", 0.0), Ok(()));
         for rate in [-0.1, 1.0, f64::NAN] {
             let field = "model.dropout".to_owned();
-            assert_eq!(named(check_dropout(rate)), Err(field));
+            assert_eq!(named(check_dropout("dropout", rate)), Err(field));
         }
         assert_eq!(check_l2(0.0), Ok(()));
         for l2 in [-1.0, f64::INFINITY, f64::NAN] {

@@ -88,6 +88,10 @@ fn apply(
         Layer::Dense(dense) => builder.dense(name, x, dense.units as usize, dense.bias),
         Layer::Conv1d(conv) => builder.conv1d(name, x, &convolution(conv)),
         Layer::Conv2d(conv) => builder.conv2d(name, x, &convolution(conv)),
+        Layer::ConvTranspose1d(conv) => {
+            let open = pair(conv.output_padding)[1];
+            builder.conv_transpose1d(name, x, &convolution(conv), open)
+        }
         Layer::ConvTranspose2d(conv) => {
             let open = pair(conv.output_padding);
             builder.conv_transpose2d(name, x, &convolution(conv), open)

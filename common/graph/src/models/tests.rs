@@ -207,7 +207,8 @@ fn a_list_of_layers_is_named_by_position() {
         Layer::LayerNorm { eps: 1e-5 },      // [6, 4]
         Layer::AvgPool1d(pool),              // [6, 2]
         Layer::RmsNorm { eps: 1e-5 },        // [6, 2]
-        Layer::GlobalAvgPool,                // [6]
+        Layer::ConvTranspose1d(up),          // [4, 4]
+        Layer::GlobalAvgPool,                // [4]
         Layer::Dropout(0.5),
         dense(5),
     ]);
@@ -225,7 +226,8 @@ fn a_list_of_layers_is_named_by_position() {
         "9.weight [6, 8, 3]",
         "11.weight [4]",
         "13.weight [2]",
-        "16.weight [5, 6]",
+        "14.weight [6, 4, 3]",
+        "17.weight [5, 4]",
     ] {
         assert!(names.contains(&name.to_owned()), "{name} in {names:?}");
     }

@@ -1,6 +1,6 @@
 //! A job's model from a file: rows of numbers in, the job's loss at the end.
 
-use ringfold_common::job::OnnxSpec;
+use ringfold_common::job::{OnnxInput, OnnxSpec};
 
 use super::error::OnnxError;
 use super::import::{Imported, ReadOptions, read_framed};
@@ -8,7 +8,7 @@ use super::names::matches;
 use super::proto;
 use crate::graph::{Graph, OutputRole, ValueId};
 use crate::models::{Frame, objective};
-use crate::op::{Cast, Reshape};
+use crate::op::{Cast, Reshape, Slice};
 use crate::shape::{Dim, Shape, TensorType};
 
 /// Names that an error lists.
@@ -17,12 +17,12 @@ const LISTED_MAX: usize = 50;
 /// The model of a job, not differentiated yet, as `models` says: the inputs
 /// [`FEATURES`](crate::models::FEATURES) and [`LABELS`](crate::models::LABELS), the loss and its
 /// outputs, and the file's own output by its name unless that is taken. Features come as rows of
-/// `frame.inputs` numbers and are reshaped, and converted to whole numbers, as the file's only input
-/// wants them. The L2 penalty is on parameters of two dimensions or more. The tensors are the initial
+/// `frame.inputs` numbers and are cut as `onnx.inputs` says, reshaped, and converted to whole numbers, as
+/// the file's inputs want them. The L2 penalty is on parameters of two dimensions or more. The tensors are the initial
 /// values of parameters and states.
 ///
 /// # Errors
-/// Those of [`read`](super::read); a model of several inputs, or of several outputs if none is
+/// Those of [`read`](super::read); inputs that `onnx.inputs` doesn't fit; a model of several outputs if none is
 /// chosen; dimensions that don't fit the records or the classes and targets; a pattern that matches
 /// no initializer.
 pub fn read_for_job(bytes: &[u8], onnx: &OnnxSpec, frame: &Frame) -> Result<Imported, OnnxError> {
@@ -34,7 +34,45 @@ pub fn read_for_job(bytes: &[u8], onnx: &OnnxSpec, frame: &Frame) -> Result<Impo
         freeze: onnx.freeze.clone(),
         ..ReadOptions::default()
     };
-    read_framed(bytes, &options, Some(frame))
+    let inputs = &onnx.inputs;
+    read_framed(bytes, &options, Some(&Job { frame, inputs }))
+}
+
+/// What surrounds a job's model.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Job<'j> {
+    pub frame: &'j Frame,
+    /// What each input takes of a record; of one input everything if this is empty.
+    pub inputs: &'j [OnnxInput],
+}
+
+impl Job<'_> {
+    /// Checks that every input is fed, and only those that there are.
+    pub(super) fn check_inputs(&self, names: &[&str]) -> Result<(), OnnxError> {
+        let refuse = |expected, got| Err(OnnxError::Model { expected, got });
+        if self.inputs.is_empty() {
+            return match names {
+                [_] => Ok(()),
+                names => refuse(
+                    "one input, which takes the features of a record, or model.inputs",
+                    format!("{}: {}", names.len(), listed(names)),
+                ),
+            };
+        }
+        if let Some(odd) = self
+            .inputs
+            .iter()
+            .find(|input| !names.contains(&&*input.name))
+        {
+            let got = format!("{:?} for {}", odd.name, listed(names));
+            return refuse("in model.inputs the inputs that the output depends on", got);
+        }
+        let given = |name: &&str| self.inputs.iter().any(|input| input.name == **name);
+        match names.iter().find(|name| !given(name)) {
+            None => Ok(()),
+            Some(name) => refuse("in model.inputs every input", format!("none for {name:?}")),
+        }
+    }
 }
 
 fn check_patterns(bytes: &[u8], patterns: &[String]) -> Result<(), OnnxError> {
@@ -67,13 +105,14 @@ pub(super) fn listed(names: &[&str]) -> String {
     }
 }
 
-/// Declares the inputs of a job's model; returns the model's own input, of type `ty`.
-pub(super) fn features(
+/// The model's own input of type `ty`, made of the features of a record.
+pub(super) fn own_input(
     graph: &mut Graph,
-    frame: &Frame,
-    name: &str,
-    ty: &TensorType,
-) -> Result<(ValueId, ValueId), OnnxError> {
+    job: &Job<'_>,
+    features: ValueId,
+    (name, ty): (&str, &TensorType),
+) -> Result<ValueId, OnnxError> {
+    let frame = job.frame;
     let refuse = |expected, got| OnnxError::Place {
         kind: "input",
         name: name.to_owned(),
@@ -89,12 +128,34 @@ pub(super) fn features(
     // A channel of one may be left out; more of them must stand where the data has them.
     let own =
         |dims: &[usize]| -> Vec<usize> { dims.iter().copied().filter(|&size| size != 1).collect() };
-    let is_row = frame.dims.len() <= 1 || record.len() <= 1;
-    let fits = record
+    let len = record
         .iter()
-        .try_fold(1usize, |len, &size| len.checked_mul(size))
-        == Some(frame.inputs)
-        && (is_row || own(&record) == own(&frame.dims));
+        .try_fold(1usize, |len, &size| len.checked_mul(size));
+    let mut value = features;
+    if let Some(input) = job.inputs.iter().find(|input| input.name == name) {
+        let [start, end] = input.features.map(|feature| feature as usize);
+        if end > frame.inputs || len != Some(end - start) {
+            let got = format!(
+                "{} for features {start} to {end} of {}",
+                ty.shape, frame.inputs
+            );
+            return Err(refuse("as many numbers as the features that it takes", got));
+        }
+        let len = end - start;
+        let (axis, step) = (1, 1);
+        let slice = Slice {
+            axis,
+            start,
+            step,
+            len,
+        };
+        if len < frame.inputs {
+            value = graph.apply(slice, &[value])?;
+        }
+        return shaped(graph, value, ty);
+    }
+    let is_row = frame.dims.len() <= 1 || record.len() <= 1;
+    let fits = len == Some(frame.inputs) && (is_row || own(&record) == own(&frame.dims));
     if !fits {
         let records = match frame.dims.as_slice() {
             [] => format!("{} numbers", frame.inputs),
@@ -103,16 +164,19 @@ pub(super) fn features(
         let got = format!("{} for records of {records}", ty.shape);
         return Err(refuse("dimensions that fit the data's records", got));
     }
-    let (features, labels) = objective::add_inputs(graph, frame)?;
-    let mut value = features;
-    if dims.len() != 2 {
+    shaped(graph, value, ty)
+}
+
+/// Rows of features as a tensor of this type.
+fn shaped(graph: &mut Graph, mut value: ValueId, ty: &TensorType) -> Result<ValueId, OnnxError> {
+    if ty.shape.rank() != 2 {
         let shape = ty.shape.clone();
         value = graph.apply(Reshape { shape }, &[value])?;
     }
-    if ty.dtype != frame.dtype {
+    if ty.dtype != graph.dtype() {
         value = graph.apply(Cast { to: ty.dtype }, &[value])?;
     }
-    Ok((value, labels))
+    Ok(value)
 }
 
 /// The dimensions after the first, if all have a size.

@@ -12,6 +12,9 @@
 //!   other dynamic dimension needs a number in [`ReadOptions::dims`]. What is computed from shapes is
 //!   computed while reading; the batch stays a symbol in it, which may be multiplied, divided where
 //!   that leaves no rest, and compared with what isn't a size.
+//! - **Samples** stay apart, so that a batch may be cut into parts: whole batches are joined and cut along
+//!   the first dimension (two views of each sample, say); a slice, margin or index of single samples is
+//!   an error that says so. Where every dimension has a number there is no batch, and all is allowed.
 //! - **Initializers** of 32-bit floats become parameters, in this order of precedence:
 //!   those that match [`ReadOptions::freeze`] are constants; those that match [`ReadOptions::train`]
 //!   are parameters; buffers by PyTorch's own notes are constants, and so are tensors with a number that

@@ -76,7 +76,8 @@ pub(super) enum AttributeValue<'a> {
     Tensor(Box<Tensor<'a>>),
     Ints(Vec<i64>),
     Floats(Vec<f32>),
-    /// A graph, a list of texts, a sparse tensor: by what it is called.
+    Texts(Vec<&'a [u8]>),
+    /// A graph, a sparse tensor: by what it is called.
     #[default]
     Other,
 }
@@ -231,6 +232,7 @@ impl<'a> Attribute<'a> {
         let (mut name, mut kind) = ("", 0);
         let (mut float, mut int, mut text) = (0.0, 0, [].as_slice());
         let (mut tensor, mut floats, mut ints) = (None, Vec::new(), Vec::new());
+        let mut texts = Vec::new();
         fields!(r, {
             1 => |w| name = w.text(&r)?,
             2 => |w| float = w.float(&r)?,
@@ -239,6 +241,7 @@ impl<'a> Attribute<'a> {
             5 => |w| tensor = Some(Box::new(Tensor::decode_in(w.bytes(&r)?, budget)?)),
             7 => |w| w.floats(&r, &mut floats)?,
             8 => |w| w.ints(&r, &mut ints)?,
+            9 => |w| budget.push(&mut texts, w.bytes(&r)?.bytes())?,
             20 => |w| kind = w.int(&r)?,
         });
         let value = match (kind, tensor) {
@@ -248,6 +251,7 @@ impl<'a> Attribute<'a> {
             (4, Some(tensor)) => AttributeValue::Tensor(tensor),
             (6, _) => AttributeValue::Floats(floats),
             (7, _) => AttributeValue::Ints(ints),
+            (8, _) => AttributeValue::Texts(texts),
             _ => AttributeValue::Other,
         };
         Ok(Self { name, value })

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ringfold_common::job::{OnnxSpec, SourceFile};
+use ringfold_common::job::{OnnxInput, OnnxSpec, SourceFile};
 
 use super::wire::Writer;
 use super::*;
@@ -375,6 +375,7 @@ fn job(
         file: SourceFile::unread("net.onnx".into()),
         output: None,
         freeze: Vec::new(),
+        inputs: Vec::new(),
     };
     change(&mut onnx);
     let frame = match dims {
@@ -440,6 +441,98 @@ fn whole_numbers_are_made_of_features_that_are_tokens() {
     assert!(text.contains("cast"), "{text}");
 }
 
+/// Found by mutants: the elements of a known tensor didn't fit its new shape.
+#[test]
+fn known_tensors_are_reshaped_to_as_many_elements() {
+    let model = Builder::new(13)
+        .input("x", 1, &["n", "4"])
+        .longs("sizes", &[2], &[0, 4])
+        .longs("to", &[2], &[2, 2])
+        .node("Reshape", &["sizes", "to"], &["wide"], &[])
+        .node("Add", &["wide", "sizes"], &["sum"], &[])
+        .node("Reshape", &["x", "sum"], &["y"], &[])
+        .output("y");
+    let error = model.read().unwrap_err().to_string();
+    assert!(error.contains("a reshape of [2]"), "{error}");
+}
+
+#[test]
+fn several_inputs_take_their_features() {
+    let model = Builder::new(13)
+        .input("image", 1, &["n", "2", "2"])
+        .input("token", 7, &["n"])
+        .floats("table.weight", &[5, 4], &[0.5; 20])
+        .node("Gather", &["table.weight", "token"], &["vector"], &[])
+        .node("Flatten", &["image"], &["row"], &[])
+        .node("Add", &["row", "vector"], &["c"], &[])
+        .output("c");
+    let input = |name: &str, features| OnnxInput {
+        name: name.into(),
+        features,
+    };
+    let with = |inputs: Vec<OnnxInput>| job(&model, (&[6], 4), |onnx| onnx.inputs = inputs);
+    let read = with(vec![input("image", [1, 5]), input("token", [5, 6])]).unwrap();
+    read.graph.verify().unwrap();
+    let inputs = read.graph.inputs().iter().map(|input| input.name.as_str());
+    assert_eq!(inputs.collect::<Vec<_>>(), ["x", "y"]);
+    let text = read.graph.to_string();
+    assert!(
+        text.contains("start=1") && text.contains("start=5"),
+        "{text}"
+    );
+    for (inputs, expected) in [
+        (vec![], "2: image, token"),
+        (vec![input("image", [0, 4])], "none for \"token\""),
+        (
+            vec![input("picture", [0, 4])],
+            "\"picture\" for image, token",
+        ),
+        (
+            vec![input("image", [0, 3]), input("token", [5, 6])],
+            "features 0 to 3",
+        ),
+        (
+            vec![input("image", [3, 7]), input("token", [5, 6])],
+            "features 3 to 7 of 6",
+        ),
+    ] {
+        let got = with(inputs).unwrap_err().to_string();
+        assert!(got.contains(expected), "{expected}: {got}");
+    }
+}
+
+#[test]
+fn whole_batches_are_joined_and_cut_and_single_samples_are_not() {
+    let model = |op: &str, inputs: &[&str]| {
+        Builder::new(13)
+            .input("a", 1, &["n", "3"])
+            .floats("one", &[1, 3], &[0.5; 3])
+            .longs("start", &[1], &[1])
+            .longs("end", &[1], &[i64::MAX])
+            .node("Concat", &["a", "a"], &["two"], &[("axis", &[0])])
+            .node("Split", &["two"], &["first", "second"], &[("axis", &[0])])
+            .node(op, inputs, &["c"], &[("axis", &[0])])
+            .output("c")
+    };
+    let read = |model: &Builder| read(&model.bytes(), &ReadOptions::default());
+    let graph = read(&model("Concat", &["second", "two"])).unwrap().graph;
+    graph.verify().unwrap();
+    let shape = graph.value(graph.outputs()[0].value).ty.shape.clone();
+    assert_eq!(shape.to_string(), "[3*batch, 3]");
+    let error = read(&model("Concat", &["a", "one"]))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("samples beside the batch"), "{error}");
+    let part = Builder::new(13)
+        .input("a", 1, &["n", "3"])
+        .longs("start", &[1], &[1])
+        .longs("end", &[1], &[i64::MAX])
+        .node("Slice", &["a", "start", "end"], &["c"], &[])
+        .output("c");
+    let error = read(&part).unwrap_err().to_string();
+    assert!(error.contains("single samples of the batch"), "{error}");
+}
+
 #[test]
 fn what_does_not_fit_a_job_is_named_with_both_sides() {
     let scores = |onnx: &mut OnnxSpec| onnx.output = Some("scores".into());
@@ -460,7 +553,8 @@ fn what_does_not_fit_a_job_is_named_with_both_sides() {
     for (got, expected) in [
         (
             message(job(&two_inputs, (&[3], 3), |_| {})),
-            "model: expected one input, which takes the features of a record, got 2: a, b",
+            "model: expected one input, which takes the features of a record, or model.inputs, got 2: \
+             a, b",
         ),
         (
             message(job(&images(), (&[4], 3), |_| {})),

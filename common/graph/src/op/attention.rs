@@ -3,7 +3,7 @@
 //! Backward computes the scores again in blocks, from the log-sum-exp of each row that forward saves,
 //! so that nothing of the size queries × keys is ever held (Dao: "FlashAttention-2", 2023).
 
-use super::{Op, Operator};
+use super::{Dropout, Op, Operator};
 use crate::autodiff::Rule;
 use crate::error::GraphError;
 use crate::graph::ValueId;
@@ -38,6 +38,10 @@ pub struct Attention {
     pub causal: bool,
     /// The factor of the scores, finite; `None`: 1 / √d.
     pub scale: Option<f64>,
+    /// In training the probabilities are dropped before they meet v. Element i of the mask, which is
+    /// that of a tensor `[.., h, t, s']` with s' the next multiple of 4 from s, is computed where it is
+    /// needed and never held; `lse` is as without.
+    pub dropout: Option<Dropout>,
 }
 
 impl Attention {
@@ -48,6 +52,7 @@ impl Attention {
             layout: AttentionLayout::Heads,
             causal: false,
             scale: None,
+            dropout: None,
         }
     }
 
@@ -59,6 +64,7 @@ impl Attention {
             layout: AttentionLayout::Packed { heads, groups },
             causal,
             scale: None,
+            dropout: None,
         }
     }
 
@@ -79,6 +85,10 @@ impl Attention {
         }
         list.push(("causal", self.causal.to_string()));
         list.extend(self.scale.map(|scale| ("scale", scale.to_string())));
+        if let Some(Dropout { rate, key }) = self.dropout {
+            list.push(("dropout", rate.to_string()));
+            list.push(("key", key.to_string()));
+        }
         list
     }
 
@@ -86,6 +96,9 @@ impl Attention {
     fn shapes(&self, o: &Operands<'_>) -> Result<[Shape; 3], GraphError> {
         let scale = self.scale.unwrap_or(1.0);
         o.attribute("scale", "a finite number", scale, scale.is_finite())?;
+        if let Some(dropout) = self.dropout {
+            dropout.check(o)?;
+        }
         let (leading, [h, t, s], y) = match self.layout {
             AttentionLayout::Heads => {
                 let (leading, [h, t, d]) = split(o, 0)?;
@@ -169,6 +182,18 @@ impl Operator for Attention {
         let [y, lse, scores] = self.shapes(o)?;
         self.check_mask(o, o.len(), &scores)?;
         o.floats([y, lse])
+    }
+
+    fn in_inference(&self) -> Option<Op> {
+        let plain = Self {
+            dropout: None,
+            ..*self
+        };
+        self.dropout.map(|_| plain.into())
+    }
+
+    fn is_random(&self) -> bool {
+        self.dropout.is_some()
     }
 
     fn gradient(&self, rule: &mut Rule<'_>) -> Result<(), GraphError> {
@@ -267,6 +292,10 @@ mod tests {
         assert_eq!(shape(&graph, results[0]), Shape::batched(&[5, 8]));
         assert!(graph.apply_all(Attention::packed(5, true), &[qkv]).is_err());
         assert!(graph.apply_all(Attention::packed(0, true), &[qkv]).is_err());
+        let rate = 1.0;
+        let dropout = Some(Dropout { rate, key: 0 });
+        let certain = Attention { dropout, ..heads };
+        assert!(graph.apply_all(certain, &[q, k, v]).is_err());
         let scale = Some(f64::NAN);
         assert!(
             graph

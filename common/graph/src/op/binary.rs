@@ -23,6 +23,10 @@ pub enum Binary {
     Min,
     /// The larger; NaN if one is. Ties share the gradient in halves, as PyTorch's.
     Max,
+    /// `a - b · trunc(a / b)`, with the sign of `a` (C's and PyTorch's `fmod`).
+    Fmod,
+    /// `a - b · floor(a / b)`, with the sign of `b` (Python's `%`, PyTorch's `remainder`).
+    Mod,
 }
 
 /// Which operand a gradient is for.
@@ -38,8 +42,8 @@ pub enum Side {
 /// not yet summed over what broadcasting repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BinaryGrad {
-    /// The function: [`Binary::Div`], [`Binary::Pow`], [`Binary::Min`] or [`Binary::Max`]; those of
-    /// the others are made of [`Binary`] and [`Unary`].
+    /// The function; the gradients of [`Binary::Add`], [`Binary::Sub`] and [`Binary::Mul`] are made of
+    /// [`Binary`] and [`Unary`].
     pub function: Binary,
     /// The side.
     pub side: Side,
@@ -60,6 +64,8 @@ impl Operator for Binary {
             Self::Pow => "pow",
             Self::Min => "min",
             Self::Max => "max",
+            Self::Fmod => "fmod",
+            Self::Mod => "mod",
         }
     }
 
@@ -97,7 +103,7 @@ impl Operator for Binary {
                 }
                 Ok(())
             }
-            Self::Div | Self::Pow | Self::Min | Self::Max => {
+            Self::Div | Self::Pow | Self::Min | Self::Max | Self::Fmod | Self::Mod => {
                 for (operand, side) in [(0, Side::A), (1, Side::B)] {
                     if rule.wants(operand) {
                         let grad = BinaryGrad {
@@ -124,6 +130,8 @@ impl Operator for BinaryGrad {
             Binary::Pow => "pow_grad",
             Binary::Min => "min_grad",
             Binary::Max => "max_grad",
+            Binary::Fmod => "fmod_grad",
+            Binary::Mod => "mod_grad",
         }
     }
 

@@ -291,13 +291,17 @@ impl Pool {
     fn check(&self, o: &Operands<'_>, image: [usize; 2]) -> Result<[usize; 2], GraphError> {
         let count = self.windows.count(image, self.kernel, self.ceil);
         // A window then always has an element of the image.
-        let most = |i: usize| {
-            self.windows.before[i]
-                .max(self.windows.after[i])
-                .saturating_mul(2)
+        let narrow = |i: usize| {
+            let most = self.windows.before[i].max(self.windows.after[i]);
+            let apart = self.windows.dilation[i] > 1;
+            match apart {
+                true => most.saturating_mul(2) <= self.kernel[i],
+                false => most < self.kernel[i],
+            }
         };
-        let fits = (0..2).all(|i| most(i) <= self.kernel[i]) && count.is_some();
-        let expected = "windows that fit into the image, margins of at most half a window";
+        let fits = (0..2).all(narrow) && count.is_some();
+        let expected = "windows that fit into the image, margins smaller than a window (with \
+                        dilation at most half as large)";
         o.attribute("windows", expected, self.kernel[0] as f64, fits)?;
         Ok(count.unwrap_or([1; 2]))
     }

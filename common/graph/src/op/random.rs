@@ -17,6 +17,13 @@ pub struct Dropout {
     pub key: u64,
 }
 
+impl Dropout {
+    pub(super) fn check(&self, o: &Operands<'_>) -> Result<(), GraphError> {
+        let fits = (0.0..1.0).contains(&self.rate);
+        o.attribute("rate", "a number in [0, 1)", self.rate, fits)
+    }
+}
+
 impl Operator for Dropout {
     fn name(&self) -> &'static str {
         "dropout"
@@ -30,8 +37,7 @@ impl Operator for Dropout {
     }
 
     fn infer(&self, o: &Operands<'_>) -> Inferred {
-        let fits = (0.0..1.0).contains(&self.rate);
-        o.attribute("rate", "a number in [0, 1)", self.rate, fits)?;
+        self.check(o)?;
         o.count(1, 1, "1")?;
         o.one(o.float(0)?)
     }

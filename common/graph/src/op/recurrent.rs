@@ -18,6 +18,9 @@ pub enum Cell {
     /// `linear_before_reset` = 1): `r, z = σ(W_ih x + b_ih + W_hh h + b_hh)`, `n = tanh(W_in x + b_in +
     /// r · (W_hn h + b_hn))`, `h' = (1 - z) · n + z · h`.
     Gru,
+    /// The unit in the form that was first published (ONNX's default, `linear_before_reset` = 0): as
+    /// [`Cell::Gru`], but `n = tanh(W_in x + b_in + W_hn (r · h) + b_hn)`.
+    GruResetFirst,
 }
 
 impl Cell {
@@ -26,7 +29,7 @@ impl Cell {
     pub fn gates(self) -> usize {
         match self {
             Self::Lstm => 4,
-            Self::Gru => 3,
+            Self::Gru | Self::GruResetFirst => 3,
         }
     }
 
@@ -35,7 +38,7 @@ impl Cell {
     pub fn states(self) -> usize {
         match self {
             Self::Lstm => 2,
-            Self::Gru => 1,
+            Self::Gru | Self::GruResetFirst => 1,
         }
     }
 }
@@ -43,7 +46,7 @@ impl Cell {
 /// `(x [n, t, i], w_ih [gates · h, i], w_hh [gates · h, h], b_ih [gates · h], b_hh [gates · h], h0
 /// [n, h], c0 [n, h] if LSTM) -> (y [n, t, h], h_n [n, h], c_n [n, h] if LSTM, the gates [n, t, gates ·
 /// h], kept [n, t, h])`: one layer in one direction. The last two are for backward: the gates after
-/// their functions; the cells c of an LSTM, `W_hn h + b_hn` of a GRU.
+/// their functions; the cells c of an LSTM, `W_hn h + b_hn` of a GRU, `r · h` of one that resets first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recurrent {
     /// The cell.
@@ -105,6 +108,7 @@ impl Recurrent {
         match self.cell {
             Cell::Lstm => ("lstm", "lstm_grad"),
             Cell::Gru => ("gru", "gru_grad"),
+            Cell::GruResetFirst => ("gru_reset_first", "gru_reset_first_grad"),
         }
     }
 
@@ -151,7 +155,7 @@ impl Operator for Recurrent {
     fn infer(&self, o: &Operands<'_>) -> Inferred {
         match self.cell {
             Cell::Lstm => o.count(7, 7, "7")?,
-            Cell::Gru => o.count(6, 6, "6")?,
+            Cell::Gru | Cell::GruResetFirst => o.count(6, 6, "6")?,
         }
         let sizes = self.sizes(o)?;
         for operand in [3, 4] {

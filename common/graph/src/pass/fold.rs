@@ -191,7 +191,7 @@ fn binary(function: Binary, a: f64, b: f64) -> Option<f64> {
                 b
             }
         }
-        Binary::Pow => return None,
+        Binary::Pow | Binary::Fmod | Binary::Mod => return None,
     })
 }
 

@@ -197,7 +197,7 @@ fn neutral(site: &mut Site<'_>) -> Option<ValueId> {
     let left = match op {
         Binary::Mul | Binary::Div | Binary::Pow => is(b, 1.0),
         Binary::Add | Binary::Sub => is(b, 0.0),
-        Binary::Min | Binary::Max => false,
+        Binary::Min | Binary::Max | Binary::Fmod | Binary::Mod => false,
     };
     if left && site.is_like(a) {
         return Some(a);

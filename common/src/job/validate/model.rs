@@ -7,7 +7,7 @@ use super::{
 };
 use crate::job::{
     Architecture, CnnSpec, ConvLayer, Initialiser, Layer, LayerSpec, Loss, LossOptions, ModelSpec,
-    OnnxSpec, PoolLayer, Resnet18Spec, SourceFile,
+    OnnxInput, OnnxSpec, PoolLayer, Resnet18Spec, SourceFile,
 };
 
 pub(super) fn validate(model: &ModelSpec) -> Result<(), SpecError> {
@@ -130,7 +130,41 @@ fn onnx(onnx: &OnnxSpec) -> Result<(), SpecError> {
             format!("a pattern of {} bytes", pattern.len()),
             format!("patterns of 1 to {pattern_max} bytes"),
         )
-    })
+    })?;
+    onnx_inputs(&onnx.inputs)
+}
+
+fn onnx_inputs(inputs: &[OnnxInput]) -> Result<(), SpecError> {
+    let inputs_max = limits::ONNX_INPUTS_MAX;
+    check(
+        inputs.len() <= inputs_max,
+        "model.inputs",
+        format!("a list of {}", inputs.len()),
+        format!("at most {inputs_max} inputs"),
+    )?;
+    let name_max = limits::OUTPUT_NAME_BYTES_MAX;
+    for (i, input) in inputs.iter().enumerate() {
+        check(
+            (1..=name_max).contains(&input.name.len()),
+            "model.inputs.name",
+            format!("a name of {} bytes", input.name.len()),
+            format!("a name of 1 to {name_max} bytes"),
+        )?;
+        check(
+            inputs[..i].iter().all(|other| other.name != input.name),
+            "model.inputs.name",
+            format!("{:?} twice", input.name),
+            "each input once",
+        )?;
+        let [first, end] = input.features;
+        check(
+            first < end,
+            "model.inputs.features",
+            format!("[{first}, {end}]"),
+            "the first feature, and one past the last",
+        )?;
+    }
+    Ok(())
 }
 
 fn source_file(field: &'static str, file: &SourceFile) -> Result<(), SpecError> {
@@ -222,9 +256,10 @@ fn layer(layer: &Layer, path: &str, depth: usize, count: &mut usize) -> Result<(
     let width_max = limits::WIDTH_MAX.into();
     match layer {
         Layer::Dense(dense) => check_count(field("units"), dense.units.into(), 1, width_max),
-        Layer::Conv1d(conv) | Layer::Conv2d(conv) | Layer::ConvTranspose2d(conv) => {
-            self::conv(conv, path)
-        }
+        Layer::Conv1d(conv)
+        | Layer::Conv2d(conv)
+        | Layer::ConvTranspose1d(conv)
+        | Layer::ConvTranspose2d(conv) => self::conv(conv, path),
         Layer::MaxPool1d(pool)
         | Layer::AvgPool1d(pool)
         | Layer::MaxPool2d(pool)

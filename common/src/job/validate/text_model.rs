@@ -14,7 +14,8 @@ pub(super) fn validate_gpt(gpt: &GptSpec) -> Result<(), SpecError> {
         gpt.heads,
         format!("a divisor of model.width ({})", gpt.width),
     )?;
-    check_share("model.dropout", gpt.dropout)
+    check_share("model.dropout", gpt.dropout)?;
+    check_share("model.attention_dropout", gpt.attention_dropout)
 }
 
 pub(super) fn validate_lstm(lstm: &LstmSpec) -> Result<(), SpecError> {

@@ -2,8 +2,8 @@
 
 use crate::job::{
     Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, GptSpec, Initialiser,
-    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxSpec,
-    PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
+    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxInput,
+    OnnxSpec, PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
 };
 use crate::job_file::Origin;
 use crate::job_file::document::{Item, Located, Value};
@@ -103,7 +103,34 @@ fn onnx(table: &Reader<'_>, path: String) -> Result<Architecture, Located> {
         freeze: table
             .optional_string_list("freeze", "a list of patterns such as [\"features.*\"]")?
             .unwrap_or_default(),
+        inputs: table
+            .optional_tables(
+                "inputs",
+                "a list of inputs such as [{ name = \"a\", features = [0, 16] }]",
+            )?
+            .map_or_else(|| Ok(Vec::new()), onnx_inputs)?,
     }))
+}
+
+fn onnx_inputs(tables: Vec<(&Item, Reader<'_>)>) -> Result<Vec<OnnxInput>, Located> {
+    let read = |(item, table): (&Item, Reader<'_>)| {
+        let expected = "the first feature and one past the last, such as [0, 16]";
+        let features = table.whole_u32_list("features", expected)?;
+        let input = OnnxInput {
+            name: table.string("name", "the name of one of the model's inputs")?,
+            features: <[u32; 2]>::try_from(features).map_err(|features| {
+                table.bad(
+                    item,
+                    "features",
+                    expected,
+                    format!("a list of {}", features.len()),
+                )
+            })?,
+        };
+        table.finish()?;
+        Ok(input)
+    };
+    tables.into_iter().map(read).collect()
 }
 
 fn architecture(kind: Kind, table: &Reader<'_>) -> Result<Architecture, Located> {
@@ -144,6 +171,7 @@ fn architecture(kind: Kind, table: &Reader<'_>) -> Result<Architecture, Located>
             heads: required_u32(table, "heads")?,
             width: required_u32(table, "width")?,
             dropout: table.number_or("dropout", 0.0)?,
+            attention_dropout: table.number_or("attention_dropout", 0.0)?,
             tied_embeddings: table.boolean_or("tied_embeddings", true)?,
         }),
         Kind::Lstm => Architecture::Lstm(LstmSpec {
@@ -236,6 +264,7 @@ enum LayerKind {
     Dense,
     Conv1d,
     Conv2d,
+    ConvTranspose1d,
     ConvTranspose2d,
     MaxPool1d,
     AvgPool1d,
@@ -256,10 +285,11 @@ enum LayerKind {
 }
 
 /// Layers other than activations.
-const LAYERS: [(&str, LayerKind); 19] = [
+const LAYERS: [(&str, LayerKind); 20] = [
     ("dense", LayerKind::Dense),
     ("conv1d", LayerKind::Conv1d),
     ("conv2d", LayerKind::Conv2d),
+    ("conv_transpose1d", LayerKind::ConvTranspose1d),
     ("conv_transpose2d", LayerKind::ConvTranspose2d),
     ("max_pool1d", LayerKind::MaxPool1d),
     ("avg_pool1d", LayerKind::AvgPool1d),
@@ -304,6 +334,10 @@ fn layer(kind: LayerKind, table: &Reader<'_>, depth: usize) -> Result<Layer, Loc
         }),
         LayerKind::Conv1d => Layer::Conv1d(conv(table, 1)?),
         LayerKind::Conv2d => Layer::Conv2d(conv(table, 2)?),
+        LayerKind::ConvTranspose1d => Layer::ConvTranspose1d(ConvLayer {
+            output_padding: sizes(table, "output_padding", 1, 0)?.unwrap_or([0; 2]),
+            ..conv(table, 1)?
+        }),
         LayerKind::ConvTranspose2d => Layer::ConvTranspose2d(ConvLayer {
             output_padding: sizes(table, "output_padding", 2, 0)?.unwrap_or([0; 2]),
             ..conv(table, 2)?

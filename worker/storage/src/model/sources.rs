@@ -140,6 +140,7 @@ mod tests {
             file: file(&net),
             output: None,
             freeze: Vec::new(),
+            inputs: Vec::new(),
         };
         let mut model = ModelSpec::new(Architecture::Onnx(onnx), Loss::CrossEntropy);
         model.weights = Some(file(&weights));

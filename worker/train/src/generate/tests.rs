@@ -29,6 +29,7 @@ fn gpt(tied_embeddings: bool) -> Architecture {
         heads: 3,
         width: 12,
         dropout: 0.5,
+        attention_dropout: 0.1,
         tied_embeddings,
     })
 }

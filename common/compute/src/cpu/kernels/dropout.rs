@@ -45,35 +45,65 @@ pub fn dropout_from<T: Element>(
     src: Source<'_, T>,
 ) {
     debug_assert_eq!(start % DRAWN, 0);
-    let key = stream_key(args.seed, Domain::Dropout, args.step, args.replica);
-    // An element is zeroed if its 32-bit word is below this.
-    let threshold = (spec.rate * (1u64 << 32) as f64) as u32;
-    let scale = T::from_f64(1.0 / (1.0 - spec.rate));
+    let factors = Factors::new(spec, args);
     widest(
         #[inline(always)]
         || {
-            let mut words = [[0; 4]; BLOCKS];
             for (run, chunk) in dst.chunks_mut(DRAWN).enumerate() {
                 let first = run * DRAWN;
-                draw(&mut words, key, spec.key, (start + first) as u64 / 4);
-                let words = words.as_flattened();
-                let factor = |word: u32| T::select(word < threshold, T::ZERO, scale);
+                let factors = factors.draw::<T>((start + first) as u64);
                 match src {
                     Source::InPlace => {
-                        for (x, &word) in chunk.iter_mut().zip(words) {
-                            *x *= factor(word);
+                        for (x, &factor) in chunk.iter_mut().zip(&factors) {
+                            *x *= factor;
                         }
                     }
                     Source::Apart(src) => {
                         let src = &src[first..first + chunk.len()];
-                        for ((d, &x), &word) in chunk.iter_mut().zip(src).zip(words) {
-                            *d = x * factor(word);
+                        for ((d, &x), &factor) in chunk.iter_mut().zip(src).zip(&factors) {
+                            *d = x * factor;
                         }
                     }
                 }
             }
         },
     );
+}
+
+/// What the elements of a tensor are multiplied by: 0, or `1 / (1 - rate)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Factors {
+    key: u64,
+    substream: u64,
+    /// An element is zeroed if its 32-bit word is below this.
+    threshold: u32,
+    scale: f64,
+}
+
+impl Factors {
+    /// Those of a node in a run.
+    #[must_use]
+    pub fn new(spec: &Dropout, args: &RunArgs) -> Self {
+        Self {
+            key: stream_key(args.seed, Domain::Dropout, args.step, args.replica),
+            substream: spec.key,
+            threshold: (spec.rate * (1u64 << 32) as f64) as u32,
+            scale: 1.0 / (1.0 - spec.rate),
+        }
+    }
+
+    /// Those of the elements from `start` on, a multiple of 4.
+    #[inline(always)]
+    pub(crate) fn draw<T: Element>(&self, start: u64) -> [T; DRAWN] {
+        let mut words = [[0; 4]; BLOCKS];
+        draw(&mut words, self.key, self.substream, start / 4);
+        let scale = T::from_f64(self.scale);
+        let mut factors = [T::ZERO; DRAWN];
+        for (factor, &word) in factors.iter_mut().zip(words.as_flattened()) {
+            *factor = T::select(word < self.threshold, T::ZERO, scale);
+        }
+        factors
+    }
 }
 
 /// Blocks of four words that are drawn together.

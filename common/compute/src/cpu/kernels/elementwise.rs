@@ -11,6 +11,7 @@ use super::{Source, functions, map, zip};
 use crate::backend::RunArgs;
 use crate::cpu::kernel::Kernel;
 use crate::cpu::memory::{Operands, Results};
+use crate::cpu::simd::widest;
 use crate::element::Element;
 use crate::plan::Call;
 
@@ -110,6 +111,8 @@ macro_rules! binary_function {
             Binary::Mul => $call!(|a, b| a * b),
             Binary::Div => $call!(|a, b| a / b),
             Binary::Pow => $call!(|a, b| a.pow(b)),
+            Binary::Fmod => $call!(|a, b| a.fmod(b)),
+            Binary::Mod => $call!(|a, b| modulo(a, b)),
             // A NaN on either side stays.
             Binary::Min => $call!(|a, b| T::select((a < b) | a.is_nan(), a, b)),
             Binary::Max => $call!(|a, b| T::select((a > b) | a.is_nan(), a, b)),
@@ -163,13 +166,72 @@ pub(super) fn binary_grad_row<T: Element>(
     dst: &mut [T],
     sources: [Source<'_, T>; 3],
 ) {
-    for (k, d) in dst.iter_mut().enumerate() {
-        let [a, b, dy] = sources.map(|source| match source {
-            Source::InPlace => *d,
-            Source::Apart(source) => source[k],
-        });
-        *d = dy * slope(grad, a, b);
+    widest(
+        #[inline(always)]
+        || each_slope(grad, dst, sources, [0; 3], [1; 3]),
+    );
+}
+
+/// Elements whose operands are read before any is written.
+const BLOCK: usize = 64;
+
+/// `dst = dy · f'` where the operands begin at these elements and move by 1 or 0.
+#[inline(always)]
+fn each_slope<T: Element>(
+    grad: BinaryGrad,
+    dst: &mut [T],
+    sources: [Source<'_, T>; 3],
+    at: [usize; 3],
+    steps: [usize; 3],
+) {
+    let mut read = [[T::ZERO; BLOCK]; 3];
+    for (block, dst) in dst.chunks_mut(BLOCK).enumerate() {
+        let len = dst.len();
+        for i in 0..3 {
+            let to = &mut read[i][..len];
+            match sources[i] {
+                Source::InPlace => to.copy_from_slice(dst),
+                Source::Apart(source) if steps[i] == 0 => to.fill(source[at[i]]),
+                Source::Apart(source) => {
+                    to.copy_from_slice(&source[at[i] + block * BLOCK..][..len]);
+                }
+            }
+        }
+        let [a, b, dy] = &read;
+        macro_rules! slopes {
+            ($slope:expr) => {
+                for (((d, &a), &b), &dy) in dst.iter_mut().zip(a).zip(b).zip(dy) {
+                    *d = dy * $slope(a, b);
+                }
+            };
+        }
+        match (grad.function, grad.side) {
+            (Binary::Pow, Side::A) => slopes!(base_slope),
+            (Binary::Pow, Side::B) => slopes!(exponent_slope),
+            _ => slopes!(|a, b| slope(grad, a, b)),
+        }
     }
+}
+
+/// `d aᵇ / da`.
+#[inline(always)]
+fn base_slope<T: Element>(a: T, b: T) -> T {
+    T::select(b == T::ZERO, T::ZERO, b * a.pow(b - T::ONE))
+}
+
+/// `d aᵇ / db`; at 0 the limit of `aᵇ log a`.
+#[inline(always)]
+fn exponent_slope<T: Element>(a: T, b: T) -> T {
+    let is_limit = (a == T::ZERO) & (b >= T::ZERO);
+    T::select(is_limit, T::ZERO, a.pow(b) * a.ln())
+}
+
+/// What is left of `a` by `b`, with the sign of `b`.
+#[inline(always)]
+fn modulo<T: Element>(a: T, b: T) -> T {
+    let rest = a.fmod(b);
+    let is_other = (rest != T::ZERO) & ((rest < T::ZERO) != (b < T::ZERO));
+    T::select(is_other, rest + b, rest)
 }
 
 #[derive(Debug)]
@@ -183,16 +245,18 @@ impl<T: Element> Kernel<T> for BinaryGradKernel {
         let dst = results.take(0);
         let sources = [0, 1, 2].map(|operand| operands.source(operand));
         let (walk, steps) = (&self.walk, self.walk.steps());
-        walk.runs(|start, at| {
-            for k in 0..walk.run() {
-                let here = start + k;
-                let [a, b, dy] = [0, 1, 2].map(|i| match sources[i] {
-                    Source::InPlace => dst[here],
-                    Source::Apart(source) => source[at[i] + k * steps[i]],
-                });
-                dst[here] = dy * slope(self.grad, a, b);
-            }
-        });
+        widest(
+            #[inline(always)]
+            || {
+                walk.runs(
+                    #[inline(always)]
+                    |start, at| {
+                        let dst = &mut dst[start..start + walk.run()];
+                        each_slope(self.grad, dst, sources, at, steps);
+                    },
+                );
+            },
+        );
     }
 }
 
@@ -208,11 +272,12 @@ fn slope<T: Element>(grad: BinaryGrad, a: T, b: T) -> T {
         (Binary::Mul, Side::B) => a,
         (Binary::Div, Side::A) => T::ONE / b,
         (Binary::Div, Side::B) => -(a / (b * b)),
-        (Binary::Pow, Side::A) if b == T::ZERO => T::ZERO,
-        (Binary::Pow, Side::A) => b * a.pow(b - T::ONE),
-        // The limit of aᵇ log a at 0.
-        (Binary::Pow, Side::B) if a == T::ZERO && b >= T::ZERO => T::ZERO,
-        (Binary::Pow, Side::B) => a.pow(b) * a.ln(),
+        (Binary::Pow, Side::A) => base_slope(a, b),
+        (Binary::Pow, Side::B) => exponent_slope(a, b),
+        (Binary::Fmod | Binary::Mod, Side::A) => T::ONE,
+        // How many times b is taken from a.
+        (Binary::Fmod, Side::B) => ((a.fmod(b) - a) / b).round(),
+        (Binary::Mod, Side::B) => ((modulo(a, b) - a) / b).round(),
         (Binary::Min, Side::A) => pick(a < b, a == b),
         (Binary::Min, Side::B) => pick(b < a, a == b),
         (Binary::Max, Side::A) => pick(a > b, a == b),

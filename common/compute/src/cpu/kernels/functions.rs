@@ -6,6 +6,7 @@
 use ringfold_graph::op::Unary;
 
 use super::{Source, map, zip};
+use crate::cpu::simd::widest;
 use crate::element::Element;
 
 /// `dst = f(src)`.
@@ -35,7 +36,9 @@ pub fn unary<T: Element>(function: Unary, dst: &mut [T], src: Source<'_, T>) {
         Unary::Rsqrt => map!(|x| T::ONE / x.sqrt()),
         Unary::Reciprocal => map!(|x| T::ONE / x),
         Unary::Erf => map!(|x| x.erf()),
+        Unary::Sin if are_near(dst, src) => map!(|x| x.sin_near()),
         Unary::Sin => map!(|x| x.sin()),
+        Unary::Cos if are_near(dst, src) => map!(|x| x.cos_near()),
         Unary::Cos => map!(|x| x.cos()),
         Unary::Relu => map!(|x| relu(x)),
         Unary::Gelu => map!(|x| x * normal_cdf(x)),
@@ -104,7 +107,9 @@ pub fn unary_grad<T: Element>(
             let factor = c(std::f64::consts::FRAC_2_SQRT_PI);
             zip!(|x, dy| dy * factor * (-(x * x)).exp())
         }
+        Unary::Sin if are_near(dst, saved) => zip!(|x, dy| dy * x.cos_near()),
         Unary::Sin => zip!(|x, dy| dy * x.cos()),
+        Unary::Cos if are_near(dst, saved) => zip!(|x, dy| -(dy * x.sin_near())),
         Unary::Cos => zip!(|x, dy| -(dy * x.sin())),
         Unary::Relu => zip!(|y, dy| relu_grad(y, dy)),
         Unary::Gelu => zip!(|x, dy| gelu_grad(x, dy)),
@@ -135,6 +140,18 @@ pub fn unary_grad<T: Element>(
         }
         Unary::Sign | Unary::Floor | Unary::Ceil | Unary::Round => zip!(|_s, _dy| T::ZERO),
     }
+}
+
+/// True if sines and cosines need no branch. The bits are the same either way.
+fn are_near<T: Element>(dst: &[T], src: Source<'_, T>) -> bool {
+    let operand = match src {
+        Source::InPlace => dst,
+        Source::Apart(src) => src,
+    };
+    widest(
+        #[inline(always)]
+        || operand.iter().fold(true, |all, x| all & x.is_near()),
+    )
 }
 
 /// √(2/π).
@@ -251,6 +268,24 @@ mod tests {
             let mut in_place = dy.clone();
             unary_grad(function, &mut in_place, Source::Apart(&x), Source::InPlace);
             assert_eq!(bits(&apart), bits(&in_place), "{function:?}");
+        }
+    }
+
+    /// Sines of numbers far from 0 take another way, whatever stands beside them.
+    #[test]
+    fn neighbours_do_not_change_sines() {
+        let near: Vec<f32> = (0..50).map(|i| i as f32 * 1.7 - 40.0).collect();
+        let mixed: Vec<f32> = near.iter().copied().chain([3e9, -1e30]).collect();
+        for function in [Unary::Sin, Unary::Cos] {
+            let (mut alone, mut beside) = ([0.0; 50], [0.0; 52]);
+            unary(function, &mut alone, Source::Apart(&near));
+            unary(function, &mut beside, Source::Apart(&mixed));
+            assert_eq!(alone, beside[..50]);
+            let exact: fn(f64) -> f64 = match function {
+                Unary::Sin => libm::sin,
+                _ => libm::cos,
+            };
+            assert!((f64::from(beside[50]) - exact(3e9)).abs() < 1e-6);
         }
     }
 

@@ -81,12 +81,12 @@ impl Layer {
         self.op.cell.gates() * self.hidden
     }
 
-    /// Backward's own room: the gradients of all gates, and of a GRU's `W_hn h + b_hn`.
+    /// Backward's own room: the gradients of all gates, and of what a GRU keeps.
     fn scratch(&self) -> [usize; 2] {
         let rows = self.samples * self.time;
         let apart = match self.op.cell {
             Cell::Lstm => 0,
-            Cell::Gru => self.hidden,
+            Cell::Gru | Cell::GruResetFirst => self.hidden,
         };
         [rows * self.gates(), rows * apart]
     }
@@ -138,6 +138,21 @@ impl Layer {
         })
     }
 
+    /// A sample's state before a step.
+    fn state<'a, T>(
+        &self,
+        y: &'a [T],
+        before: Option<usize>,
+        h0: &'a [T],
+        sample: usize,
+    ) -> &'a [T] {
+        let h = self.hidden;
+        match before {
+            Some(before) => &y[self.at(before, sample, h)..][..h],
+            None => &h0[sample * h..][..h],
+        }
+    }
+
     /// A product of `m × k` and `k × n`; `transposed` says which is stored the other way round.
     fn product<T: Element>(
         &self,
@@ -174,16 +189,18 @@ impl<T: Element> Kernel<T> for Forward {
     fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
         let layer = &self.0;
         let (h, width) = (layer.hidden, layer.gates());
-        let is_lstm = layer.op.cell == Cell::Lstm;
+        let cell = layer.op.cell;
+        let is_lstm = cell == Cell::Lstm;
         let [x, w_ih, w_hh, b_ih, b_hh, h0] = [0, 1, 2, 3, 4, 5].map(|i| operands.slice(i));
         let y = results.take(0);
         let states = layer.op.cell.states();
         let (gates, kept) = (results.take(1 + states), results.take(2 + states));
-        // x W_ihᵀ + b_ih of all steps. Gates whose h stands inside the function get b_hh too.
+        // x W_ihᵀ + b_ih of all steps. Gates to which a product with h is added get b_hh too.
         let summed = if is_lstm { width } else { 2 * h };
+        let biased = if cell == Cell::Gru { 2 * h } else { width };
         broadcast(gates, b_ih);
         for row in gates.chunks_exact_mut(width) {
-            for (gate, &b) in row[..summed].iter_mut().zip(b_hh) {
+            for (gate, &b) in row[..biased].iter_mut().zip(b_hh) {
                 *gate += b;
             }
         }
@@ -200,6 +217,16 @@ impl<T: Element> Kernel<T> for Forward {
             layer.product(sizes, [false, true], to, previous, (w_sum, h), true);
             if is_lstm {
                 lstm_step(layer, (step, before), y, gates, kept, operands.slice(6));
+                continue;
+            }
+            if cell == Cell::GruResetFirst {
+                reset_step(layer, (step, before), y, gates, kept, h0);
+                let start = layer.start(step, width) + 2 * h;
+                let to = (&mut gates[start..], layer.stride(width));
+                let reset = (&kept[layer.start(step, h)..], layer.stride(h));
+                let sizes = [layer.samples, h, h];
+                layer.product(sizes, [false, true], to, reset, (w_apart, h), true);
+                mix_step(layer, (step, before), y, gates, h0);
                 continue;
             }
             for sample in 0..layer.samples {
@@ -296,6 +323,63 @@ fn gru_step<T: Element>(
     );
 }
 
+/// A GRU's gates r and z, and `r · h`, which is kept.
+fn reset_step<T: Element>(
+    layer: &Layer,
+    (step, before): (usize, Option<usize>),
+    y: &[T],
+    gates: &mut [T],
+    reset: &mut [T],
+    h0: &[T],
+) {
+    let (h, width) = (layer.hidden, layer.gates());
+    widest(
+        #[inline(always)]
+        || {
+            for sample in 0..layer.samples {
+                let row = &mut gates[layer.at(step, sample, width)..][..width];
+                let (r, z) = row[..2 * h].split_at_mut(h);
+                let state = layer.state(y, before, h0, sample);
+                let reset = &mut reset[layer.at(step, sample, h)..][..h];
+                for k in 0..h {
+                    r[k] = sigmoid(r[k]);
+                    z[k] = sigmoid(z[k]);
+                    reset[k] = r[k] * state[k];
+                }
+            }
+        },
+    );
+}
+
+/// The gate n, and the state after the step.
+fn mix_step<T: Element>(
+    layer: &Layer,
+    (step, before): (usize, Option<usize>),
+    y: &mut [T],
+    gates: &mut [T],
+    h0: &[T],
+) {
+    let (h, width) = (layer.hidden, layer.gates());
+    widest(
+        #[inline(always)]
+        || {
+            for sample in 0..layer.samples {
+                let row = &mut gates[layer.at(step, sample, width)..][..width];
+                let (z, n) = row[h..].split_at_mut(h);
+                let here = layer.at(step, sample, h);
+                for k in 0..h {
+                    let state = match before {
+                        Some(before) => y[layer.at(before, sample, h) + k],
+                        None => h0[sample * h + k],
+                    };
+                    n[k] = n[k].tanh();
+                    y[here + k] = (T::ONE - z[k]) * n[k] + z[k] * state;
+                }
+            }
+        },
+    );
+}
+
 #[derive(Debug)]
 struct Backward {
     layer: Layer,
@@ -316,7 +400,7 @@ struct Kept<'a, T> {
 struct Flow<'a, T> {
     /// Of the gates before their functions, at all steps.
     dgates: &'a mut [T],
-    /// Of a GRU's `W_hn h + b_hn`, at all steps.
+    /// Of what a GRU keeps, at all steps.
     dhidden: &'a mut [T],
     /// Of h after the step; the step leaves what doesn't go through a product.
     dh: &'a mut [T],
@@ -343,7 +427,7 @@ impl<T: Element> Kernel<T> for Backward {
         let [dx, dw_ih, dw_hh, db_ih, db_hh, dh0] = [0, 1, 2, 3, 4, 5].map(|i| results.take(i));
         let dc0 = match layer.op.cell {
             Cell::Lstm => results.take(6),
-            Cell::Gru => &mut [],
+            Cell::Gru | Cell::GruResetFirst => &mut [],
         };
         let [all, apart] = layer.scratch();
         let (dgates, scratch) = results.scratch().split_at_mut(all);
@@ -368,6 +452,11 @@ impl<T: Element> Kernel<T> for Backward {
             match layer.op.cell {
                 Cell::Lstm => lstm_step_grad(layer, (step, before), &kept, &mut flow),
                 Cell::Gru => gru_step_grad(layer, (step, before), &kept, &mut flow),
+                Cell::GruResetFirst => {
+                    mix_step_grad(layer, (step, before), &kept, &mut flow);
+                    self.through_reset(step, w_hh, kept.kept, &mut flow, dw_hh);
+                    reset_step_grad(layer, (step, before), &kept, &mut flow);
+                }
             }
             self.through_products((step, before), (w_hh, h0), kept.y, &mut flow, dw_hh);
         }
@@ -436,7 +525,7 @@ impl Backward {
             previous,
             true,
         );
-        if !is_lstm {
+        if layer.op.cell == Cell::Gru {
             let d: Rows<'_, T> = (&flow.dhidden[layer.start(step, h)..], layer.stride(h));
             let to = (&mut *flow.dh, h);
             layer.product([samples, h, h], [false, false], to, d, (w_apart, h), true);
@@ -449,6 +538,30 @@ impl Backward {
                 true,
             );
         }
+    }
+}
+
+impl Backward {
+    /// The gradients that go through the step's product with `r · h`: to that, and to the weight.
+    fn through_reset<T: Element>(
+        &self,
+        step: usize,
+        w_hh: &[T],
+        reset: &[T],
+        flow: &mut Flow<'_, T>,
+        dw_hh: &mut [T],
+    ) {
+        let layer = &self.layer;
+        let (h, width, samples) = (layer.hidden, layer.gates(), layer.samples);
+        let start = layer.start(step, width) + 2 * h;
+        let dn = (&flow.dgates[start..], layer.stride(width));
+        let here = layer.start(step, h);
+        let to = (&mut flow.dhidden[here..], layer.stride(h));
+        let w = (&w_hh[2 * h * h..], h);
+        layer.product([samples, h, h], [false, false], to, dn, w, false);
+        let to = (&mut dw_hh[2 * h * h..], h);
+        let reset = (&reset[here..], layer.stride(h));
+        layer.product([h, h, samples], [true, false], to, dn, reset, true);
     }
 }
 
@@ -525,6 +638,60 @@ fn gru_step_grad<T: Element>(
                     dgates[2 * h + k] = dn;
                     flow.dhidden[here + k] = dn * r;
                     flow.dh[sample * h + k] = dh * z;
+                }
+            }
+        },
+    );
+}
+
+/// Of the gates z and n; h before the step gets what the mean of n and h gives it.
+fn mix_step_grad<T: Element>(
+    layer: &Layer,
+    (step, before): (usize, Option<usize>),
+    kept: &Kept<'_, T>,
+    flow: &mut Flow<'_, T>,
+) {
+    let (h, width) = (layer.hidden, layer.gates());
+    widest(
+        #[inline(always)]
+        || {
+            for sample in 0..layer.samples {
+                let at = layer.at(step, sample, width);
+                let gates = &kept.gates[at..at + width];
+                let dgates = &mut flow.dgates[at..at + width];
+                let state = layer.state(kept.y, before, kept.start, sample);
+                let dh = &mut flow.dh[sample * h..][..h];
+                for k in 0..h {
+                    let (z, n) = (gates[h + k], gates[2 * h + k]);
+                    dgates[h + k] = dh[k] * (state[k] - n) * z * (T::ONE - z);
+                    dgates[2 * h + k] = dh[k] * (T::ONE - z) * (T::ONE - n * n);
+                    dh[k] *= z;
+                }
+            }
+        },
+    );
+}
+
+/// Of the gate r; h before the step gets what `r · h` gives it.
+fn reset_step_grad<T: Element>(
+    layer: &Layer,
+    (step, before): (usize, Option<usize>),
+    kept: &Kept<'_, T>,
+    flow: &mut Flow<'_, T>,
+) {
+    let (h, width) = (layer.hidden, layer.gates());
+    widest(
+        #[inline(always)]
+        || {
+            for sample in 0..layer.samples {
+                let at = layer.at(step, sample, width);
+                let dreset = &flow.dhidden[layer.at(step, sample, h)..][..h];
+                let state = layer.state(kept.y, before, kept.start, sample);
+                let dh = &mut flow.dh[sample * h..][..h];
+                for k in 0..h {
+                    let r = kept.gates[at + k];
+                    flow.dgates[at + k] = dreset[k] * state[k] * r * (T::ONE - r);
+                    dh[k] += dreset[k] * r;
                 }
             }
         },

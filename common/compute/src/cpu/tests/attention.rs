@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use ringfold_graph::layers::{SelfAttention, self_attention};
 use ringfold_graph::op::{
-    Attention, AttentionLayout, Binary, MatMul, MeanSquaredError, Reshape, Slice, Softmax,
+    Attention, AttentionLayout, Binary, Dropout, MatMul, MeanSquaredError, Reshape, Slice, Softmax,
     Transpose, Unary,
 };
 use ringfold_graph::{ConstantData, DType, Graph, Initialiser, Shape, TensorType, ValueId};
@@ -31,6 +31,7 @@ struct Case {
     causal: bool,
     scale: Option<f64>,
     mask: Mask,
+    dropout: Option<Dropout>,
 }
 
 impl Case {
@@ -72,6 +73,7 @@ impl Case {
             layout: AttentionLayout::Heads,
             causal: self.causal,
             scale: self.scale,
+            dropout: self.dropout,
         };
         let y = match fused {
             true => {
@@ -124,7 +126,11 @@ impl Case {
             let mask = graph.add_constant(ty, data).unwrap();
             scores = graph.apply(Binary::Add, &[scores, mask]).unwrap();
         }
-        let p = graph.apply(Softmax::Plain { axis: 3 }, &[scores]).unwrap();
+        let mut p = graph.apply(Softmax::Plain { axis: 3 }, &[scores]).unwrap();
+        if let Some(dropout) = self.dropout {
+            // The masks are the same where the keys are a multiple of 4.
+            p = graph.apply(dropout, &[p]).unwrap();
+        }
         let shape = Shape::fixed(&[n, self.groups, self.share, t, s]);
         let p = graph.apply(Reshape { shape }, &[p]).unwrap();
         let y = graph.apply(product(false), &[p, v]).unwrap();
@@ -189,6 +195,7 @@ fn cases(most: usize) -> impl Strategy<Value = Case> {
             causal: causal && !matches!(mask, Mask::Bool(_)),
             scale,
             mask,
+            dropout: None,
         },
     )
 }
@@ -209,13 +216,34 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn dropped_attention_is_its_composition(case in cases(150), rate in 0.0f64..0.9) {
+        let mut case = Case { dropout: Some(Dropout { rate, key: 3 }), ..case };
+        case.keys = case.keys.next_multiple_of(4);
+        assert_as_composed(&case);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn dropped_attention_gradients_are_differences(case in cases(6), rate in 0.1f64..0.7) {
+        let case = Case { dropout: Some(Dropout { rate, key: 1 }), ..case };
+        assert_gradients(&case.graph(true, DType::F64), 1);
+    }
+}
+
 /// Attention of packed operands, and of the same operands cut and transposed.
 fn packed_graph(packed: bool, [n, t, heads, groups, d]: [usize; 5], dtype: DType) -> Graph {
+    let dropout = Some(Dropout { rate: 0.3, key: 5 });
     let mut graph = Graph::new("packed", dtype).unwrap();
     let qkv = parameter(&mut graph, "qkv", &[n, t, (heads + 2 * groups) * d]);
     let y = if packed {
         let op = Attention {
             layout: AttentionLayout::Packed { heads, groups },
+            dropout,
             ..Attention::packed(heads, true)
         };
         graph.apply_all(op, &[qkv]).unwrap()[0]
@@ -238,6 +266,7 @@ fn packed_graph(packed: bool, [n, t, heads, groups, d]: [usize; 5], dtype: DType
         let causal = true;
         let op = Attention {
             causal,
+            dropout,
             ..Attention::heads()
         };
         let y = graph.apply_all(op, &operands).unwrap()[0];

@@ -87,6 +87,30 @@ fn binary() {
     }
 }
 
+/// What is left by a division, where a small change doesn't change how often the divisor is taken.
+#[test]
+fn remainders() {
+    for function in [Binary::Fmod, Binary::Mod] {
+        let mut graph = Graph::new("operator", DType::F64).unwrap();
+        let a = parameter(&mut graph, "a", &[3, 4]);
+        let b = parameter(&mut graph, "b", &[4]);
+        // Near -7.5, -2.5, 2.5, 7.5 by numbers near 3 and -3: the ratios are far from whole numbers.
+        let mut near = |x: ValueId, centres: Vec<f64>| {
+            let small = graph.apply(Unary::Scale { factor: 0.05 }, &[x]).unwrap();
+            let ty = TensorType::new(DType::F64, Shape::fixed(&[4]));
+            let data = ConstantData::Float(centres);
+            let centres = graph.add_constant(ty, data).unwrap();
+            graph.apply(Binary::Add, &[small, centres]).unwrap()
+        };
+        let a = near(a, vec![-7.5, -2.0, 2.0, 7.5]);
+        let b = near(b, vec![3.0, -3.0, 3.0, -3.0]);
+        let y = graph.apply(function, &[a, b]).unwrap();
+        let target = input(&mut graph, "target", Shape::fixed(&[3, 4]));
+        let loss = graph.apply(MeanSquaredError::Loss, &[y, target]).unwrap();
+        assert_gradients(&finish(graph, loss), 1);
+    }
+}
+
 /// Quotients and powers of positive numbers.
 #[test]
 fn quotients_and_powers() {

@@ -52,16 +52,16 @@ fn layer(op: Recurrent, [n, t, i, h]: [usize; 4], used: Used) -> Graph {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(36))]
     #[test]
     fn recurrent_gradients_are_differences(
-        is_lstm: bool, time_first: bool, reverse: bool,
+        cell in prop_oneof![Just(Cell::Lstm), Just(Cell::Gru), Just(Cell::GruResetFirst)],
+        time_first: bool, reverse: bool,
         sizes in [1usize..4, 1..5, 1..4, 1..4],
         used in prop_oneof![
             Just([true, false, false]), Just([false, true, false]), Just([true, true, true]),
         ],
     ) {
-        let cell = if is_lstm { Cell::Lstm } else { Cell::Gru };
         let op = Recurrent { cell, time_first, reverse };
         assert_gradients(&layer(op, sizes, used), 1);
     }
@@ -70,7 +70,7 @@ proptest! {
 /// Layers in both directions, of a batch, time first and batch first.
 #[test]
 fn stacks_give_the_same_in_both_orders() {
-    for cell in [Cell::Lstm, Cell::Gru] {
+    for cell in [Cell::Lstm, Cell::Gru, Cell::GruResetFirst] {
         let run = |time_first: bool| {
             let mut graph = Graph::new("stack", DType::F64).unwrap();
             let options = RecurrentStack {

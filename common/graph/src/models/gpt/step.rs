@@ -34,6 +34,7 @@ pub fn gpt_step(options: &GptOptions) -> Result<GptStep, GraphError> {
     options.check()?;
     let options = &GptOptions {
         dropout: 0.0,
+        attention_dropout: 0.0,
         ..options.clone()
     };
     let mut graph = Graph::new("gpt_step", options.dtype)?;
@@ -130,6 +131,7 @@ mod tests {
                 heads: 2,
                 width: 4,
                 dropout: 0.1,
+                attention_dropout: 0.1,
                 tied,
                 l2: 0.1,
                 dtype: DType::F32,

@@ -25,7 +25,7 @@ pub fn lstm_numbers(spec: &LstmSpec, frame: &Frame) -> Result<Graph, GraphError>
     let (hidden, layers) = (spec.hidden as usize, spec.layers as usize);
     check_sizes(&[("hidden", hidden)])?;
     check_layers("layers", layers, 1)?;
-    check_dropout(spec.dropout)?;
+    check_dropout("dropout", spec.dropout)?;
     if frame.dims.len() != 2 {
         let expected = "[steps, features], since an \"lstm\" of numbers takes sequences";
         return Err(refuse("input", expected, format!("{:?}", frame.dims)));

@@ -36,6 +36,18 @@ impl Exporter<'_> {
                     Binary::Pow => "Pow",
                     Binary::Min => "Min",
                     Binary::Max => "Max",
+                    Binary::Fmod => {
+                        self.emit("Mod", &x, &[y], &[("fmod", Int(1))]);
+                        return Ok(());
+                    }
+                    // ONNX has it for integers only.
+                    Binary::Mod => {
+                        let ratio = self.step("Div", &x, &[]);
+                        let times = self.step("Floor", &[&ratio], &[]);
+                        let taken = self.step("Mul", &[x[1], &times], &[]);
+                        self.emit("Sub", &[x[0], &taken], &[y], &[]);
+                        return Ok(());
+                    }
                 };
                 self.emit(op, &x, &[y], &[]);
             }

@@ -11,7 +11,7 @@ impl Exporter<'_> {
     fn onnx_gates(&mut self, x: &str, cell: Cell) -> String {
         let order: &[usize] = match cell {
             Cell::Lstm => &[0, 3, 1, 2],
-            Cell::Gru => &[1, 0, 2],
+            Cell::Gru | Cell::GruResetFirst => &[1, 0, 2],
         };
         let parts: Vec<String> = order.iter().map(|_| self.fresh()).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -54,8 +54,9 @@ impl Exporter<'_> {
         let mut attributes = vec![("hidden_size", Int(hidden)), ("direction", Text(direction))];
         let name = match cell {
             Cell::Lstm => "LSTM",
-            Cell::Gru => {
-                attributes.push(("linear_before_reset", Int(1)));
+            Cell::Gru | Cell::GruResetFirst => {
+                let before = i64::from(cell == Cell::Gru);
+                attributes.push(("linear_before_reset", Int(before)));
                 "GRU"
             }
         };

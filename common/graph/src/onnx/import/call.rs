@@ -161,6 +161,15 @@ impl<'n, 'a> Call<'n, 'a> {
         }
     }
 
+    pub(super) fn texts(&self, name: &'static str) -> Result<Option<Vec<String>>, Refusal> {
+        let text = |bytes: &&[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(AttributeValue::Texts(texts)) => Ok(Some(texts.iter().map(text).collect())),
+            Some(_) => because(format!("attribute {name} isn't a list of texts")),
+        }
+    }
+
     pub(super) fn tensor(
         &self,
         name: &'static str,

@@ -23,6 +23,10 @@ pub(super) fn build(
         "Mul" => pair(importer, call, Binary::Mul)?,
         "Div" => pair(importer, call, Binary::Div)?,
         "Pow" => power(importer, call)?,
+        "Mod" => match call.flag("fmod", false)? {
+            true => pair(importer, call, Binary::Fmod)?,
+            false => pair(importer, call, Binary::Mod)?,
+        },
         "Sum" => variadic(importer, call, Binary::Add)?,
         "Min" => variadic(importer, call, Binary::Min)?,
         "Max" => variadic(importer, call, Binary::Max)?,
@@ -40,6 +44,7 @@ pub(super) fn build(
             let x = importer.float(call.arg(0)?)?;
             importer.apply(Compare::NotEqual, &[x, x])?
         }
+        "IsInf" => is_infinite(importer, call)?,
         "Not" => {
             let x = importer.arithmetic(call.arg(0)?)?;
             importer.apply(Logic::Not, &[x])?
@@ -127,7 +132,19 @@ fn several(
     let op = call.node.op_type;
     if !matches!(
         op,
-        "Tan" | "Selu" | "Celu" | "Mish" | "Softsign" | "ThresholdedRelu" | "Swish"
+        "Tan"
+            | "Selu"
+            | "Celu"
+            | "Mish"
+            | "Softsign"
+            | "ThresholdedRelu"
+            | "Swish"
+            | "Shrink"
+            | "Sinh"
+            | "Cosh"
+            | "Asinh"
+            | "Acosh"
+            | "Atanh"
     ) {
         return Ok(None);
     }
@@ -153,6 +170,8 @@ fn several(
             let elu = importer.apply(Unary::Elu { alpha: 1.0 }, &[narrow])?;
             importer.apply(scale(alpha), &[elu])?
         }
+        "Shrink" => shrink(importer, call, x)?,
+        "Sinh" | "Cosh" | "Asinh" | "Acosh" | "Atanh" => hyperbolic(importer, op, x)?,
         "Mish" => compose::mish(&mut importer.graph, x)?,
         "Softsign" => {
             let size = importer.apply(Unary::Abs, &[x])?;
@@ -178,6 +197,98 @@ fn several(
         }
     };
     Ok(Some(value))
+}
+
+/// 0 up to `lambd` in size, beyond it nearer to 0 by `bias`.
+fn shrink(
+    importer: &mut Importer<'_, '_, '_>,
+    call: &Call<'_, '_>,
+    x: ValueId,
+) -> Result<ValueId, Refusal> {
+    let (lambda, bias) = (call.float("lambd", 0.5)?, call.float("bias", 0.0)?);
+    let zero = importer.scalar(0.0)?;
+    let (bias, lambda) = (importer.scalar(bias)?, lambda);
+    let (above, below) = (importer.scalar(lambda)?, importer.scalar(-lambda)?);
+    let less = importer.apply(Binary::Sub, &[x, bias])?;
+    let more = importer.apply(Binary::Add, &[x, bias])?;
+    let is_above = importer.apply(Compare::Greater, &[x, above])?;
+    let is_below = importer.apply(Compare::Less, &[x, below])?;
+    let y = importer.apply(Where, &[is_above, less, zero])?;
+    importer.apply(Where, &[is_below, more, y])
+}
+
+/// Hyperbolic functions and their inverses, of exponentials and logarithms.
+fn hyperbolic(
+    importer: &mut Importer<'_, '_, '_>,
+    op: &str,
+    x: ValueId,
+) -> Result<ValueId, Refusal> {
+    let one = importer.scalar(1.0)?;
+    let half = Unary::Scale { factor: 0.5 };
+    if matches!(op, "Sinh" | "Cosh") {
+        let up = importer.apply(Unary::Exp, &[x])?;
+        let down = importer.apply(Unary::Neg, &[x])?;
+        let down = importer.apply(Unary::Exp, &[down])?;
+        let join = if op == "Sinh" {
+            Binary::Sub
+        } else {
+            Binary::Add
+        };
+        let sum = importer.apply(join, &[up, down])?;
+        return importer.apply(half, &[sum]);
+    }
+    if op == "Atanh" {
+        let above = importer.apply(Binary::Add, &[one, x])?;
+        let below = importer.apply(Binary::Sub, &[one, x])?;
+        let ratio = importer.apply(Binary::Div, &[above, below])?;
+        let log = importer.apply(Unary::Log, &[ratio])?;
+        return importer.apply(half, &[log]);
+    }
+    // log(a + √(a² ± 1)), of the size for the sine's inverse, which has x's sign.
+    let is_sine = op == "Asinh";
+    let size = match is_sine {
+        true => importer.apply(Unary::Abs, &[x])?,
+        false => x,
+    };
+    let square = importer.apply(Binary::Mul, &[x, x])?;
+    let join = if is_sine { Binary::Add } else { Binary::Sub };
+    let square = importer.apply(join, &[square, one])?;
+    let root = importer.apply(Unary::Sqrt, &[square])?;
+    let sum = importer.apply(Binary::Add, &[size, root])?;
+    let log = importer.apply(Unary::Log, &[sum])?;
+    match is_sine {
+        false => Ok(log),
+        true => {
+            let sign = importer.apply(Unary::Sign, &[x])?;
+            importer.apply(Binary::Mul, &[sign, log])
+        }
+    }
+}
+
+/// Infinite ones of the signs that are asked for.
+fn is_infinite(
+    importer: &mut Importer<'_, '_, '_>,
+    call: &Call<'_, '_>,
+) -> Result<ValueId, Refusal> {
+    let x = importer.float(call.arg(0)?)?;
+    let mut found = None;
+    for (name, end) in [
+        ("detect_positive", f64::INFINITY),
+        ("detect_negative", f64::NEG_INFINITY),
+    ] {
+        if call.flag(name, true)? {
+            let end = importer.scalar(end)?;
+            let is = importer.apply(Compare::Equal, &[x, end])?;
+            found = Some(match found {
+                None => is,
+                Some(other) => importer.apply(Logic::Or, &[is, other])?,
+            });
+        }
+    }
+    match found {
+        Some(found) => Ok(found),
+        None => because("infinities of neither sign"),
+    }
 }
 
 fn pair(

@@ -9,7 +9,7 @@ use crate::onnx::known::{Data, ElementType, FOLDED_ELEMENTS_MAX, Known, Size};
 use crate::shape::{DType, Shape};
 
 pub(super) use self::arithmetic::cast;
-pub(super) use self::moves::{merged, order, parts, reshape_dims, slices};
+pub(super) use self::moves::{Part, merged, order, parts, reshape_dims, slices};
 
 /// The results, if all arguments are known and the operator is one that is computed now.
 pub(super) fn fold(

@@ -3,7 +3,7 @@
 use super::Importer;
 use super::call::{Call, Refusal, Term, because};
 use crate::graph::ValueId;
-use crate::op::{Binary, Conv, ConvPart, Pool, Pooling, Reduce, Reduction, Windows};
+use crate::op::{Binary, Conv, ConvPart, Pool, Pooling, Reduce, Reduction, Unary, Windows};
 use crate::shape::{Dim, Shape};
 
 pub(super) fn build(
@@ -23,6 +23,10 @@ pub(super) fn build(
         "AveragePool" => {
             let count_margin = call.flag("count_include_pad", false)?;
             pool(importer, call, Pooling::Average { count_margin })?
+        }
+        "LpPool" => lp_pool(importer, call)?,
+        "GlobalLpPool" if call.int("p")?.unwrap_or(2) == 2 => {
+            global(importer, call, Reduction::L2)?
         }
         "GlobalAveragePool" => global(importer, call, Reduction::Mean)?,
         "GlobalMaxPool" => global(importer, call, Reduction::Max)?,
@@ -198,6 +202,8 @@ fn conv_transpose(
         } else {
             let margins = windows.before[i].saturating_add(windows.after[i]);
             size[i] = full.saturating_sub(margins);
+            // What is added at the end belongs to no window.
+            windows.after[i] = windows.after[i].saturating_sub(more[i]);
         }
     }
     let conv = Conv {
@@ -222,6 +228,16 @@ fn pool(
     pooling: Pooling,
 ) -> Result<ValueId, Refusal> {
     let x = importer.float(call.arg(0)?)?;
+    Ok(pool_of(importer, call, x, pooling)?.0)
+}
+
+/// The pooled image, and the size of a window.
+fn pool_of(
+    importer: &mut Importer<'_, '_, '_>,
+    call: &Call<'_, '_>,
+    x: ValueId,
+    pooling: Pooling,
+) -> Result<(ValueId, [usize; 2]), Refusal> {
     let rank = importer.shape(x).rank();
     let (mut windows, auto) = windows(call, rank)?;
     let Some(kernel) = sizes(call, "kernel_shape", rank, 1)? else {
@@ -237,7 +253,25 @@ fn pool(
         ceil: call.flag("ceil_mode", false)?,
     };
     let y = importer.apply(pool, &[x])?;
-    narrowed(importer, y, rank)
+    Ok((narrowed(importer, y, rank)?, kernel))
+}
+
+/// `(Σ |x|^p)^(1/p)` of each window: of the mean with margins that count as zeros.
+fn lp_pool(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<ValueId, Refusal> {
+    let p = call.int("p")?.unwrap_or(2);
+    if !(1..=64).contains(&p) {
+        return because(format!("attribute p = {p}"));
+    }
+    call.only("ceil_mode", 0)?;
+    let x = importer.float(call.arg(0)?)?;
+    let size = importer.apply(Unary::Abs, &[x])?;
+    let (power, root) = (importer.scalar(p as f64)?, importer.scalar(1.0 / p as f64)?);
+    let powers = importer.apply(Binary::Pow, &[size, power])?;
+    let pooling = Pooling::Average { count_margin: true };
+    let (mean, kernel) = pool_of(importer, call, powers, pooling)?;
+    let factor = (kernel[0] * kernel[1]) as f64;
+    let sum = importer.apply(Unary::Scale { factor }, &[mean])?;
+    importer.apply(Binary::Pow, &[sum, root])
 }
 
 fn global(

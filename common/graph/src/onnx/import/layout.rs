@@ -3,9 +3,10 @@
 use super::Importer;
 use super::call::{Call, Refusal, Term, axis_of, because};
 use super::elementwise::{back, number, through_floats};
-use super::fold::{merged, order, parts, reshape_dims, slices};
+use super::fold::{Part, merged, order, parts, reshape_dims, slices};
+use super::resize::resize;
 use crate::graph::ValueId;
-use crate::onnx::known::{Known, Size};
+use crate::onnx::known::Size;
 use crate::op::{Concat, CumSum, Expand, Gather, GatherElements, Margin, Pad, Slice, Transpose};
 use crate::shape::{Dim, Shape};
 
@@ -50,6 +51,7 @@ pub(super) fn build(
         "Pad" => pad(importer, call)?,
         "DepthToSpace" | "SpaceToDepth" => blocks(importer, call)?,
         "Resize" => resize(importer, call)?,
+        "CenterCropPad" => centre(importer, call)?,
         _ => return Ok(None),
     };
     Ok(Some(vec![Term::Value(value)]))
@@ -93,8 +95,86 @@ fn concat(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<Va
     };
     let axis = call.int("axis")?.unwrap_or(0);
     let axis = axis_of(axis, importer.shape(first).rank())?;
-    let y = importer.apply(Concat { axis }, &operands)?;
+    let y = match of_batches(importer, &operands, axis)? {
+        Some(y) => y,
+        None => importer.apply(Concat { axis }, &operands)?,
+    };
     back(importer, y, dtype)
+}
+
+/// How many times the batch a dimension is; `None` if it doesn't depend on it.
+fn batches(dim: Dim) -> Option<usize> {
+    match dim {
+        Dim::Fixed(_) => None,
+        Dim::Batch => Some(1),
+        Dim::BatchTimes(times) => Some(times),
+    }
+}
+
+/// `[times · batch]` along an axis as `[times, batch]`, or back.
+fn with_batches(dims: &[Dim], axis: usize, times: usize, apart: bool) -> Shape {
+    let mut dims = dims.to_vec();
+    dims[axis] = Dim::batches(times);
+    if apart {
+        dims[axis] = Dim::Batch;
+        dims.insert(axis, Dim::Fixed(times));
+    }
+    Shape::new(dims)
+}
+
+/// Operands one after another along the batch: whole batches follow each other.
+fn of_batches(
+    importer: &mut Importer<'_, '_, '_>,
+    operands: &[ValueId],
+    axis: usize,
+) -> Result<Option<ValueId>, Refusal> {
+    let along = |x: &ValueId| importer.shape(*x).dims().get(axis).copied();
+    let times: Vec<Option<usize>> = operands
+        .iter()
+        .map(|x| along(x).and_then(batches))
+        .collect();
+    if times.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let Some(times) = times.into_iter().collect::<Option<Vec<usize>>>() else {
+        return because(
+            "samples beside the batch: its size isn't known, and in training it is cut into parts",
+        );
+    };
+    let mut parts = Vec::with_capacity(operands.len());
+    for (&x, &times) in operands.iter().zip(&times) {
+        let shape = with_batches(importer.shape(x).dims(), axis, times, true);
+        parts.push(importer.reshape(x, shape)?);
+    }
+    let y = importer.apply(Concat { axis }, &parts)?;
+    let sum = times.iter().fold(0usize, |sum, &n| sum.saturating_add(n));
+    let shape = with_batches(importer.shape(operands[0]).dims(), axis, sum, false);
+    importer.reshape(y, shape).map(Some)
+}
+
+/// `len` batches of a dimension of several, from batch `start` on.
+fn some_batches(
+    importer: &mut Importer<'_, '_, '_>,
+    x: ValueId,
+    axis: usize,
+    [start, len]: [usize; 2],
+) -> Result<ValueId, Refusal> {
+    let dims = importer.shape(x).dims().to_vec();
+    let Some(times) = batches(dims[axis]).filter(|&times| start + len <= times && len > 0) else {
+        return because("batches outside of the dimension");
+    };
+    if len == times {
+        return Ok(x);
+    }
+    let apart = importer.reshape(x, with_batches(&dims, axis, times, true))?;
+    let slice = Slice {
+        axis,
+        start,
+        step: 1,
+        len,
+    };
+    let y = importer.apply(slice, &[apart])?;
+    importer.reshape(y, with_batches(&dims, axis, len, false))
 }
 
 fn slice(
@@ -111,10 +191,12 @@ fn slice(
     }
     let dims = importer.shape(x).dims().to_vec();
     let mut y = x;
-    for (_, slice) in slices(&dims, &args)? {
-        if let Some(slice) = slice {
-            y = importer.apply(slice, &[y])?;
-        }
+    for (axis, slice) in slices(&dims, &args)? {
+        y = match slice {
+            Part::Whole => y,
+            Part::Slice(slice) => importer.apply(slice, &[y])?,
+            Part::Batches(range) => some_batches(importer, y, axis, range)?,
+        };
     }
     Ok(y)
 }
@@ -124,7 +206,9 @@ fn split(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<Vec
     let dims = importer.shape(x).dims().to_vec();
     let axis = axis_of(call.int("axis")?.unwrap_or(0), dims.len())?;
     let Some(n) = dims[axis].fixed() else {
-        return because("a split of the batch");
+        let terms = split_batches(importer, call, x, axis)?;
+        let terms = terms.into_iter().map(|y| back(importer, y, dtype));
+        return terms.map(|y| Ok(Term::Value(y?))).collect();
     };
     let given = match call.optional(1) {
         Some(term) => Some(importer.needs_ints(term, "the lengths of parts")?),
@@ -144,6 +228,53 @@ fn split(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<Vec
         start += len;
     }
     Ok(terms)
+}
+
+fn total(lens: &[usize]) -> Option<usize> {
+    lens.iter()
+        .try_fold(0usize, |sum, &len| sum.checked_add(len))
+}
+
+/// A split of a dimension of several batches into whole ones.
+fn split_batches(
+    importer: &mut Importer<'_, '_, '_>,
+    call: &Call<'_, '_>,
+    x: ValueId,
+    axis: usize,
+) -> Result<Vec<ValueId>, Refusal> {
+    let times = batches(importer.shape(x).dims()[axis]).unwrap_or(1);
+    let lens = match call.optional(1) {
+        Some(term) => {
+            let known = importer.needs_known(term, "the lengths of parts")?;
+            let whole = |size: &Size| match *size {
+                Size::Batches(n) => usize::try_from(n).ok(),
+                Size::Fixed(_) => None,
+            };
+            known
+                .as_sizes()
+                .unwrap_or_default()
+                .iter()
+                .map(whole)
+                .collect()
+        }
+        None => {
+            let count = call.node.outputs.len().max(1);
+            call.ignore("num_outputs");
+            times
+                .is_multiple_of(count)
+                .then(|| vec![times / count; count])
+        }
+    };
+    let Some(lens) = lens.filter(|lens: &Vec<usize>| total(lens) == Some(times)) else {
+        return because("a split of the batch other than into whole batches");
+    };
+    let mut start = 0;
+    let mut parts = Vec::with_capacity(lens.len());
+    for len in lens {
+        parts.push(some_batches(importer, x, axis, [start, len])?);
+        start += len;
+    }
+    Ok(parts)
 }
 
 fn gather(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<ValueId, Refusal> {
@@ -239,7 +370,7 @@ fn tile(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<Valu
 }
 
 /// x with each dimension so many times as large: whole copies, or (`each`) each element repeated.
-fn repeat(
+pub(super) fn repeat(
     importer: &mut Importer<'_, '_, '_>,
     x: ValueId,
     repeats: &[Size],
@@ -275,7 +406,7 @@ fn repeat(
 }
 
 fn pad(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<ValueId, Refusal> {
-    let x = importer.float(call.arg(0)?)?;
+    let (x, dtype) = through_floats(importer, call.arg(0)?)?;
     let pads = importer.needs_ints(call.arg(1)?, "margins")?;
     let margin = match call.text("mode", "constant")?.as_str() {
         "constant" => Margin::Constant(match call.optional(2) {
@@ -302,6 +433,35 @@ fn pad(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<Value
     let mut y = x;
     for (i, &axis) in axes.iter().enumerate() {
         y = pad_axis(importer, y, axis, [pads[i], pads[i + axes.len()]], margin)?;
+    }
+    back(importer, y, dtype)
+}
+
+/// The middle of each axis, or the axis in the middle of zeros.
+fn centre(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<ValueId, Refusal> {
+    let x = importer.float(call.arg(0)?)?;
+    let sizes = importer.needs_ints(call.arg(1)?, "a shape")?;
+    let rank = importer.shape(x).rank();
+    let axes: Vec<usize> = match call.ints("axes")? {
+        Some(axes) => axes
+            .iter()
+            .map(|&axis| axis_of(axis, rank))
+            .collect::<Result<_, _>>()?,
+        None => (0..rank).collect(),
+    };
+    if axes.len() != sizes.len() {
+        return because(format!("{} sizes for {} axes", sizes.len(), axes.len()));
+    }
+    let mut y = x;
+    for (&axis, &size) in axes.iter().zip(&sizes) {
+        let Some(n) = importer.shape(x).dims()[axis].fixed() else {
+            return because("a margin of the batch");
+        };
+        let more = size.saturating_sub(n as i64);
+        // The smaller half comes first, of a cut as of a margin.
+        let before = more / 2;
+        let margins = [before, more - before];
+        y = pad_axis(importer, y, axis, margins, Margin::Constant(0.0))?;
     }
     Ok(y)
 }
@@ -381,76 +541,4 @@ fn blocks(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<Va
         y,
         split(&[outside, h.saturating_mul(b), w.saturating_mul(b)]),
     )
-}
-
-/// Nearest neighbours at whole factors, where each element is repeated.
-fn resize(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<ValueId, Refusal> {
-    call.ignore("cubic_coeff_a");
-    call.ignore("extrapolation_value");
-    call.only("antialias", 0)?;
-    call.only("exclude_outside", 0)?;
-    let x = importer.float(call.arg(0)?)?;
-    if call.text("mode", "nearest")? != "nearest" {
-        return because("a mode other than nearest");
-    }
-    if call.text("keep_aspect_ratio_policy", "stretch")? != "stretch" {
-        return because("a policy other than stretch");
-    }
-    let place = call.text("coordinate_transformation_mode", "half_pixel")?;
-    let nearest = call.text("nearest_mode", "round_prefer_floor")?;
-    // With these, element i of the result is element floor(i / factor).
-    let repeats_each = match place.as_str() {
-        "asymmetric" => nearest == "floor",
-        "half_pixel" | "half_pixel_symmetric" => nearest.starts_with("round_prefer"),
-        _ => false,
-    };
-    if !repeats_each {
-        return because(format!("coordinates of {place} with {nearest}"));
-    }
-    let dims = importer.shape(x).dims().to_vec();
-    let axes: Vec<usize> = match call.ints("axes")? {
-        Some(axes) => axes
-            .iter()
-            .map(|&axis| axis_of(axis, dims.len()))
-            .collect::<Result<_, _>>()?,
-        None => (0..dims.len()).collect(),
-    };
-    let given = |importer: &Importer<'_, '_, '_>, position: usize| match call.optional(position) {
-        Some(term) => importer.needs_known(term, "a size").map(Some),
-        None => Ok(None),
-    };
-    let (scales, sizes) = (given(importer, 2)?, given(importer, 3)?);
-    let factors: Option<Vec<Size>> = match (scales.filter(|k| k.len() > 0), sizes) {
-        (Some(scales), _) => {
-            let whole = |x: f64| (x >= 1.0 && x.fract() == 0.0).then_some(Size::Fixed(x as i64));
-            scales
-                .numbers()
-                .unwrap_or_default()
-                .into_iter()
-                .map(whole)
-                .collect()
-        }
-        (None, Some(sizes)) => whole_factors(&dims, &axes, &sizes),
-        _ => None,
-    };
-    let factors = factors.filter(|factors| factors.len() == axes.len());
-    let Some(factors) = factors else {
-        return because("factors that aren't whole numbers");
-    };
-    let mut repeats = vec![Size::Fixed(1); dims.len()];
-    for (&axis, factor) in axes.iter().zip(factors) {
-        repeats[axis] = factor;
-    }
-    repeat(importer, x, &repeats, true)
-}
-
-fn whole_factors(dims: &[Dim], axes: &[usize], sizes: &Known) -> Option<Vec<Size>> {
-    let sizes = sizes.as_sizes()?;
-    let factor = |(&axis, &size): (&usize, &Size)| match (Size::of(dims[axis]), size) {
-        (Size::Fixed(from), Size::Fixed(to)) | (Size::Batches(from), Size::Batches(to)) => {
-            (to % from == 0 && to >= from).then_some(Size::Fixed(to / from))
-        }
-        _ => None,
-    };
-    axes.iter().zip(sizes).map(factor).collect()
 }

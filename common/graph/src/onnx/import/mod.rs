@@ -1,6 +1,8 @@
 //! From a model's messages to a graph.
 
+mod attention;
 mod call;
+mod einsum;
 mod elementwise;
 mod fold;
 mod images;
@@ -10,6 +12,7 @@ mod norms;
 mod operands;
 mod reductions;
 mod report;
+mod resize;
 mod sequences;
 mod shapes;
 
@@ -18,13 +21,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::call::{Call, Refusal, Term, Terms, because};
 pub use self::report::{Imported, ImportedTensor, Notice, ReadOptions, Report, TensorKind};
 use super::error::OnnxError;
-use super::job;
+use super::job::{self, Job};
 use super::known::{self, Data, ElementType, FOLDED_TOTAL_MAX, Known, tensor_shape};
 use super::names::{Names, matches};
 use super::proto::{self, Extent};
 use super::{OPSET_MAX, OPSET_MIN};
 use crate::graph::{Graph, Origin, OutputRole, ValueId};
-use crate::models::{FEATURES, Frame, LABELS};
+use crate::models::{FEATURES, LABELS, objective};
 use crate::op::{Cast, Op, Unary};
 use crate::shape::{DType, Dim, Shape, TensorType};
 
@@ -37,11 +40,11 @@ pub fn read(bytes: &[u8], options: &ReadOptions<'_>) -> Result<Imported, OnnxErr
     read_framed(bytes, options, None)
 }
 
-/// Reads a `ModelProto`; with a frame its only input and one output become those of a job's model.
+/// Reads a `ModelProto`; in a job its inputs and one output become those of a job's model.
 pub(super) fn read_framed(
     bytes: &[u8],
     options: &ReadOptions<'_>,
-    frame: Option<&Frame>,
+    job: Option<&Job<'_>>,
 ) -> Result<Imported, OnnxError> {
     let model = proto::Model::decode(bytes)?;
     let Some(graph) = &model.graph else {
@@ -50,7 +53,7 @@ pub(super) fn read_framed(
             got: "none".to_owned(),
         });
     };
-    let mut importer = Importer::new(&model, graph, options, frame)?;
+    let mut importer = Importer::new(&model, graph, options, job)?;
     importer.run()?;
     importer.graph.verify()?;
     Ok(Imported {
@@ -73,7 +76,7 @@ struct Importer<'m, 'a, 'o> {
     source: &'m proto::Graph<'a>,
     options: &'m ReadOptions<'o>,
     /// What surrounds the model, if it is a job's.
-    frame: Option<&'m Frame>,
+    job: Option<&'m Job<'m>>,
     /// The labels of a job's model.
     labels: Option<ValueId>,
     opsets: BTreeMap<&'a str, i64>,
@@ -96,7 +99,7 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
         model: &'m proto::Model<'a>,
         source: &'m proto::Graph<'a>,
         options: &'m ReadOptions<'o>,
-        frame: Option<&'m Frame>,
+        job: Option<&'m Job<'m>>,
     ) -> Result<Self, OnnxError> {
         let refuse = |expected, got| Err(OnnxError::Model { expected, got });
         let own = |domain: &'a str| if domain == "ai.onnx" { "" } else { domain };
@@ -121,7 +124,7 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
         let infos = source.value_info.iter().chain(&source.inputs);
         let kinds = infos.filter_map(|info| Some((info.name, info.torch_kind?)));
         let mut parameter_names = Names::default();
-        if frame.is_some() {
+        if job.is_some() {
             // So that a model that is written again has one tensor of each name.
             parameter_names.take(FEATURES);
             parameter_names.take(LABELS);
@@ -130,7 +133,7 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
             graph: Graph::new(&name, options.dtype)?,
             source,
             options,
-            frame,
+            job,
             labels: None,
             opsets,
             terms: BTreeMap::new(),
@@ -167,7 +170,7 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
 
     fn chosen_outputs(&self) -> Result<Vec<&'a str>, OnnxError> {
         let all = self.source.outputs.iter().map(|info| info.name);
-        if self.frame.is_some() && self.options.outputs.is_empty() && all.len() != 1 {
+        if self.job.is_some() && self.options.outputs.is_empty() && all.len() != 1 {
             return Err(OnnxError::Model {
                 expected: "one output, or the name of one",
                 got: all.collect::<Vec<_>>().join(", "),
@@ -296,8 +299,14 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
 
     fn define_inputs(&mut self, read: &BTreeSet<&'a str>) -> Result<(), OnnxError> {
         let mut names = Names::default();
-        if self.frame.is_some() {
-            self.check_only_input(read)?;
+        let mut features = None;
+        if let Some(job) = self.job {
+            let inputs = self.source.inputs.iter().map(|info| info.name);
+            let inputs =
+                inputs.filter(|name| !self.terms.contains_key(name) && read.contains(name));
+            job.check_inputs(&inputs.collect::<Vec<_>>())?;
+            let (x, y) = objective::add_inputs(&mut self.graph, job.frame)?;
+            (features, self.labels) = (Some(x), Some(y));
         }
         for info in &self.source.inputs {
             // Models of old have initializers among the inputs.
@@ -309,14 +318,11 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
                 self.define(info.name, Term::known(tensor.clone().into()))?;
             } else if read.contains(info.name) {
                 let ty = self.input_type(info)?;
-                let value = match self.frame {
-                    None => self.graph.add_input(&name, ty)?,
-                    Some(frame) => {
-                        let graph = &mut self.graph;
-                        let (value, labels) = job::features(graph, frame, info.name, &ty)?;
-                        self.labels = Some(labels);
-                        value
+                let value = match (self.job, features) {
+                    (Some(job), Some(features)) => {
+                        job::own_input(&mut self.graph, job, features, (info.name, &ty))?
                     }
+                    _ => self.graph.add_input(&name, ty)?,
                 };
                 self.report.inputs.push((info.name.to_owned(), name));
                 self.define(info.name, Term::Value(value))?;
@@ -325,19 +331,6 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
             }
         }
         Ok(())
-    }
-
-    /// A job's records are one input.
-    fn check_only_input(&self, read: &BTreeSet<&'a str>) -> Result<(), OnnxError> {
-        let inputs = self.source.inputs.iter().map(|info| info.name);
-        let inputs = inputs.filter(|name| !self.terms.contains_key(name) && read.contains(name));
-        match inputs.collect::<Vec<_>>().as_slice() {
-            [_] => Ok(()),
-            names => Err(OnnxError::Model {
-                expected: "one input, which takes the features of a record",
-                got: format!("{}: {}", names.len(), job::listed(names)),
-            }),
-        }
     }
 
     fn input_type(&self, info: &proto::ValueInfo<'a>) -> Result<TensorType, OnnxError> {
@@ -476,6 +469,8 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
     fn build(&mut self, call: &Call<'_, 'a>) -> Terms {
         let groups = [
             elementwise::build,
+            attention::build,
+            einsum::build,
             layout::build,
             linear::build,
             images::build,
@@ -523,9 +518,9 @@ impl<'m, 'a, 'o> Importer<'m, 'a, 'o> {
             true => value,
             false => self.graph.apply(op, &[value])?,
         };
-        match (self.frame, self.labels) {
-            (Some(frame), Some(labels)) => {
-                job::finish(&mut self.graph, frame, (name, &own), value, labels)
+        match (self.job, self.labels) {
+            (Some(job), Some(labels)) => {
+                job::finish(&mut self.graph, job.frame, (name, &own), value, labels)
             }
             _ => Ok(self.graph.add_output(&own, OutputRole::Prediction, value)?),
         }

@@ -1,10 +1,13 @@
 //! Normalisations and softmax.
 
-use super::call::{Call, Refusal, Term, axis_of, because};
+use super::call::{Call, Refusal, Term, axes_of, axis_of, because};
+use super::fold::merged;
 use super::layout::stretch;
 use super::{Importer, Made, TensorKind, known};
 use crate::graph::{Origin, StateId, ValueId};
-use crate::op::{Binary, Norm, NormOver, Reduce, Reduction, Softmax, Unary};
+use crate::op::{
+    Binary, Norm, NormOver, Pool, Pooling, Reduce, Reduction, Softmax, Unary, Windows,
+};
 use crate::shape::{Dim, Shape};
 
 pub(super) fn build(
@@ -23,6 +26,8 @@ pub(super) fn build(
             };
             grouped(importer, call, x, groups)?
         }
+        "MeanVarianceNormalization" => vec![whitened(importer, call)?],
+        "LRN" => vec![local_response(importer, call)?],
         "LpNormalization" => {
             let x = importer.float(call.arg(0)?)?;
             let axis = axis_of(call.int("axis")?.unwrap_or(-1), importer.shape(x).rank())?;
@@ -57,6 +62,68 @@ pub(super) fn build(
         _ => return Ok(None),
     };
     Ok(Some(terms.into_iter().map(Term::Value).collect()))
+}
+
+/// Without the mean and with a variance of 1 over some axes.
+fn whitened(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<ValueId, Refusal> {
+    let x = importer.float(call.arg(0)?)?;
+    let axes = call.ints("axes")?.unwrap_or_else(|| vec![0, 2, 3]);
+    let mean = Reduce {
+        reduction: Reduction::Mean,
+        axes: axes_of(&axes, importer.shape(x).rank())?,
+        keep: true,
+    };
+    let middle = importer.apply(mean.clone(), &[x])?;
+    let centred = importer.apply(Binary::Sub, &[x, middle])?;
+    let square = importer.apply(Binary::Mul, &[centred, centred])?;
+    let variance = importer.apply(mean, &[square])?;
+    let deviation = importer.apply(Unary::Sqrt, &[variance])?;
+    let eps = importer.scalar(1e-9)?;
+    let below = importer.apply(Binary::Add, &[deviation, eps])?;
+    importer.apply(Binary::Div, &[centred, below])
+}
+
+/// `x / (bias + alpha · mean of x² over adjacent channels)^beta` (Krizhevsky et al., 2012, 3.3).
+fn local_response(
+    importer: &mut Importer<'_, '_, '_>,
+    call: &Call<'_, '_>,
+) -> Result<ValueId, Refusal> {
+    let (alpha, beta) = (call.float("alpha", 1e-4)?, call.float("beta", 0.75)?);
+    let bias = importer.scalar(call.float("bias", 1.0)?)?;
+    let size = call
+        .int("size")?
+        .and_then(|size| usize::try_from(size).ok());
+    let x = importer.float(call.arg(0)?)?;
+    let whole = importer.shape(x).clone();
+    let (Some(size @ 1..), Some((&n, [channels, pixels @ ..]))) =
+        (size, whole.dims().split_first())
+    else {
+        return because("a size of less than 1, or no channels");
+    };
+    let Some(pixels) = merged(pixels) else {
+        return because("an image of a size that isn't known");
+    };
+    // Channels as the height of an image of one channel.
+    let square = importer.apply(Binary::Mul, &[x, x])?;
+    let image = Shape::new(vec![n, Dim::Fixed(1), *channels, pixels]);
+    let square = importer.reshape(square, image)?;
+    let pool = Pool {
+        pooling: Pooling::Average { count_margin: true },
+        kernel: [size, 1],
+        windows: Windows {
+            before: [(size - 1) / 2, 0],
+            after: [size / 2, 0],
+            ..Windows::default()
+        },
+        ceil: false,
+    };
+    let mean = importer.apply(pool, &[square])?;
+    let mean = importer.reshape(mean, whole)?;
+    let scaled = importer.apply(Unary::Scale { factor: alpha }, &[mean])?;
+    let sum = importer.apply(Binary::Add, &[scaled, bias])?;
+    let beta = importer.scalar(beta)?;
+    let below = importer.apply(Binary::Pow, &[sum, beta])?;
+    importer.apply(Binary::Div, &[x, below])
 }
 
 /// Running statistics: a state if the model has their values.

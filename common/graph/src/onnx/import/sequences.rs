@@ -1,11 +1,11 @@
-//! Recurrent layers and attention.
+//! Recurrent layers.
 
 use super::Importer;
 use super::call::{Call, Refusal, Term, because};
 use super::layout::{stretch, transpose};
 use crate::graph::ValueId;
-use crate::op::{Attention, Cell, Concat, Recurrent, Slice};
-use crate::shape::{DType, Dim, Shape};
+use crate::op::{Cell, Concat, Recurrent, Slice};
+use crate::shape::{Dim, Shape};
 
 pub(super) fn build(
     importer: &mut Importer<'_, '_, '_>,
@@ -13,15 +13,15 @@ pub(super) fn build(
 ) -> Result<Option<Vec<Term>>, Refusal> {
     let values = match call.node.op_type {
         "LSTM" => recurrent(importer, call, Cell::Lstm)?,
-        "GRU" => recurrent(importer, call, Cell::Gru)?,
-        "Attention" => vec![attention(importer, call)?],
+        "GRU" if call.flag("linear_before_reset", false)? => recurrent(importer, call, Cell::Gru)?,
+        "GRU" => recurrent(importer, call, Cell::GruResetFirst)?,
         _ => return Ok(None),
     };
     Ok(Some(values.into_iter().map(Term::Value).collect()))
 }
 
 /// `x` from `start`, `len` elements of a dimension.
-fn part(
+pub(super) fn part(
     importer: &mut Importer<'_, '_, '_>,
     x: ValueId,
     axis: usize,
@@ -61,7 +61,7 @@ fn gates(
 ) -> Result<ValueId, Refusal> {
     let order: &[usize] = match cell {
         Cell::Lstm => &[0, 2, 3, 1],
-        Cell::Gru => &[1, 0, 2],
+        Cell::Gru | Cell::GruResetFirst => &[1, 0, 2],
     };
     let mut parts = Vec::with_capacity(order.len());
     for &gate in order {
@@ -73,6 +73,8 @@ fn gates(
 /// What a layer is, but for its weights.
 struct Layer {
     cell: Cell,
+    /// x and y are `[n, t, ..]`, not `[t, n, ..]`.
+    batch_first: bool,
     hidden: usize,
     /// `[n, h]`.
     state: Shape,
@@ -83,27 +85,48 @@ struct Layer {
     initial: [Option<ValueId>; 2],
 }
 
+/// Checks attributes; returns the number of directions.
 fn check(call: &Call<'_, '_>, cell: Cell) -> Result<usize, Refusal> {
-    call.only("layout", 0)?;
     call.only("input_forget", 0)?;
     call.ignore("hidden_size");
     call.ignore("output_sequence");
-    match cell {
-        Cell::Gru if !call.flag("linear_before_reset", false)? => {
-            return because("linear_before_reset = 0");
-        }
-        _ => {}
-    }
-    if call.optional(4).is_some() {
-        return because("sequences of different lengths");
-    }
     if call.optional(7).is_some() {
         return because("peepholes");
+    }
+    let usual: &[&str] = match cell {
+        Cell::Lstm => &["sigmoid", "tanh", "tanh"],
+        Cell::Gru | Cell::GruResetFirst => &["sigmoid", "tanh"],
+    };
+    if let Some(given) = call.texts("activations")? {
+        let is_usual = |(given, &usual): (&String, &&str)| given.eq_ignore_ascii_case(usual);
+        if !given.iter().zip(usual.iter().cycle()).all(is_usual) {
+            return because("activations other than sigmoid and tanh");
+        }
     }
     match call.text("direction", "forward")?.as_str() {
         "forward" | "reverse" => Ok(1),
         "bidirectional" => Ok(2),
         other => because(format!("attribute direction = {other:?}")),
+    }
+}
+
+/// Refuses sequences of different lengths: all must be as long as x.
+fn check_lengths(
+    importer: &Importer<'_, '_, '_>,
+    call: &Call<'_, '_>,
+    x: ValueId,
+    batch_first: bool,
+) -> Result<(), Refusal> {
+    let Some(term) = call.optional(4) else {
+        return Ok(());
+    };
+    let lengths = importer.needs_ints(term, "lengths of sequences")?;
+    let time = importer.shape(x).dims().get(usize::from(batch_first));
+    let time = time.and_then(|dim| dim.fixed());
+    let whole = |&len: &i64| usize::try_from(len).ok() == time;
+    match lengths.iter().all(whole) {
+        true => Ok(()),
+        false => because("sequences of different lengths"),
     }
 }
 
@@ -113,23 +136,33 @@ fn recurrent(
     cell: Cell,
 ) -> Result<Vec<ValueId>, Refusal> {
     let directions = check(call, cell)?;
+    let batch_first = call.flag("layout", false)?;
     let x = importer.float(call.arg(0)?)?;
+    check_lengths(importer, call, x, batch_first)?;
     let weights = [importer.value(call.arg(1)?)?, importer.value(call.arg(2)?)?];
     let mut optional = |position: usize| match call.optional(position) {
         Some(term) => importer.value(term).map(Some),
         None => Ok(None),
     };
     let (bias, h, c) = (optional(3)?, optional(5)?, optional(6)?);
-    let (&[_, batch, _], &[Dim::Fixed(given), _, Dim::Fixed(hidden)]) =
+    let (&[t, n, _], &[Dim::Fixed(given), _, Dim::Fixed(hidden)]) =
         (importer.shape(x).dims(), importer.shape(weights[1]).dims())
     else {
         return because("a sequence or weights of other than 3 dimensions");
     };
+    let batch = if batch_first { t } else { n };
     if given != directions {
         return because(format!("weights of {given} directions for {directions}"));
     }
+    // States of a batch first are [n, directions, h].
+    let mut turned = |state: Option<ValueId>| match state {
+        Some(state) if batch_first => transpose(importer, state, vec![1, 0, 2]).map(Some),
+        state => Ok(state),
+    };
+    let (h, c) = (turned(h)?, turned(c)?);
     let layer = Layer {
         cell,
+        batch_first,
         hidden,
         state: Shape::new(vec![batch, Dim::Fixed(hidden)]),
         x,
@@ -148,10 +181,11 @@ fn recurrent(
             all.push(one);
         }
     }
-    // y of [t, n, h] becomes [t, 1, n, h], states of [n, h] become [1, n, h].
+    // y of [t, n, h] becomes [t, 1, n, h], states of [n, h] become [1, n, h]; with the batch first
+    // [n, t, 1, h] and [n, 1, h].
     let mut joined = Vec::with_capacity(results.len());
     for (result, parts) in results.into_iter().enumerate() {
-        let axis = usize::from(result == 0);
+        let axis = usize::from(result == 0) + usize::from(batch_first);
         let mut columns = Vec::with_capacity(parts.len());
         for part in parts {
             let mut dims = importer.shape(part).dims().to_vec();
@@ -201,7 +235,7 @@ fn one_way(
     }
     let op = Recurrent {
         cell,
-        time_first: true,
+        time_first: !layer.batch_first,
         reverse,
     };
     let mut results = importer.graph.apply_all(op, &operands)?;
@@ -212,61 +246,4 @@ fn one_way(
 fn zeros(importer: &mut Importer<'_, '_, '_>, shape: &Shape) -> Result<ValueId, Refusal> {
     let zero = importer.scalar(0.0)?;
     stretch(importer, zero, shape)
-}
-
-fn attention(importer: &mut Importer<'_, '_, '_>, call: &Call<'_, '_>) -> Result<ValueId, Refusal> {
-    call.ignore("softmax_precision");
-    if call.float("softcap", 0.0)? != 0.0 {
-        return because("softcap");
-    }
-    if (4..7).any(|position| call.optional(position).is_some()) {
-        return because("keys and values of the past");
-    }
-    if call.wants(1) {
-        return because("an output beside the first");
-    }
-    call.ignore("qk_matmul_output_mode");
-    let scale = match call.has("scale") {
-        true => Some(call.float("scale", 1.0)?),
-        false => None,
-    };
-    let mut operands = Vec::with_capacity(4);
-    let flat = importer.float(call.arg(0)?)?;
-    let is_flat = importer.shape(flat).rank() == 3;
-    for (position, heads) in [(0, "q_num_heads"), (1, "kv_num_heads"), (2, "kv_num_heads")] {
-        let x = importer.float(call.arg(position)?)?;
-        let heads = call.int(heads)?.and_then(|n| usize::try_from(n).ok());
-        operands.push(match (is_flat, heads, importer.shape(x).dims()) {
-            (false, ..) => x,
-            (true, Some(heads), &[n, t, Dim::Fixed(width)])
-                if heads > 0 && width.is_multiple_of(heads) =>
-            {
-                let (heads, width) = (Dim::Fixed(heads), Dim::Fixed(width / heads));
-                let x = importer.reshape(x, Shape::new(vec![n, t, heads, width]))?;
-                transpose(importer, x, vec![0, 2, 1, 3])?
-            }
-            _ => return because("a number of heads that doesn't fit"),
-        });
-    }
-    if let Some(mask) = call.optional(3) {
-        let mask = importer.arithmetic(mask)?;
-        match importer.dtype(mask) {
-            dtype if dtype.is_float() || dtype == DType::Bool => operands.push(mask),
-            dtype => return because(format!("a mask of {dtype}")),
-        }
-    }
-    let op = Attention {
-        causal: call.flag("is_causal", false)?,
-        scale,
-        ..Attention::heads()
-    };
-    let y = importer.graph.apply_all(op, &operands)?[0];
-    match (is_flat, importer.shape(y).dims()) {
-        (true, &[n, Dim::Fixed(heads), t, Dim::Fixed(width)]) => {
-            let y = transpose(importer, y, vec![0, 2, 1, 3])?;
-            let width = Dim::Fixed(heads.saturating_mul(width));
-            importer.reshape(y, Shape::new(vec![n, t, width]))
-        }
-        _ => Ok(y),
-    }
 }

@@ -1,5 +1,8 @@
 //! Backward: the gradients of queries, keys, values and mask.
 
+use ringfold_graph::op::Dropout;
+
+use super::drop::Drop;
 use super::geometry::{Block, Geometry, Plane};
 use super::mask::{Mask, MaskData, add_mask};
 use super::{KEYS, QUERIES};
@@ -18,6 +21,7 @@ pub(super) struct Backward {
     pub(super) geometry: Geometry,
     pub(super) mask: Option<Mask>,
     pub(super) mask_gradient: bool,
+    pub(super) dropout: Option<Dropout>,
     pub(super) options: KernelOptions,
 }
 
@@ -31,6 +35,7 @@ struct Saved<'a, T> {
     lse: &'a [T],
     dy: &'a [T],
     mask: MaskData<'a, T>,
+    drop: Option<Drop>,
 }
 
 /// What backward writes of one part: the gradients of q, k and v, or the first alone; that of the
@@ -54,7 +59,7 @@ impl<T> Grads<'_, T> {
 }
 
 impl<T: Element> Kernel<T> for Backward {
-    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, args: &RunArgs) {
         let g = &self.geometry;
         let sources = if g.packed { 1 } else { 3 };
         let [k, v] = if g.packed { [0, 0] } else { [1, 2] };
@@ -67,6 +72,7 @@ impl<T: Element> Kernel<T> for Backward {
             lse: operands.slice(own + 1),
             dy: operands.slice(own + 2),
             mask: Mask::data(self.mask.as_ref(), operands),
+            drop: Drop::new(self.dropout, g, args),
         };
         let mut result = |result: usize, exists: bool| match exists {
             true => results.take(result),
@@ -135,6 +141,7 @@ impl Backward {
             dy: g.y.piece(saved.dy, part),
             lse: &saved.lse[part * g.heads() * g.queries..],
             mask: saved.mask,
+            drop: saved.drop,
         };
         let (blocks, dots) = scratch.split_at_mut(2 * QUERIES * KEYS);
         let heads = group * g.share..(group + 1) * g.share;
@@ -157,6 +164,7 @@ impl Backward {
                         key,
                         columns,
                         mask: Mask::at(self.mask.as_ref(), masked, query, key),
+                        head: masked,
                         precision: self.options.precision,
                     };
                     let place = (head, group);
@@ -185,7 +193,7 @@ impl Backward {
         block.product(scores, q, k, scale);
         block.product(dscores, dy, v, T::ONE);
         let lse = &saved.lse[head * g.queries + block.query..];
-        self.dscores(block, (scores, dscores), saved.mask, lse, dots);
+        self.dscores(block, (scores, dscores), saved, lse, dots);
         if self.mask_gradient {
             let (row, step) = Mask::strides(self.mask.as_ref());
             for (i, dscores) in dscores.chunks(KEYS).take(block.rows).enumerate() {
@@ -202,12 +210,12 @@ impl Backward {
         block.add((dq, g.q), dscores, false, k, scale);
     }
 
-    /// Scores to P, dP to dS.
+    /// Scores to P, dropped, and dP to dS.
     fn dscores<T: Element>(
         &self,
         block: &Block,
         (scores, dscores): (&mut [T], &mut [T]),
-        mask: MaskData<'_, T>,
+        saved: &Saved<'_, T>,
         lse: &[T],
         dots: &[T],
     ) {
@@ -223,16 +231,25 @@ impl Backward {
                     unseen.fill(T::ZERO);
                     let (ds, unseen) = dscores[range].split_at_mut(seen);
                     unseen.fill(T::ZERO);
-                    add_mask(p, mask, block.mask + row * mask_row, mask_step);
+                    add_mask(p, saved.mask, block.mask + row * mask_row, mask_step);
                     let (lse, dot) = (lse[row], dots[row]);
                     if lse == T::from_f64(f64::NEG_INFINITY) {
                         p.fill(T::ZERO);
                         ds.fill(T::ZERO);
                         continue;
                     }
-                    for (p, ds) in p.iter_mut().zip(ds) {
-                        *p = (*p - lse).exp();
-                        *ds = *p * (*ds - dot);
+                    let Some(drop) = &saved.drop else {
+                        for (p, ds) in p.iter_mut().zip(ds) {
+                            *p = (*p - lse).exp();
+                            *ds = *p * (*ds - dot);
+                        }
+                        continue;
+                    };
+                    let factors = drop.row::<T>(block.head, block.query + row, block.key);
+                    for ((p, ds), &factor) in p.iter_mut().zip(ds).zip(&factors) {
+                        let whole = (*p - lse).exp();
+                        *ds = whole * (*ds * factor - dot);
+                        *p = whole * factor;
                     }
                 }
             },

@@ -1,5 +1,8 @@
 //! Forward: results, and the log-sum-exp of each query's scores.
 
+use ringfold_graph::op::Dropout;
+
+use super::drop::Drop;
 use super::geometry::{Block, Geometry, Plane};
 use super::mask::{Mask, MaskData, add_mask};
 use super::{FORWARD_SCRATCH, KEYS, QUERIES};
@@ -15,12 +18,14 @@ use crate::element::Element;
 pub(super) struct Forward {
     pub(super) geometry: Geometry,
     pub(super) mask: Option<Mask>,
+    pub(super) dropout: Option<Dropout>,
     pub(super) options: KernelOptions,
 }
 
 impl<T: Element> Kernel<T> for Forward {
-    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, args: &RunArgs) {
         let g = &self.geometry;
+        let drop = Drop::new(self.dropout, g, args);
         let slices = [results.take(0), results.take(1), results.scratch()];
         let (parts, heads) = (g.unit_parts(), g.heads() * g.queries);
         let steps = [parts * g.y.part, parts * heads, FORWARD_SCRATCH];
@@ -43,7 +48,8 @@ impl<T: Element> Kernel<T> for Forward {
                     for head in 0..g.heads() {
                         let lse = &mut lse[i * heads + head * g.queries..][..g.queries];
                         let masked = part * g.heads() + head;
-                        self.head(head, masked, (y, lse), (q, k, v), mask, scratch);
+                        let sources = (q, k, v);
+                        self.head((head, masked), (y, lse), sources, (mask, drop), scratch);
                     }
                 }
             },
@@ -54,11 +60,10 @@ impl<T: Element> Kernel<T> for Forward {
 impl Forward {
     fn head<T: Element>(
         &self,
-        head: usize,
-        masked: usize,
+        (head, masked): (usize, usize),
         (y, lse): (&mut [T], &mut [T]),
         (q, k, v): (&[T], &[T], &[T]),
-        mask: MaskData<'_, T>,
+        (mask, drop): (MaskData<'_, T>, Option<Drop>),
         scratch: &mut [T],
     ) {
         let g = &self.geometry;
@@ -82,12 +87,13 @@ impl Forward {
                     key,
                     columns: KEYS.min(last - key),
                     mask: Mask::at(self.mask.as_ref(), masked, query, key),
+                    head: masked,
                     precision: self.options.precision,
                 };
                 let factor = T::from_f64(g.scale);
                 let (q, k) = (&q[g.q.at(head, query)..], &k[g.k.at(group, key)..]);
                 block.product(scores, (q, g.q), (k, g.k), factor);
-                self.softmax(&block, scores, mask, (most, sums), y);
+                self.softmax(&block, scores, (mask, drop), (most, sums), y);
                 let v = &v[g.v.at(group, key)..];
                 block.add((y, g.y), scores, false, (v, g.v), T::ONE);
             }
@@ -95,12 +101,12 @@ impl Forward {
         }
     }
 
-    /// Scores to exp(score - the largest so far), 0 where the query doesn't see the key.
+    /// Scores to exp(score - the largest so far), dropped, 0 where the query doesn't see the key.
     fn softmax<T: Element>(
         &self,
         block: &Block,
         scores: &mut [T],
-        mask: MaskData<'_, T>,
+        (mask, drop): (MaskData<'_, T>, Option<Drop>),
         (most, sums): (&mut [T], &mut [T]),
         y: &mut [T],
     ) {
@@ -130,6 +136,12 @@ impl Forward {
                     let factor = (before - now).exp();
                     most[row] = now;
                     sums[row] = sums[row] * factor + sum(seen, |x| x);
+                    if let Some(drop) = &drop {
+                        let factors = drop.row::<T>(block.head, block.query + row, block.key);
+                        for (x, &factor) in seen.iter_mut().zip(&factors) {
+                            *x *= factor;
+                        }
+                    }
                     if block.key > 0 && factor != T::ONE {
                         let y = &mut y[row * g.y.row..][..g.y.len];
                         y.iter_mut().for_each(|y| *y *= factor);

@@ -185,6 +185,8 @@ pub(super) struct Block {
     pub(super) key: usize,
     pub(super) columns: usize,
     pub(super) mask: usize,
+    /// Counted over all parts.
+    pub(super) head: usize,
     /// Of products.
     pub(super) precision: Precision,
 }

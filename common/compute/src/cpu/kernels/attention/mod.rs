@@ -6,8 +6,13 @@
 //! m + log l. Backward computes the blocks again, key blocks outermost, and adds up the gradients of
 //! keys and values, and those of the queries. The blocks and their order are fixed, so bits don't
 //! depend on threads. Blocks wholly above the diagonal of a causal attention are skipped.
+//!
+//! With dropout the blocks of exp(score - m) are multiplied by their factors before they meet the
+//! values, and the sums l are of what they were before. With F the factors, backward has dv = (P · F)ᵀ
+//! dy and dP = F · (dy vᵀ); Σ P · dP of a row is still Σ y · dy.
 
 mod backward;
+mod drop;
 mod forward;
 mod geometry;
 mod mask;
@@ -42,6 +47,7 @@ pub(crate) fn forward<T: Element>(
     Arc::new(Forward {
         geometry,
         mask,
+        dropout: op.dropout,
         options,
     })
 }
@@ -58,6 +64,7 @@ pub(crate) fn backward<T: Element>(
         geometry,
         mask,
         mask_gradient: op.mask_gradient,
+        dropout: op.attention.dropout,
         options,
     })
 }

@@ -192,10 +192,14 @@ fn reshape(from: &Shape, to: &[Size], allow_zero: bool) -> Result<Shape, Refusal
             size => size.dim().ok_or_else(refuse)?,
         });
     }
-    let Some(rest) = rest else {
-        return Ok(Shape::new(dims));
-    };
     let (count, power) = from.size().ok_or_else(refuse)?;
+    let Some(rest) = rest else {
+        let shape = Shape::new(dims);
+        return match shape.size() == Some((count, power)) {
+            true => Ok(shape),
+            false => Err(refuse()),
+        };
+    };
     let (known, known_power) = Shape::new(dims.clone()).size().ok_or_else(refuse)?;
     if known == 0 || !count.is_multiple_of(known) {
         return Err(refuse());
@@ -266,12 +270,22 @@ fn transpose(call: &Call<'_, '_>, x: &Known) -> Result<Known, Refusal> {
     Ok(x.pick(shape, &positions))
 }
 
-/// The slices of an ONNX `Slice`, one an axis; `None` for an axis that stays whole. The arguments from
-/// the second on are starts, ends, axes, steps.
+/// What an ONNX `Slice` takes of an axis.
+pub(in crate::onnx::import) enum Part {
+    /// Everything.
+    Whole,
+    /// Some positions.
+    Slice(Slice),
+    /// Of several batches so many, from one on: the first, and how many.
+    Batches([usize; 2]),
+}
+
+/// The parts that an ONNX `Slice` takes, one an axis. The arguments from the second on are starts, ends,
+/// axes, steps.
 pub(in crate::onnx::import) fn slices(
     dims: &[Dim],
     args: &[Option<Known>],
-) -> Result<Vec<(usize, Option<Slice>)>, Refusal> {
+) -> Result<Vec<(usize, Part)>, Refusal> {
     let at = |i: usize| args.get(i).and_then(Option::as_ref);
     let ints = |i: usize| at(i).and_then(Known::as_ints);
     let (Some(starts), Some(ends)) = (
@@ -296,23 +310,9 @@ pub(in crate::onnx::import) fn slices(
     Ok(slices)
 }
 
-fn one_slice(
-    axis: usize,
-    dim: Dim,
-    start: Size,
-    end: Size,
-    step: i64,
-) -> Result<Option<Slice>, Refusal> {
+fn one_slice(axis: usize, dim: Dim, start: Size, end: Size, step: i64) -> Result<Part, Refusal> {
     let Some(n) = dim.fixed() else {
-        let to_the_end = match (end, Size::of(dim)) {
-            (Size::Fixed(end), _) => end >= i64::from(i32::MAX),
-            (Size::Batches(end), Size::Batches(all)) => end >= all,
-            _ => false,
-        };
-        if start == Size::Fixed(0) && to_the_end && step == 1 {
-            return Ok(None);
-        }
-        return because("a slice of the batch");
+        return batches(Size::of(dim), start, end, step);
     };
     let n = i64::try_from(n).unwrap_or(i64::MAX);
     let (Some(start), Some(end)) = (start.fixed(), end.fixed()) else {
@@ -328,14 +328,40 @@ fn one_slice(
     let way = if step > 0 { end - start } else { start - end };
     let len = way.max(0).unsigned_abs().div_ceil(step.unsigned_abs());
     if start == 0 && len == n.unsigned_abs() && step == 1 {
-        return Ok(None);
+        return Ok(Part::Whole);
     }
-    Ok(Some(Slice {
+    Ok(Part::Slice(Slice {
         axis,
         start: start as usize,
         step: step as isize,
         len: len as usize,
     }))
+}
+
+/// A slice of a dimension that is a multiple of the batch.
+fn batches(all: Size, start: Size, end: Size, step: i64) -> Result<Part, Refusal> {
+    let Size::Batches(all) = all else {
+        return because("a slice of the batch");
+    };
+    let end = match end {
+        Size::Fixed(end) if end >= i64::from(i32::MAX) => Some(all),
+        Size::Fixed(_) => None,
+        Size::Batches(end) => Some(end.min(all)),
+    };
+    let start = match start {
+        Size::Fixed(0) => Some(0),
+        Size::Fixed(_) => None,
+        Size::Batches(start) => Some(start),
+    };
+    match (start, end) {
+        (Some(0), Some(end)) if end == all && step == 1 => Ok(Part::Whole),
+        (Some(start), Some(end)) if start < end && step == 1 => {
+            Ok(Part::Batches([start as usize, (end - start) as usize]))
+        }
+        _ => because(
+            "single samples of the batch: its size isn't known, and in training it is cut into parts",
+        ),
+    }
 }
 
 fn slice(call: &Call<'_, '_>, x: &Known, args: &[Option<&Known>]) -> Result<Known, Refusal> {
@@ -346,7 +372,7 @@ fn slice(call: &Call<'_, '_>, x: &Known, args: &[Option<&Known>]) -> Result<Know
     let mut strides: Vec<isize> = steps(&x.shape).iter().map(|&step| step as isize).collect();
     let mut start = 0;
     for (axis, slice) in slices(dims.dims(), &args)? {
-        if let Some(slice) = slice {
+        if let Part::Slice(slice) = slice {
             shape[axis] = slice.len;
             start += strides[axis] * slice.start as isize;
             // An axis of one element has no steps.
