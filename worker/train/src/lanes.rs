@@ -250,6 +250,8 @@ impl Lanes {
             let lanes = &mut self.lanes[..wave.len()];
             for (lane, batches) in lanes.iter_mut().zip(&*wave) {
                 lane.batches = Some(*batches);
+                // Used again as late as this, so that no more are made than are needed at once.
+                lane.contribution = lane.contribution.take().or_else(|| fold.reuse());
             }
             team::each_on(split.threads, lanes, |_, lane| {
                 lane.run(input, split.threads)
@@ -260,7 +262,6 @@ impl Lanes {
                 if let Some(contribution) = lane.contribution.take() {
                     push(fold, contribution)?;
                 }
-                lane.contribution = fold.reuse();
             }
         }
         if self.trial.record(clock.monotonic().saturating_sub(began)) {

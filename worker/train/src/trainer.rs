@@ -160,7 +160,8 @@ impl<'a> Run<'a> {
             spec.train.l2,
             job.threads.max(1) as usize,
         )?
-        .with_precision(spec.train.precision);
+        .with_precision(spec.train.precision)
+        .with_workspace_max(workspace_bytes_max(&spec.train))?;
         Self::with_network(job, (network, sources), abort, observer, clock)
     }
 
@@ -521,6 +522,13 @@ impl<'a> Run<'a> {
         ModelFiles::write(dir, &description, &tensors, &summary)?;
         Ok(summary)
     }
+}
+
+/// The limit of a plan's workspace.
+#[must_use]
+pub fn workspace_bytes_max(train: &TrainSpec) -> Option<usize> {
+    let megabytes = train.workspace_mb_max? as usize;
+    Some(megabytes.saturating_mul(1_000_000))
 }
 
 /// The weights that are evaluated and saved.

@@ -39,6 +39,8 @@ pub(crate) mod counting;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use ringfold_graph::{ConstantData, DType, Graph, Op};
 
 use self::kernel::{Instruction, KernelOptions};
@@ -120,14 +122,14 @@ impl Cpu {
             precision: how.precision,
         };
         let slots = layout.slots();
-        let ends = (1..=slots.len()).map(|next| {
-            let next = slots.get(next);
-            next.map_or(layout.len(), |slot| slot.offset)
+        let paddings = slots.iter().enumerate().map(|(i, slot)| {
+            let next = slots.get(i + 1);
+            slot.range().end..next.map_or(layout.len(), |next| next.offset)
         });
-        let ends: Vec<usize> = ends.collect();
+        let paddings: Vec<Range<usize>> = paddings.collect();
         let calls = program.calls.iter();
         let instructions = calls
-            .map(|call| Instruction::new(call, kernels, &ends))
+            .map(|call| Instruction::new(call, kernels, &paddings))
             // A void instruction that finishes a gradient is kept for the report.
             .filter(|instruction| !instruction.is_void())
             .collect();
