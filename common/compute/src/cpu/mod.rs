@@ -60,7 +60,8 @@ use crate::plan::{Compiled, Program, compile};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuOptions {
     /// 1: a run stays on the calling thread. More: matrix products, attention, convolutions, pooling,
-    /// batch normalisation and functions of one element are cut into this many parts for the
+    /// batch normalisation, layer normalisation forward, functions of one element, fused chains and
+    /// functions of two tensors of one shape are cut into this many parts for the
     /// [`team`] of the calling thread, if it has one; other kernels stay on the calling thread. The bits don't depend on this.
     pub threads: usize,
 }
