@@ -177,6 +177,7 @@ fn train_spec(run: &Value) -> TrainSpec {
         seed: 0,
         accumulate: 1,
         precision: ringfold_common::job::Precision::F32,
+        workspace_mb_max: None,
         optimizer: optimizer(&run["optimizer"]),
         groups,
         decay_biases,

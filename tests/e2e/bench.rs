@@ -110,6 +110,7 @@ fn training_steps_are_measured_with_their_share_of_the_peak() {
             "peak_gflops",
             "peak_share",
             "arena_bytes",
+            "parameters_bytes",
         ] {
             assert!(
                 line[key].as_f64().is_some_and(|value| value > 0.0),

@@ -410,7 +410,8 @@ pub struct ModelInspectArgs {
     /// Samples in one run [default: a rank's share of the job's batch; 1 without a job]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
-    /// Compute cheap values again in the backward pass until the workspace is no larger
+    /// Compute values again in the backward pass until the workspace is no larger [default: the
+    /// job's train.workspace_mb_max]
     #[arg(long, value_name = "BYTES")]
     pub workspace_bytes_max: Option<usize>,
     /// Print one JSON object

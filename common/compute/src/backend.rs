@@ -38,8 +38,8 @@ pub enum Precision {
 pub struct CompileOptions {
     /// Passes ([`ringfold_graph::pass`]) run over the graph first.
     pub optimise: bool,
-    /// The most bytes of workspace. Where more is needed, cheap values are computed again in the
-    /// backward part; where that isn't enough, the plan is refused. `None`: no limit.
+    /// The most bytes of workspace. Where more is needed, values are computed again in the backward
+    /// part; where that isn't enough, the plan is refused. `None`: no limit.
     pub workspace_bytes_max: Option<usize>,
     /// What the operands of matrix products are rounded to.
     pub precision: Precision,
@@ -196,7 +196,8 @@ pub struct TrainMemory<'a, W: ?Sized, A: ?Sized> {
     pub workspace: &'a mut W,
     /// The parameters, laid out as the plan's layout says; read.
     pub parameters: &'a A,
-    /// The gradients, of the same layout; overwritten, padding excepted.
+    /// The gradients, of the same layout; overwritten. Until a gradient is final its range may hold
+    /// other values; the padding is zero afterwards.
     pub gradients: &'a mut A,
 }
 

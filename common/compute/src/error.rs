@@ -45,14 +45,17 @@ pub enum ComputeError {
     },
     /// The workspace can't be made as small as asked.
     #[error(
-        "the workspace needs {bytes_min} bytes even if all that is cheap is computed again, \
-             {bytes_max} are allowed"
+        "a workspace of {bytes_max} bytes was asked for, and the least is {bytes_min}, with values \
+         computed again where that helps; at its fullest the largest buffers are: {}",
+        listed(largest)
     )]
     WorkspaceBytes {
         /// The smallest size that was reached.
         bytes_min: usize,
         /// The limit.
         bytes_max: usize,
+        /// The largest buffers that are alive at the peak: what defines each, and its bytes.
+        largest: Vec<(String, usize)>,
     },
     /// A training plan or a layout needs a differentiated graph.
     #[error("graph {graph:?} has no gradients; differentiate it first")]
@@ -144,4 +147,12 @@ pub enum ComputeError {
         /// The plan's mode.
         mode: Mode,
     },
+}
+
+fn listed(buffers: &[(String, usize)]) -> String {
+    let buffers = buffers.iter();
+    let listed: Vec<String> = buffers
+        .map(|(what, bytes)| format!("{what} ({bytes} bytes)"))
+        .collect();
+    listed.join(", ")
 }

@@ -8,6 +8,7 @@ use crate::cpu::Cpu;
 use crate::element::Element;
 use crate::error::ComputeError;
 use crate::layout::{ParameterLayout, StateLayout};
+use crate::plan::{Alive, Program, Role};
 
 /// One parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,19 @@ pub struct NodeRow {
     pub is_in_place: bool,
 }
 
+/// A buffer that is alive when the most memory is needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BufferRow {
+    /// What defines it: an operator; the gradient of a parameter; `scratch of` an operator.
+    pub what: String,
+    /// Bytes.
+    pub bytes: usize,
+    /// The position in [`Inspection::nodes`] of the node that it begins with.
+    pub first: usize,
+    /// That of the last node that reads it; the number of nodes if it is read after the run.
+    pub last: usize,
+}
+
 /// A model in one mode at one batch size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
@@ -60,8 +74,13 @@ pub struct Inspection {
     pub flops_backward: u64,
     /// Bytes of workspace: values and scratch.
     pub workspace_bytes: usize,
-    /// Bytes alive at once at most: no placement of these values takes less.
+    /// Bytes alive at once at most, less the gradient arena, which lends its memory: no placement of
+    /// these values takes less.
     pub workspace_bytes_min: usize,
+    /// The position in [`Inspection::nodes`] at which the most is alive.
+    pub peak_node: usize,
+    /// What is alive then in the workspace and the gradient arena, the largest first.
+    pub peak: Vec<BufferRow>,
     /// Bytes of the parameter arena, padding included; of gradients as much in training.
     pub parameters_bytes: usize,
     /// Bytes of the gradient arena.
@@ -132,9 +151,29 @@ pub fn inspect<T: Element>(
         gradients_bytes: if is_training { layout.len() * size } else { 0 },
         state_bytes: StateLayout::new::<T>(graph)?.len() * size,
         constants_bytes: program.constants_len * size,
+        peak_node: program.peak.call,
+        peak: peak(program, layout),
         passes: compiled.records,
         nodes,
     })
+}
+
+/// What is alive at a program's peak, the largest first.
+pub(crate) fn peak(program: &Program, layout: &ParameterLayout) -> Vec<BufferRow> {
+    let row = |alive: &Alive| {
+        let op = &program.calls[alive.first].op;
+        BufferRow {
+            what: match alive.role {
+                Role::Values => op.to_string(),
+                Role::Gradient(slot) => format!("gradient of {}", layout.slots()[slot].name),
+                Role::Scratch => format!("scratch of {op}"),
+            },
+            bytes: alive.bytes,
+            first: alive.first,
+            last: alive.last,
+        }
+    };
+    program.peak.alive.iter().map(row).collect()
 }
 
 #[cfg(test)]
@@ -166,9 +205,15 @@ mod tests {
         assert_eq!(training.gradients_bytes, training.parameters_bytes);
         assert!(training.workspace_bytes >= training.workspace_bytes_min);
         assert!(training.nodes.len() <= training.nodes_before);
+        let alive: usize = training.peak.iter().map(|row| row.bytes).sum();
+        assert!(alive <= training.workspace_bytes + training.gradients_bytes);
+        assert!(training.peak.is_sorted_by_key(|row| usize::MAX - row.bytes));
+        let here = |row: &BufferRow| (row.first..=row.last).contains(&training.peak_node);
+        assert!(training.peak.iter().all(here), "{:?}", training.peak);
         let prediction = look(Mode::Prediction);
         assert_eq!(prediction.flops_backward, 0);
         assert_eq!(prediction.gradients_bytes, 0);
-        assert!(prediction.workspace_bytes < training.workspace_bytes);
+        let all = |look: &Inspection| look.workspace_bytes + look.gradients_bytes;
+        assert!(all(&prediction) < all(&training));
     }
 }

@@ -108,5 +108,5 @@ pub use buffer::{ALIGNMENT_BYTES, Arena, Workspace};
 pub use cpu::{Cpu, CpuOptions, CpuPlan};
 pub use element::Element;
 pub use error::ComputeError;
-pub use inspect::{Inspection, inspect};
+pub use inspect::{BufferRow, Inspection, inspect};
 pub use layout::{ParameterLayout, ParameterSlot, StateLayout, StateSlot};

@@ -426,6 +426,9 @@ pub struct TrainSpec {
     /// What the operands of matrix products are rounded to.
     #[serde(default, skip_serializing_if = "Precision::is_f32")]
     pub precision: Precision,
+    /// The most memory of one running replica's workspace, in megabytes (10^6 bytes). Unset: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_mb_max: Option<u32>,
     /// The update rule.
     pub optimizer: OptimizerSpec,
     /// Parameters with settings of their own; the first group that matches a parameter counts.

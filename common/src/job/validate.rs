@@ -53,6 +53,8 @@ pub mod limits {
     pub const REPLICAS_MAX: u32 = 1 << 16;
     /// Rounds of a batch.
     pub const ACCUMULATE_MAX: u32 = 1 << 16;
+    /// The largest `train.workspace_mb_max`: a terabyte.
+    pub const WORKSPACE_MB_MAX: u32 = 1 << 20;
     /// Parameter groups.
     pub const GROUPS_MAX: usize = 64;
     /// Bytes of a group's pattern.

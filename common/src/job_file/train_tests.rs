@@ -241,13 +241,17 @@ fn groups_averages_and_accumulation_are_read() {
     );
     assert_eq!(bare.precision, Precision::F32);
 
-    let text = "accumulate = 2\nprecision = \"bf16\"\ndecay_biases = false\nclip_value = 0.5\nema_decay = 0.99\n\
+    let text = "accumulate = 2\nworkspace_mb_max = 300\nprecision = \"bf16\"\ndecay_biases = false\nclip_value = 0.5\nema_decay = 0.99\n\
                 ema_warmup = true";
     let groups = "[[train.group]]\nmatch = \"*.bias\"\nweight_decay = 0\n\
                   [[train.group]]\nmatch = \"layers.0.*\"\nlearning_rate_factor = 0.1";
     let spec = read(&file(text, SGD, groups));
     assert!(!spec.decay_biases);
     assert_eq!((spec.accumulate, spec.clip_value), (2, Some(0.5)));
+    assert_eq!(
+        (bare.workspace_mb_max, spec.workspace_mb_max),
+        (None, Some(300))
+    );
     assert_eq!(spec.precision, Precision::Bf16);
     let ema = EmaSpec {
         decay: 0.99,
@@ -365,6 +369,10 @@ fn errors_of_train_name_line_key_and_what_was_expected() {
         (
             file("accumulate = 5", SGD, ""),
             "job.toml:11:1: `train.accumulate` is 5: expected at most train.global_batch (4) / cluster.replicas (1)",
+        ),
+        (
+            file("workspace_mb_max = 0", SGD, ""),
+            "`train.workspace_mb_max` is 0: expected",
         ),
         (
             file("accumulate = 3", SGD, "[cluster]\nworkers = 2"),

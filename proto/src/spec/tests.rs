@@ -45,6 +45,7 @@ fn full() -> JobSpec {
             seed: 4,
             accumulate: 2,
             precision: Precision::Bf16,
+            workspace_mb_max: Some(300),
             groups: vec![
                 GroupSpec {
                     pattern: "*.bias".into(),

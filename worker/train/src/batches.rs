@@ -204,6 +204,7 @@ mod tests {
             seed: 3,
             accumulate: 1,
             precision: ringfold_common::job::Precision::F32,
+            workspace_mb_max: None,
             optimizer: OptimizerSpec::Sgd(SgdOptions::new(0.1)),
             groups: Vec::new(),
             decay_biases: true,

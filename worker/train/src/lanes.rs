@@ -319,6 +319,8 @@ fn run_wave(
     let lanes = &mut lanes[..wave.len()];
     for (lane, batches) in lanes.iter_mut().zip(&*wave) {
         lane.batches = Some(*batches);
+        // Used again as late as this, so that no more are made than are needed at once.
+        lane.contribution = lane.contribution.take().or_else(|| fold.reuse());
     }
     team::each_on(split.threads, lanes, |_, lane| {
         lane.run(input, split.threads)
@@ -331,7 +333,6 @@ fn run_wave(
             let add = |sums: &mut [f32], terms: &[f32]| add_terms(sums, terms, rounding);
             fold.push_with(contribution, add)?;
         }
-        lane.contribution = fold.reuse();
     }
     Ok(loss)
 }

@@ -33,6 +33,10 @@ pub struct Network {
     /// Initial values that a file gives; others are drawn.
     given: Vec<ImportedTensor>,
     precision: Precision,
+    /// The most bytes of a plan's workspace.
+    workspace_bytes_max: Option<usize>,
+    /// The most records of an evaluation run.
+    evaluation_batch: usize,
 }
 
 /// Checks that this processor can train in a precision.
@@ -120,6 +124,13 @@ impl Network {
             features,
             threads,
             precision: Precision::Full,
+            workspace_bytes_max: None,
+            evaluation_batch: match target {
+                Target::Tokens(_) => {
+                    (EVALUATION_TOKENS / features.max(1)).clamp(1, EVALUATION_BATCH)
+                }
+                Target::Classes(_) | Target::Values(_) => EVALUATION_BATCH,
+            },
             given: Vec::new(),
         })
     }
@@ -129,6 +140,34 @@ impl Network {
     pub fn with_precision(mut self, precision: job::Precision) -> Self {
         self.precision = of_job(precision);
         self
+    }
+
+    /// With at most `bytes_max` of workspace in each plan. Evaluation runs in batches that fit: half as
+    /// large, again and again.
+    ///
+    /// # Errors
+    /// As [`Network::inspect`], the limit excepted: [`Network::plans_on`] is what refuses it.
+    pub fn with_workspace_max(mut self, bytes_max: Option<usize>) -> Result<Self, TrainError> {
+        self.workspace_bytes_max = bytes_max;
+        let Some(bytes_max) = bytes_max else {
+            return Ok(self);
+        };
+        let cpu = Cpu::new(CpuOptions {
+            threads: self.threads,
+        })?;
+        while self.evaluation_batch > 1 {
+            let options = PlanOptions {
+                mode: Mode::Evaluation,
+                batch: self.evaluation_batch,
+            };
+            let how = CompileOptions::default();
+            let compiled = cpu.compiled::<f32>(&self.graph, &self.layout, options, &how)?;
+            if compiled.workspace_bytes() <= bytes_max {
+                break;
+            }
+            self.evaluation_batch /= 2;
+        }
+        Ok(self)
     }
 
     /// The differentiated graph.
@@ -197,7 +236,8 @@ impl Network {
     /// Plans for each mode, batch size and number of threads of the caller's team.
     ///
     /// # Errors
-    /// Sizes that can't be addressed, or a processor without the network's precision.
+    /// Sizes that can't be addressed, a limit of the workspace that can't be kept, or a processor
+    /// without the network's precision.
     pub fn plans_on(
         &self,
         sizes: impl IntoIterator<Item = (Mode, usize, usize)>,
@@ -212,6 +252,7 @@ impl Network {
                         Mode::Training => self.precision,
                         Mode::Evaluation | Mode::Prediction => Precision::Full,
                     },
+                    workspace_bytes_max: self.workspace_bytes_max,
                     ..CompileOptions::default()
                 };
                 entry.insert(cpu.plan_with(&self.graph, &self.layout, options, &how)?);
@@ -233,15 +274,9 @@ impl Network {
 
     /// The runs in which `records` are evaluated or predicted, in order: of at most
     /// [`EVALUATION_BATCH`] records, and of text of so many that they have [`EVALUATION_TOKENS`]
-    /// tokens, but one record at least.
+    /// tokens, but one record at least; of fewer if the workspace is limited.
     pub fn chunks(&self, records: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
-        let batch = match self.target {
-            Target::Tokens(_) => {
-                (EVALUATION_TOKENS / self.features.max(1)).clamp(1, EVALUATION_BATCH)
-            }
-            Target::Classes(_) | Target::Values(_) => EVALUATION_BATCH,
-        };
-        chunks(records, batch)
+        chunks(records, self.evaluation_batch)
     }
 
     /// Parameters and states as named tensors.

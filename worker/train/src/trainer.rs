@@ -166,7 +166,8 @@ impl<'a> Run<'a> {
             spec.train.l2,
             job.threads.max(1) as usize,
         )?
-        .with_precision(spec.train.precision);
+        .with_precision(spec.train.precision)
+        .with_workspace_max(workspace_bytes_max(&spec.train))?;
         Self::with_network(job, (network, sources), abort, observer, clock)
     }
 
@@ -553,6 +554,13 @@ fn summed<'n>(
         mode,
         seed: job.spec.train.seed,
     }
+}
+
+/// The limit of a plan's workspace.
+#[must_use]
+pub fn workspace_bytes_max(train: &TrainSpec) -> Option<usize> {
+    let megabytes = train.workspace_mb_max? as usize;
+    Some(megabytes.saturating_mul(1_000_000))
 }
 
 /// The weights that are evaluated and saved.

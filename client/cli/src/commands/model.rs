@@ -17,6 +17,7 @@ use ringfold_storage::{ModelFiles, ModelSources, ReadOptions, inspect_columns, r
 use ringfold_train::TrainError;
 use ringfold_train::network::{Network, Sourced};
 use ringfold_train::optimizer::state_arenas;
+use ringfold_train::trainer::workspace_bytes_max;
 
 use crate::args::{DumpArg, ModeArg, ModelInspectArgs};
 use crate::error::CliError;
@@ -29,6 +30,8 @@ struct Subject {
     layout: ParameterLayout,
     /// Samples of a rank in one run.
     batch: usize,
+    /// The job's limit.
+    workspace_bytes_max: Option<usize>,
     /// Arenas of optimizer state; `None` for a model without a job.
     optimizer_arenas: Option<usize>,
 }
@@ -50,7 +53,7 @@ pub fn inspect(args: &ModelInspectArgs) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::SUCCESS);
     }
     let how = CompileOptions {
-        workspace_bytes_max: args.workspace_bytes_max,
+        workspace_bytes_max: args.workspace_bytes_max.or(subject.workspace_bytes_max),
         ..CompileOptions::default()
     };
     let (graph, layout) = (&subject.graph, &subject.layout);
@@ -89,6 +92,7 @@ fn file_subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
         layout: ParameterLayout::new::<f32>(&graph).map_err(TrainError::from)?,
         graph,
         batch: 1,
+        workspace_bytes_max: None,
         optimizer_arenas: None,
     })
 }
@@ -117,6 +121,7 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
             graph: network.graph().clone(),
             layout: network.layout().clone(),
             batch: 1,
+            workspace_bytes_max: None,
             optimizer_arenas: None,
         });
     }
@@ -132,6 +137,7 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
         graph: network.graph().clone(),
         layout: network.layout().clone(),
         batch: batch as usize,
+        workspace_bytes_max: workspace_bytes_max(train),
         optimizer_arenas: Some(state_arenas(&train.optimizer, steps_per_epoch)),
     })
 }

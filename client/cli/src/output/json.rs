@@ -327,6 +327,14 @@ pub fn inspection(inspection: &Inspection, optimizer_bytes: Option<usize>) -> Va
             "nodes_after": record.nodes_after,
         })
     });
+    let peak = inspection.peak.iter().map(|row| {
+        json!({
+            "what": row.what,
+            "bytes": row.bytes,
+            "first_node": row.first,
+            "last_node": row.last,
+        })
+    });
     let batch = inspection.batch.max(1) as u64;
     let count: usize = inspection.parameters.iter().map(|row| row.count).sum();
     json!({
@@ -344,6 +352,8 @@ pub fn inspection(inspection: &Inspection, optimizer_bytes: Option<usize>) -> Va
         "flops_backward_per_sample": inspection.flops_backward / batch,
         "workspace_bytes": inspection.workspace_bytes,
         "workspace_bytes_min": inspection.workspace_bytes_min,
+        "peak_node": inspection.peak_node,
+        "peak": peak.collect::<Vec<_>>(),
         "parameters_bytes": inspection.parameters_bytes,
         "gradients_bytes": inspection.gradients_bytes,
         "state_bytes": inspection.state_bytes,

@@ -371,6 +371,9 @@ pub fn inspection(
     Ok(())
 }
 
+/// The most buffers that are listed.
+const PEAK_ROWS: usize = 24;
+
 fn costs(
     out: &mut impl Write,
     inspection: &Inspection,
@@ -400,7 +403,29 @@ fn costs(
     for (name, bytes) in bytes {
         writeln!(out, "  {name:<24} {} bytes", grouped(bytes as u64))?;
     }
-    Ok(())
+    peak(out, inspection)
+}
+
+/// The largest buffers that are alive when the most memory is needed.
+fn peak(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
+    let alive: usize = inspection.peak.iter().map(|row| row.bytes).sum();
+    writeln!(
+        out,
+        "\nmost memory at node {}: {} bytes in {} buffers of workspace and gradients; the largest:\n",
+        inspection.peak_node,
+        grouped(alive as u64),
+        inspection.peak.len(),
+    )?;
+    let mut rows = vec![["BYTES", "FROM NODE", "TO NODE", "WHAT"].map(str::to_owned)];
+    for row in inspection.peak.iter().take(PEAK_ROWS) {
+        rows.push([
+            grouped(row.bytes as u64),
+            row.first.to_string(),
+            row.last.to_string(),
+            row.what.clone(),
+        ]);
+    }
+    table(out, &rows)
 }
 
 fn dims(shape: &[usize]) -> String {

@@ -1,6 +1,7 @@
 //! Instructions: a program's calls with every dimension and place resolved.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
 use ringfold_graph::Op;
@@ -38,7 +39,7 @@ pub(crate) fn lower<T: Element>(call: &Call, options: KernelOptions) -> Arc<dyn 
         Op::Dense(op) => dense::lower(*op, call, options),
         Op::Unary(op) => elementwise::unary(*op, threads),
         Op::UnaryGrad(op) => elementwise::unary_grad(op.0, threads),
-        Op::Binary(op) => elementwise::binary(*op, call),
+        Op::Binary(op) => elementwise::binary(*op, call, threads),
         Op::BinaryGrad(op) => elementwise::binary_grad(*op, call),
         Op::Compare(op) => elementwise::compare(*op, call),
         Op::Logic(op) => elementwise::logic(*op, call),
@@ -84,7 +85,7 @@ pub(crate) fn lower<T: Element>(call: &Call, options: KernelOptions) -> Arc<dyn 
         Op::MeanSquaredError(op) => loss::squared_error(*op),
         Op::L2Penalty(op) => loss::penalty(op.lambda),
         Op::L2PenaltyGrad(op) => loss::penalty_grad(op.lambda),
-        Op::Fused(op) => fused::lower(op, call),
+        Op::Fused(op) => fused::lower(op, call, threads),
     }
 }
 
@@ -133,11 +134,14 @@ pub(crate) struct Instruction<T> {
     /// The parameters (positions in the layout) whose gradients are final afterwards, each with the
     /// end of its padded range in the gradient arena.
     pub finishes: Vec<(usize, usize)>,
+    /// The padding of these gradients: what stood there before goes.
+    paddings: Vec<Range<usize>>,
 }
 
 impl<T: Element> Instruction<T> {
-    /// The instruction of a call; `ends` are the ends of the parameters' ranges.
-    pub(crate) fn new(call: &Call, options: KernelOptions, ends: &[usize]) -> Self {
+    /// The instruction of a call; `paddings` are where the parameters end, and where their padded
+    /// ranges do.
+    pub(crate) fn new(call: &Call, options: KernelOptions, paddings: &[Range<usize>]) -> Self {
         let places = |located: &[crate::plan::Located]| -> Vec<Place> {
             located.iter().map(|located| located.place).collect()
         };
@@ -156,7 +160,13 @@ impl<T: Element> Instruction<T> {
             finishes: call
                 .finishes
                 .iter()
-                .map(|&slot| (slot, ends[slot]))
+                .map(|&slot| (slot, paddings[slot].end))
+                .collect(),
+            paddings: call
+                .finishes
+                .iter()
+                .map(|&slot| paddings[slot].clone())
+                .filter(|padding| !padding.is_empty())
                 .collect(),
         }
     }
@@ -166,7 +176,8 @@ impl<T: Element> Instruction<T> {
         let written = self.writes.iter().map(|write| write.place);
         let places = self.operands.iter().copied().chain(written);
         let gradients = places.filter(|place| place.space == Space::Gradients);
-        gradients.map(|place| place.offset).min()
+        let cleared = self.paddings.iter().map(|padding| padding.start);
+        gradients.map(|place| place.offset).chain(cleared).min()
     }
 
     /// True if it reads the factor of the loss, with which the backward part begins.
@@ -188,6 +199,9 @@ impl<T: Element> Instruction<T> {
             let (mut results, operands) =
                 memory.borrow(&self.writes, &self.results, &self.operands);
             kernel.run(&mut results, &operands, args);
+        }
+        for padding in &self.paddings {
+            memory.clear_gradients(padding.clone());
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The memories of one run, and how a kernel borrows from them.
 
+use std::ops::Range;
+
 use ringfold_graph::DType;
 
 use super::kernel::Write;
@@ -91,6 +93,12 @@ impl<'a, T: Element> Rest<'a, T> {
 }
 
 impl<T: Element> Memory<'_, T> {
+    /// Zeros a range of the gradients.
+    pub(crate) fn clear_gradients(&mut self, range: Range<usize>) {
+        let from = self.gradients_from;
+        self.gradients[range.start - from..range.end - from].fill(T::ZERO);
+    }
+
     /// The ranges to write, and everything else to read.
     ///
     /// # Panics

@@ -39,6 +39,8 @@ pub(crate) mod counting;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use ringfold_graph::{ConstantData, DType, Graph, Op};
 
 use self::kernel::{Instruction, KernelOptions};
@@ -58,7 +60,8 @@ use crate::plan::{Compiled, Program, compile};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuOptions {
     /// 1: a run stays on the calling thread. More: matrix products, attention, convolutions, pooling,
-    /// batch normalisation and functions of one element are cut into this many parts for the
+    /// batch normalisation, layer normalisation forward, functions of one element, fused chains and
+    /// functions of two tensors of one shape are cut into this many parts for the
     /// [`team`] of the calling thread, if it has one; other kernels stay on the calling thread. The bits don't depend on this.
     pub threads: usize,
 }
@@ -129,14 +132,14 @@ impl Cpu {
             precision: how.precision,
         };
         let slots = layout.slots();
-        let ends = (1..=slots.len()).map(|next| {
-            let next = slots.get(next);
-            next.map_or(layout.len(), |slot| slot.offset)
+        let paddings = slots.iter().enumerate().map(|(i, slot)| {
+            let next = slots.get(i + 1);
+            slot.range().end..next.map_or(layout.len(), |next| next.offset)
         });
-        let ends: Vec<usize> = ends.collect();
+        let paddings: Vec<Range<usize>> = paddings.collect();
         let calls = program.calls.iter();
         let instructions = calls
-            .map(|call| Instruction::new(call, kernels, &ends))
+            .map(|call| Instruction::new(call, kernels, &paddings))
             // A void instruction that finishes a gradient is kept for the report.
             .filter(|instruction| !instruction.is_void())
             .collect();

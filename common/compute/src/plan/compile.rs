@@ -1,9 +1,12 @@
 //! From a graph to a program that is fast and fits: passes, then planning, then, where the workspace
 //! is too large, values that are computed again.
 //!
-//! Which values: those that save the most bytes for what they cost come first. The fewest that make
-//! the workspace fit are looked for by bisection; sizes don't quite fall with the number of values, so
-//! the smallest of all that were tried counts.
+//! Which values: those that save the most bytes for what they cost come first. Two questions are asked:
+//! - *What costs next to nothing?* Values that together cost at most a [`FREE_SHARE`]th of a training
+//!   run are computed again without being asked for, if that makes the workspace noticeably smaller.
+//! - *What makes the workspace fit a limit?* The fewest values are looked for, in steps and then by
+//!   bisection; sizes don't quite fall with the number of values, so the smallest of all that were
+//!   tried counts.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +18,17 @@ use super::{Program, ScratchLen};
 use crate::backend::{CompileOptions, PlanOptions};
 use crate::element::Element;
 use crate::error::ComputeError;
+use crate::inspect::peak;
 use crate::layout::ParameterLayout;
+
+/// What is computed again without being asked for costs at most this part of a run.
+pub const FREE_SHARE: u64 = 50;
+/// It is done if at least so many bytes, and a tenth of the workspace, are saved.
+const FREE_BYTES_MIN: usize = 1 << 20;
+/// Numbers of values that are tried for a limit before bisection.
+const STEPS: usize = 16;
+/// The most buffers that a refusal names.
+const LARGEST: usize = 5;
 
 /// A graph as passes left it, and its program.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,13 +77,41 @@ pub fn compile<T: Element>(
     } else {
         Optimised::untouched(graph.clone())
     };
-    let compiled = compiler.finish(simple.clone())?;
-    match how.workspace_bytes_max {
-        Some(bytes_max) if compiled.workspace_bytes() > bytes_max => {
-            compiler.shrink(&simple, compiled, bytes_max)
+    let whole = compiler.finish(simple.clone())?;
+    let limit = how.workspace_bytes_max;
+    let fits = |compiled: &Compiled| limit.is_none_or(|max| compiled.workspace_bytes() <= max);
+    if options.mode != Mode::Training || !how.optimise && fits(&whole) {
+        return if fits(&whole) {
+            Ok(whole)
+        } else {
+            Err(compiler.refused(&whole, limit))
+        };
+    }
+    let candidates = candidates(&simple.graph, options.batch);
+    let (compiled, count) = if how.optimise {
+        compiler.spare(&simple, whole, &candidates)?
+    } else {
+        (whole, 0)
+    };
+    match limit {
+        Some(bytes_max) if !fits(&compiled) => {
+            compiler.shrink(&simple, compiled, (&candidates, count), bytes_max)
         }
         _ => Ok(compiled),
     }
+}
+
+/// What may be computed again: most bytes for an operation first.
+fn candidates(graph: &Graph, batch: usize) -> Vec<Candidate> {
+    let mut candidates = recompute::candidates(graph, batch);
+    // Without a quotient, so that the order is exact.
+    candidates.sort_by(|a, b| {
+        let worth =
+            |x: &Candidate, other: &Candidate| u128::from(x.bytes) * u128::from(other.cost.max(1));
+        let order = worth(b, a).cmp(&worth(a, b));
+        order.then(a.nodes.cmp(&b.nodes))
+    });
+    candidates
 }
 
 struct Compiler<'a, T> {
@@ -101,50 +142,86 @@ impl<T: Element> Compiler<'_, T> {
         })
     }
 
-    /// Computes values again until the workspace fits.
-    fn shrink(
+    /// Computes again what costs next to nothing, if that saves memory; and how many values that are.
+    fn spare(
         &self,
         simple: &Optimised,
         whole: Compiled,
+        candidates: &[Candidate],
+    ) -> Result<(Compiled, usize), ComputeError> {
+        let bytes = whole.workspace_bytes();
+        if bytes < FREE_BYTES_MIN {
+            return Ok((whole, 0));
+        }
+        let mut left = recompute::cost(&simple.graph, self.options.batch) / FREE_SHARE;
+        let affordable = candidates.iter().take_while(|candidate| {
+            let rest = left.checked_sub(candidate.cost);
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        });
+        let count = affordable.count();
+        if count == 0 {
+            return Ok((whole, 0));
+        }
+        let spared = self.with(simple, &candidates[..count])?;
+        let saved = bytes.saturating_sub(spared.workspace_bytes());
+        if saved >= FREE_BYTES_MIN.max(bytes / 10) {
+            Ok((spared, count))
+        } else {
+            Ok((whole, 0))
+        }
+    }
+
+    /// Computes more values again than `count` of the candidates, until the workspace fits.
+    fn shrink(
+        &self,
+        simple: &Optimised,
+        compiled: Compiled,
+        (candidates, count): (&[Candidate], usize),
         bytes_max: usize,
     ) -> Result<Compiled, ComputeError> {
-        let refused = |bytes_min| ComputeError::WorkspaceBytes {
-            bytes_min,
-            bytes_max,
-        };
-        if self.options.mode != Mode::Training {
-            return Err(refused(whole.workspace_bytes()));
-        }
-        let mut candidates = recompute::candidates(&simple.graph, self.options.batch);
-        // Most bytes for an operation first; without a quotient, so that the order is exact.
-        candidates.sort_by(|a, b| {
-            let worth = |x: &Candidate, other: &Candidate| {
-                u128::from(x.bytes) * u128::from(other.flops.max(1))
-            };
-            let order = worth(b, a).cmp(&worth(a, b));
-            order.then(a.nodes.cmp(&b.nodes))
-        });
-        let mut best = whole;
-        let (mut low, mut high) = (1, candidates.len());
-        // All of them first: whether it can be done at all.
-        let mut count = high;
-        while low <= high && count > 0 {
-            let tried = self.with(simple, &candidates[..count])?;
-            let fits = tried.workspace_bytes() <= bytes_max;
-            if fits || tried.workspace_bytes() < best.workspace_bytes() {
+        let mut best = compiled;
+        // So many are too few.
+        let mut low = count;
+        let mut found = None;
+        let steps = (1..=STEPS).map(|step| count + (candidates.len() - count) * step / STEPS);
+        for more in steps {
+            if more == low {
+                continue;
+            }
+            let tried = self.with(simple, &candidates[..more])?;
+            if tried.workspace_bytes() <= bytes_max {
+                found = Some((tried, more));
+                break;
+            }
+            if tried.workspace_bytes() < best.workspace_bytes() {
                 best = tried;
             }
-            if fits {
-                high = count - 1;
+            low = more;
+        }
+        let Some((mut fitting, mut high)) = found else {
+            return Err(self.refused(&best, Some(bytes_max)));
+        };
+        while low + 1 < high {
+            let between = low.midpoint(high);
+            let tried = self.with(simple, &candidates[..between])?;
+            if tried.workspace_bytes() <= bytes_max {
+                (fitting, high) = (tried, between);
             } else {
-                low = count + 1;
+                low = between;
             }
-            count = low.midpoint(high);
         }
-        if best.workspace_bytes() > bytes_max {
-            return Err(refused(best.workspace_bytes()));
+        Ok(fitting)
+    }
+
+    /// Why a limit can't be kept; `best` is the smallest that was found.
+    fn refused(&self, best: &Compiled, bytes_max: Option<usize>) -> ComputeError {
+        let largest = peak(&best.program, self.layout).into_iter().take(LARGEST);
+        ComputeError::WorkspaceBytes {
+            bytes_min: best.workspace_bytes(),
+            bytes_max: bytes_max.unwrap_or(0),
+            largest: largest.map(|row| (row.what, row.bytes)).collect(),
         }
-        Ok(best)
     }
 
     fn with(&self, simple: &Optimised, candidates: &[Candidate]) -> Result<Compiled, ComputeError> {

@@ -8,16 +8,19 @@
 //! 2. *Chain* ([`chain`]): a reshape is a view of its operand; an element-wise node whose operand
 //!    nobody reads later takes that operand's place. A chain of such values is one buffer.
 //! 3. *Place* ([`place`]): buffers whose lifetimes overlap get disjoint ranges of one workspace;
-//!    others share. A buffer that ends in a parameter's gradient stands in the gradient arena.
+//!    others share. A buffer that ends in a parameter's gradient stands in the gradient arena; until a
+//!    gradient is written, its range there is room for buffers, too.
 
 pub mod chain;
 mod compile;
+mod peak;
 pub mod place;
 mod select;
 
 use ringfold_graph::{DType, Graph, NodeId, Op, Origin, ParameterId, ValueId};
 
 pub use self::compile::{Compiled, compile};
+pub use self::peak::{Alive, Peak, Role};
 use self::select::Selection;
 use crate::backend::{InputSpec, Mode, OutputSpec, PlanOptions};
 use crate::buffer::{ALIGNMENT_BYTES, ARENA_ELEMENTS_MAX};
@@ -161,8 +164,10 @@ pub struct Program {
     pub state_len: usize,
     /// Elements of workspace.
     pub workspace_len: usize,
-    /// Elements of what is alive at once at most: no placement takes less.
+    /// A bound that no placement goes below: elements that are alive at once, less the gradient arena.
     pub workspace_len_min: usize,
+    /// When the most is alive, and what.
+    pub peak: Peak,
     /// Elements of the parameter and gradient arenas.
     pub parameters_len: usize,
 }
@@ -271,18 +276,23 @@ impl Planner<'_> {
             first: position,
             last: position,
         }));
-        let placement = place::place::<T>(&buffers)?;
-        let mut offsets = placement.offsets.into_iter();
+        let placement = place::place::<T>(&buffers, &self.lender(&chains)?)?;
+        let mut spots = placement.spots.iter().map(|spot| match *spot {
+            place::Spot::Own(offset) => (Space::Workspace, offset),
+            place::Spot::Lent(offset) => (Space::Gradients, offset),
+        });
         // By buffer: where it stands.
         let mut homes = Vec::with_capacity(chains.buffers.len());
         for buffer in &chains.buffers {
             homes.push(match buffer.gradient_of {
                 Some(slot) => (Space::Gradients, self.layout_offset(slot)?),
-                None => (Space::Workspace, offsets.next().unwrap_or_default()),
+                None => spots.next().unwrap_or((Space::Workspace, 0)),
             });
         }
-        let scratch = scratch.iter().zip(offsets).map(|(&len, offset)| Place {
-            space: Space::Workspace,
+        let peak = peak::Peak::new::<T>(&chains, &scratch, placement.fullest);
+        let scratch = scratch.iter().zip(spots);
+        let scratch = scratch.map(|(&len, (space, offset))| Place {
+            space,
             offset,
             len,
             dtype: T::DTYPE,
@@ -304,8 +314,27 @@ impl Planner<'_> {
             constants_len,
             state_len: self.state.len(),
             workspace_len: placement.len,
-            workspace_len_min: placement.alive_max,
+            workspace_len_min: placement.len_min,
+            peak,
             parameters_len: self.layout.len(),
+        })
+    }
+
+    /// The gradient arena in training, each gradient's range lent until its chain begins.
+    fn lender(&self, chains: &chain::Chains) -> Result<place::Lender, ComputeError> {
+        if self.options.mode != Mode::Training {
+            return Ok(place::Lender::default());
+        }
+        let mut ranges = Vec::new();
+        for buffer in &chains.buffers {
+            if let Some(slot) = buffer.gradient_of {
+                ranges.push((self.layout_offset(slot)?, buffer.lifetime.first));
+            }
+        }
+        ranges.sort_unstable();
+        Ok(place::Lender {
+            len: self.layout.len(),
+            ranges,
         })
     }
 

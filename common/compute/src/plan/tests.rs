@@ -10,6 +10,11 @@ fn no_scratch(_: &Op, _: &[Vec<usize>], _: &[Vec<usize>]) -> usize {
     0
 }
 
+/// Room for as much as the first result: it must not lie where anything is needed.
+fn some_scratch(_: &Op, _: &[Vec<usize>], results: &[Vec<usize>]) -> usize {
+    results[0].iter().product()
+}
+
 fn program(graph: &Graph, mode: Mode, batch: usize) -> Result<Program, ComputeError> {
     let layout = ParameterLayout::new::<f32>(graph)?;
     Program::new::<f32>(graph, &layout, PlanOptions { mode, batch }, &no_scratch)
@@ -44,6 +49,19 @@ fn assert_sound(graph: &Graph, program: &Program) {
                 assert_eq!(here, place == result.place, "{call:?}");
                 assert!(here || !overlap(place, result.place), "{call:?}");
             }
+        }
+        if let Some(scratch) = call.scratch {
+            let memory = match scratch.space {
+                Space::Gradients => &mut gradients,
+                _ => &mut workspace,
+            };
+            memory[scratch.offset..scratch.offset + scratch.len].fill(None);
+            assert!(finished.iter().all(|(done, _)| !overlap(*done, scratch)));
+            let mut touched = call.operands.iter().chain(&call.results);
+            assert!(
+                touched.all(|here| !overlap(here.place, scratch)),
+                "{call:?}"
+            );
         }
         if call.is_view {
             shows[node.results[0].0 as usize] = shows[node.operands[0].0 as usize];
@@ -84,6 +102,14 @@ proptest! {
         let graph = random.build(DType::F32);
         for mode in [Mode::Training, Mode::Evaluation, Mode::Prediction] {
             assert_sound(&graph, &program(&graph, mode, batch).unwrap());
+            let layout = ParameterLayout::new::<f32>(&graph).unwrap();
+            let options = PlanOptions { mode, batch };
+            let program = Program::new::<f32>(&graph, &layout, options, &some_scratch).unwrap();
+            assert_sound(&graph, &program);
+            // What is alive at the peak, padding aside, fits the two memories, and is the most.
+            let lent = if mode == Mode::Training { program.parameters_len } else { 0 };
+            prop_assert!(program.workspace_len >= program.workspace_len_min);
+            prop_assert!(program.peak.bytes() <= 4 * (program.workspace_len + lent));
         }
     }
 }

@@ -24,6 +24,14 @@ pub(super) fn validate(train: &TrainSpec) -> Result<(), SpecError> {
         1,
         limits::ACCUMULATE_MAX.into(),
     )?;
+    if let Some(megabytes) = train.workspace_mb_max {
+        check_count(
+            "train.workspace_mb_max",
+            megabytes.into(),
+            1,
+            limits::WORKSPACE_MB_MAX.into(),
+        )?;
+    }
     super::optimizer::validate(&train.optimizer)?;
     validate_groups(&train.groups)?;
     super::schedule::validate(&train.schedule, train.optimizer.learning_rate())?;

@@ -32,6 +32,7 @@ pub(super) fn train(table: Reader<'_>) -> Result<TrainSpec, Located> {
         seed: table.whole_or("seed", 0)?,
         accumulate: table.whole_u32("accumulate")?.unwrap_or(1),
         precision: table.choice_or("precision", &Precision::NAMES, Precision::F32)?,
+        workspace_mb_max: table.whole_u32("workspace_mb_max")?,
         optimizer: optimizer(table.table("optimizer")?)?,
         groups: groups(&table)?,
         decay_biases: table.boolean_or("decay_biases", true)?,

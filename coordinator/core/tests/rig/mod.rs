@@ -355,6 +355,7 @@ pub fn spec(workers: u32) -> JobSpec {
             seed: 1,
             accumulate: 1,
             precision: Precision::F32,
+            workspace_mb_max: None,
             optimizer: OptimizerSpec::Sgd(SgdOptions::new(0.1)),
             groups: Vec::new(),
             decay_biases: true,

@@ -149,9 +149,6 @@ impl Lanes {
         if mode == FoldMode::Fast {
             fold.add_up_with(|_, _| {})?;
         }
-        for lane in &mut self.lanes {
-            lane.contribution = lane.contribution.take().or_else(|| fold.reuse());
-        }
         self.record(computed.saturating_sub(began));
         Ok(Ran {
             loss,

@@ -75,6 +75,7 @@ impl Fixture {
                 seed: 9,
                 accumulate: 1,
                 precision: Precision::F32,
+                workspace_mb_max: None,
                 optimizer: OptimizerSpec::Adam(AdamOptions::adam(0.02)),
                 groups: Vec::new(),
                 decay_biases: true,

@@ -14,6 +14,7 @@ use ringfold_compute::cpu::conv::Simd;
 use ringfold_compute::cpu::conv::peak::{ROUND_FLOPS, multiply_adds};
 use ringfold_compute::{CompileOptions, Mode, PlanOptions};
 use ringfold_net::{shutdown, telemetry};
+use ringfold_train::trainer::workspace_bytes_max;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -54,8 +55,8 @@ pub async fn run(args: BenchTrainArgs) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::from(EXIT_INTERRUPTED));
     };
     let peak = before.max(peak_flops(cores));
-    let flops = flops_per_sample(&spec)?;
-    show(&args, &spec, &measured, peak, flops).map_err(CliError::stdout)?;
+    let plan = planned(&spec)?;
+    show(&args, &spec, &measured, peak, &plan).map_err(CliError::stdout)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -183,15 +184,32 @@ async fn watch(spec: &JobSpec, cluster: &LocalCluster) -> Result<Measured, CliEr
     })
 }
 
-/// Operations of a training step for each sample of a replica's share.
-fn flops_per_sample(spec: &JobSpec) -> Result<f64, CliError> {
+/// What the plan of a replica's training step says.
+struct Planned {
+    /// Operations for each sample of its share.
+    flops_per_sample: f64,
+    /// Bytes of values and scratch, the gradient arena's loan aside.
+    workspace_bytes: usize,
+    /// Bytes of the parameters, and of the gradients as many.
+    parameters_bytes: usize,
+}
+
+fn planned(spec: &JobSpec) -> Result<Planned, CliError> {
     let (network, _) = network_of(spec)?;
     let batch = (spec.train.global_batch / spec.cluster.replicas).max(1) as usize;
     let mode = Mode::Training;
     let options = PlanOptions { mode, batch };
-    let inspection = network.inspect(options, &CompileOptions::default())?;
+    let how = CompileOptions {
+        workspace_bytes_max: workspace_bytes_max(&spec.train),
+        ..CompileOptions::default()
+    };
+    let inspection = network.inspect(options, &how)?;
     let flops = inspection.flops_forward + inspection.flops_backward;
-    Ok(flops as f64 / batch as f64)
+    Ok(Planned {
+        flops_per_sample: flops as f64 / batch as f64,
+        workspace_bytes: inspection.workspace_bytes,
+        parameters_bytes: inspection.parameters_bytes,
+    })
 }
 
 /// Operations a second that `cores` threads do at once in registers, all together.
@@ -216,10 +234,10 @@ fn show(
     spec: &JobSpec,
     measured: &Measured,
     peak: f64,
-    flops: f64,
+    plan: &Planned,
 ) -> io::Result<()> {
     let rate = measured.samples_per_second;
-    let share = rate * flops / peak;
+    let share = rate * plan.flops_per_sample / peak;
     let ran = measured.summary.execution.unwrap_or_default();
     let mut out = io::stdout().lock();
     if args.json {
@@ -231,12 +249,14 @@ fn show(
             "replicas": spec.cluster.replicas,
             "samples_per_second": rate,
             "samples_per_second_best": measured.samples_per_second_best,
-            "flops_per_sample": flops,
+            "flops_per_sample": plan.flops_per_sample,
             "peak_gflops": peak / 1e9,
             "peak_share": share,
             "communication_share": measured.communication_share,
             "replicas_at_once": ran.replicas_at_once,
             "threads_each": ran.threads,
+            "workspace_bytes": plan.workspace_bytes,
+            "parameters_bytes": plan.parameters_bytes,
             "arena_bytes": ran.arena_bytes,
             "resident_bytes_max": ran.resident_bytes_max,
             "buckets": ran.buckets,

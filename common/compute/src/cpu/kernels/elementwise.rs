@@ -23,9 +23,18 @@ pub(crate) fn unary_grad<T: Element>(function: Unary, threads: usize) -> Arc<dyn
     Arc::new(UnaryGradKernel { function, threads })
 }
 
-pub(crate) fn binary<T: Element>(function: Binary, call: &Call) -> Arc<dyn Kernel<T>> {
+pub(crate) fn binary<T: Element>(
+    function: Binary,
+    call: &Call,
+    threads: usize,
+) -> Arc<dyn Kernel<T>> {
     let walk = walk(call);
-    Arc::new(BinaryKernel { function, walk })
+    let shape = &call.results[0].shape;
+    Arc::new(BinaryKernel {
+        function,
+        walk,
+        alike: (call.operands.iter().all(|operand| operand.shape == *shape)).then_some(threads),
+    })
 }
 
 pub(crate) fn binary_grad<T: Element>(grad: BinaryGrad, call: &Call) -> Arc<dyn Kernel<T>> {
@@ -100,6 +109,8 @@ impl<T: Element> Kernel<T> for UnaryGradKernel {
 struct BinaryKernel {
     function: Binary,
     walk: Walk<2>,
+    /// Nothing broadcasts: so many threads may share the elements.
+    alike: Option<usize>,
 }
 
 /// Calls a macro with the function as an expression of two numbers.
@@ -123,6 +134,12 @@ macro_rules! binary_function {
 impl<T: Element> Kernel<T> for BinaryKernel {
     fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
         let (dst, a, b) = (results.take(0), operands.source(0), operands.source(1));
+        if let Some(threads) = self.alike {
+            return each_run(threads, dst, 1, |first, dst| {
+                let [a, b] = [a, b].map(|source| source.part(first, dst.len()));
+                binary_row(self.function, dst, a, b);
+            });
+        }
         macro_rules! zip {
             (|$a:ident, $b:ident| $y:expr) => {
                 broadcast::zip(

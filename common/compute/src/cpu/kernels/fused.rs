@@ -4,6 +4,7 @@
 //! every step runs over rows of one tile's length with the loops of the unfused kernels, so that its
 //! bits are theirs. A row is a piece of an operand, or a buffer on the stack: a copy of what
 //! broadcasting repeats in a tile, or the result of an earlier step. The last step writes the result.
+//! With threads the tiles are cut into as many runs for the team.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use ringfold_graph::op::{Arg, FUSED_OPERANDS_MAX, FUSED_STEPS_MAX, Function, Fus
 use super::broadcast::Walk;
 use super::dropout::dropout_from;
 use super::elementwise::{binary_grad_row, binary_row};
+use super::runs::each_run;
 use super::{Source, functions};
 use crate::backend::RunArgs;
 use crate::cpu::kernel::Kernel;
@@ -30,8 +32,8 @@ struct Row<T>([T; TILE]);
 /// The most rows on the stack.
 const ROWS_MAX: usize = FUSED_OPERANDS_MAX + FUSED_STEPS_MAX;
 
-pub(crate) fn lower<T: Element>(op: &Fused, call: &Call) -> Arc<dyn Kernel<T>> {
-    let program = Program::new(op, call);
+pub(crate) fn lower<T: Element>(op: &Fused, call: &Call, threads: usize) -> Arc<dyn Kernel<T>> {
+    let program = Program::new(op, call, threads);
     // A small program needs a small stack.
     match program.rows {
         0..=4 => Arc::new(FusedKernel::<4>(program)),
@@ -79,10 +81,12 @@ struct Program {
     steps: Vec<Placed>,
     /// Rows on the stack.
     rows: usize,
+    /// The tiles are cut into so many runs for the team.
+    threads: usize,
 }
 
 impl Program {
-    fn new(op: &Fused, call: &Call) -> Self {
+    fn new(op: &Fused, call: &Call, threads: usize) -> Self {
         let to = &call.results[0];
         let len = to.place.len;
         let mut rows = 0;
@@ -110,7 +114,12 @@ impl Program {
         });
         let reads: Vec<Read> = reads.collect();
         let (steps, rows) = place(&op.steps, &reads, rows);
-        Self { feeds, steps, rows }
+        Self {
+            feeds,
+            steps,
+            rows,
+            threads,
+        }
     }
 }
 
@@ -157,7 +166,21 @@ struct FusedKernel<const ROWS: usize>(Program);
 
 impl<T: Element, const ROWS: usize> Kernel<T> for FusedKernel<ROWS> {
     fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, args: &RunArgs) {
-        let dst = results.take(0);
+        each_run(self.0.threads, results.take(0), TILE, |tile, dst| {
+            self.run_tiles(tile, dst, operands, args);
+        });
+    }
+}
+
+impl<const ROWS: usize> FusedKernel<ROWS> {
+    /// The tiles from `first` on, whose elements are `dst`.
+    fn run_tiles<T: Element>(
+        &self,
+        first: usize,
+        dst: &mut [T],
+        operands: &Operands<'_, T>,
+        args: &RunArgs,
+    ) {
         let mut rows = [Row([T::ZERO; TILE]); ROWS];
         let mut whole: [&[T]; FUSED_OPERANDS_MAX] = [&[]; FUSED_OPERANDS_MAX];
         for (operand, feed) in self.0.feeds.iter().enumerate() {
@@ -168,7 +191,7 @@ impl<T: Element, const ROWS: usize> Kernel<T> for FusedKernel<ROWS> {
             }
         }
         for (tile, dst) in dst.chunks_mut(TILE).enumerate() {
-            let (start, len) = (tile * TILE, dst.len());
+            let (start, len) = ((first + tile) * TILE, dst.len());
             let mut parts = [Part::Row(0); FUSED_OPERANDS_MAX];
             for (operand, feed) in self.0.feeds.iter().enumerate() {
                 match feed {

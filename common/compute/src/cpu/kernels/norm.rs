@@ -1,6 +1,7 @@
 //! Kernels of normalisations, forward and backward. Statistics are sums in `f64`.
 //!
-//! With threads the channels of batch normalisation are cut into as many runs for the team.
+//! With threads the channels of batch normalisation, and forward the rows of layer normalisation, are
+//! cut into as many runs for the team.
 //!
 //! Invariant of the unsafe code: rows (see `Channels`) have no element in common, and only the one
 //! thread that computes a row writes its elements and its statistics; gradients of a weight that
@@ -21,7 +22,7 @@ use crate::plan::Call;
 
 pub(crate) fn norm<T: Element>(op: Norm, call: &Call, threads: usize) -> Arc<dyn Kernel<T>> {
     match rows_of(op, call) {
-        Rows::Elements { len } => Arc::new(LayerKernel { op, len }),
+        Rows::Elements { len } => Arc::new(LayerKernel { op, len, threads }),
         Rows::Channels(channels) => Arc::new(ChannelKernel {
             op,
             channels,
@@ -126,42 +127,51 @@ fn statistics<'a, T: Element, I: Iterator<Item = &'a [T]>>(
 struct LayerKernel {
     op: Norm,
     len: usize,
+    threads: usize,
 }
 
 impl<T: Element> Kernel<T> for LayerKernel {
     fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
-        let (y, x, w) = (results.take(0), operands.slice(0), operands.slice(1));
+        let (x, w) = (operands.slice(0), operands.slice(1));
         let is_rms = matches!(self.op.over, NormOver::Rms { .. });
-        let first = results.take(1);
-        let (means, rstds) = match is_rms {
-            true => (&mut [][..], first),
-            false => (first, results.take(2)),
-        };
-        let len = self.len;
-        widest(
-            #[inline(always)]
-            || {
-                let rows = y.chunks_exact_mut(len).zip(x.chunks_exact(len));
-                for (row, (y, x)) in rows.enumerate() {
-                    if is_rms {
-                        let square = sum_wide(x, x, |a, b| a * b) / len as f64;
-                        let rstd = T::from_f64(1.0 / (square + self.op.eps).sqrt());
-                        rstds[row] = rstd;
-                        for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
-                            *y = x * rstd * w;
-                        }
-                    } else {
-                        let (mean, rstd, _) = statistics(|| std::iter::once(x), len, self.op.eps);
-                        let (mean, rstd) = (T::from_f64(mean), T::from_f64(rstd));
-                        (means[row], rstds[row]) = (mean, rstd);
-                        let b = operands.slice(2);
-                        for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(w).zip(b) {
-                            *y = (x - mean) * rstd * w + b;
+        let (len, eps) = (self.len, self.op.eps);
+        let y = Shared::new(results.take(0));
+        let first = Shared::new(results.take(1));
+        let second = Shared::new(if is_rms { &mut [] } else { results.take(2) });
+        each_index(self.threads, x.len() / len, len, |rows| {
+            widest(
+                #[inline(always)]
+                || {
+                    for row in rows {
+                        let here = row * len..(row + 1) * len;
+                        let x = &x[here.clone()];
+                        // SAFETY: only this row writes here.
+                        let y = unsafe { y.range(here) };
+                        if is_rms {
+                            let square = sum_wide(x, x, |a, b| a * b) / len as f64;
+                            let rstd = T::from_f64(1.0 / (square + eps).sqrt());
+                            // SAFETY: only this row writes here.
+                            unsafe { first.set(row, rstd) };
+                            for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
+                                *y = x * rstd * w;
+                            }
+                        } else {
+                            let (mean, rstd, _) = statistics(|| std::iter::once(x), len, eps);
+                            let (mean, rstd) = (T::from_f64(mean), T::from_f64(rstd));
+                            // SAFETY: only this row writes here.
+                            unsafe {
+                                first.set(row, mean);
+                                second.set(row, rstd);
+                            }
+                            let b = operands.slice(2);
+                            for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(w).zip(b) {
+                                *y = (x - mean) * rstd * w + b;
+                            }
                         }
                     }
-                }
-            },
-        );
+                },
+            );
+        });
     }
 }
 

@@ -115,7 +115,7 @@ proptest! {
         let Err(error) = Rig::<f32>::compiled(&graph, 9, 1, &limited(0)) else {
             return Err(TestCaseError::fail("no workspace is empty"));
         };
-        let ComputeError::WorkspaceBytes { bytes_min, bytes_max: 0 } = error else {
+        let ComputeError::WorkspaceBytes { bytes_min, bytes_max: 0, .. } = error else {
             return Err(TestCaseError::fail(error.to_string()));
         };
         prop_assert!(bytes_min <= bytes);
@@ -242,28 +242,33 @@ fn fused_chains_broadcast_and_drop_as_their_parts() {
     assert!(fused.nodes().len() <= 4, "{fused}");
 }
 
-/// Blocks of a wide function between narrow products: what backward reads can be had for little.
-fn deep(layers: usize) -> Graph {
+/// Blocks of a function of four times `width` elements between products: what backward reads can be
+/// had for little.
+fn deep_of(layers: usize, width: usize) -> Graph {
     let mut graph = Graph::new("deep", DType::F32).unwrap();
-    let mut h = input(&mut graph, "x", Shape::batched(&[16]));
+    let mut h = input(&mut graph, "x", Shape::batched(&[width]));
     for i in 0..layers {
-        let w = parameter(&mut graph, &format!("{i}.up"), &[64, 16]);
+        let w = parameter(&mut graph, &format!("{i}.up"), &[4 * width, width]);
         let up = graph.apply(Dense::Affine, &[h, w]).unwrap();
         let wide = graph.apply(Unary::Gelu, &[up]).unwrap();
         let key = i as u64;
         let wide = graph.apply(Dropout { rate: 0.1, key }, &[wide]).unwrap();
         // A view on the way.
-        let shape = Shape::batched(&[4, 16]);
+        let shape = Shape::batched(&[4, width]);
         let wide = graph.apply(Reshape { shape }, &[wide]).unwrap();
-        let shape = Shape::batched(&[64]);
+        let shape = Shape::batched(&[4 * width]);
         let wide = graph.apply(Reshape { shape }, &[wide]).unwrap();
-        let w = parameter(&mut graph, &format!("{i}.down"), &[16, 64]);
+        let w = parameter(&mut graph, &format!("{i}.down"), &[width, 4 * width]);
         let down = graph.apply(Dense::Affine, &[wide, w]).unwrap();
         h = graph.apply(Binary::Add, &[h, down]).unwrap();
     }
-    let y = input(&mut graph, "y", Shape::batched(&[16]));
+    let y = input(&mut graph, "y", Shape::batched(&[width]));
     let loss = graph.apply(MeanSquaredError::Loss, &[h, y]).unwrap();
     finish(graph, loss)
+}
+
+fn deep(layers: usize) -> Graph {
+    deep_of(layers, 16)
 }
 
 #[test]
@@ -283,6 +288,53 @@ fn a_limit_of_memory_is_kept_with_the_same_bits() {
         &train(&graph, 32, &default),
         &graph,
     );
+}
+
+#[test]
+fn the_least_workspace_of_whole_networks_gives_the_same_bits() {
+    for graph in [images(DType::F32), tokens(DType::F32)] {
+        let default = CompileOptions::default();
+        let limited = |bytes| CompileOptions {
+            workspace_bytes_max: Some(bytes),
+            ..default
+        };
+        let error = Rig::<f32>::compiled(&graph, 40, 1, &limited(0)).err();
+        let Some(ComputeError::WorkspaceBytes {
+            bytes_min, largest, ..
+        }) = error
+        else {
+            panic!("no workspace is empty: {error:?}")
+        };
+        assert!(!largest.is_empty() && largest.is_sorted_by_key(|(_, bytes)| usize::MAX - bytes));
+        let how = limited(bytes_min);
+        let least = Rig::<f32>::compiled(&graph, 40, 1, &how).unwrap();
+        let whole = Rig::<f32>::compiled(&graph, 40, 1, &default).unwrap();
+        assert!(least.plan.workspace_len() < whole.plan.workspace_len());
+        let plain = train::<f32>(&graph, 40, &PLAIN);
+        assert_same(&train(&graph, 40, &how), &plain, &graph);
+    }
+}
+
+#[test]
+fn what_costs_next_to_nothing_is_computed_again_without_being_asked_for() {
+    let (graph, batch) = (deep_of(6, 512), 1024);
+    let layout = ParameterLayout::new::<f32>(&graph).unwrap();
+    let cpu = Cpu::new(CpuOptions::default()).unwrap();
+    let options = PlanOptions {
+        mode: Mode::Training,
+        batch,
+    };
+    let bytes = |how: &CompileOptions| {
+        let compiled = cpu.compiled::<f32>(&graph, &layout, options, how).unwrap();
+        let again = compiled
+            .records
+            .iter()
+            .any(|record| record.pass == "recompute");
+        (compiled.workspace_bytes(), again)
+    };
+    let (default, again) = bytes(&CompileOptions::default());
+    let (plain, _) = bytes(&PLAIN);
+    assert!(again && default * 10 <= plain * 9, "{default} of {plain}");
 }
 
 #[test]
@@ -306,12 +358,16 @@ fn workspaces_are_near_what_is_alive_at_once() {
             let cpu = Cpu::new(CpuOptions::default()).unwrap();
             let compiled = cpu.compiled::<f32>(&graph, &layout, options, &how).unwrap();
             let program = &compiled.program;
-            let bound = program.workspace_len_min;
+            // The gradients lend their memory in training: both count.
+            let gradients = match mode {
+                Mode::Training => program.parameters_len,
+                _ => 0,
+            };
+            let (len, bound) = (program.workspace_len, program.workspace_len_min);
             assert!(
-                program.workspace_len * 100 <= bound * 110,
-                "{} in {mode}: {} of {bound}",
+                (len + gradients) * 100 <= (bound + gradients) * 110,
+                "{} in {mode}: {len} of {bound}, and {gradients} of gradients",
                 graph.name(),
-                program.workspace_len,
             );
         }
     }

@@ -16,7 +16,9 @@ fn fixture() -> Fixture {
         heads: 2,
         width: 16,
         dropout: 0.0,
+        attention_dropout: 0.0,
         attention_dropout: 0.1,
+        attention_dropout: 0.0,
         tied_embeddings: true,
     });
     spec.data = DataSpec {
@@ -79,4 +81,39 @@ fn losses_on_text_do_not_depend_on_the_world_and_metrics_are_of_tokens() {
     for (step, (a, b)) in alone.iter().zip(log.losses()).enumerate() {
         assert!(((a - b) / a).abs() < 1e-3, "step {step}: {a} and {b}");
     }
+}
+
+#[test]
+fn a_limit_of_the_workspace_is_kept_and_changes_no_bit() {
+    let mut fixture = fixture();
+    let spec = &mut fixture.spec;
+    spec.model.architecture = Architecture::Gpt(GptSpec {
+        layers: 4,
+        heads: 2,
+        width: 32,
+        dropout: 0.1,
+        attention_dropout: 0.0,
+        tied_embeddings: true,
+    });
+    let DataSource::Text(text) = &mut spec.data.source else {
+        unreachable!("the fixture's data")
+    };
+    std::fs::write(&text.path, "one ring, no loss. ".repeat(400)).unwrap();
+    (text.context, text.stride) = (60, 60);
+    spec.train.duration = TrainDuration::Steps(4);
+    let trained = |fixture: &Fixture| summary(fixture.train(1, 2).0);
+    let free = trained(&fixture);
+    fixture.spec.train.workspace_mb_max = Some(4);
+    let limited = trained(&fixture);
+    assert_eq!(limited.weights_blake3, free.weights_blake3);
+    let saved = free.execution.arena_bytes - limited.execution.arena_bytes;
+    assert!(saved > 1_000_000, "{free:?} {limited:?}");
+
+    fixture.spec.train.workspace_mb_max = Some(1);
+    let (results, _) = fixture.train(1, 2);
+    let error = results.into_iter().next().unwrap().unwrap_err();
+    let error = std::error::Error::source(&error).unwrap().to_string();
+    let expected = "a workspace of 1000000 bytes was asked for, and the least is ";
+    assert!(error.contains(expected), "{error}");
+    assert!(error.contains("the largest buffers are: "), "{error}");
 }
