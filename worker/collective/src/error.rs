@@ -10,7 +10,7 @@ use ringfold_common::ids::Rank;
 
 use crate::algorithm::{Kind, Phase};
 use crate::transport::tcp::FrameFault;
-use crate::{Mismatch, OPERATION_ELEMENTS_MAX, WORLD_MAX};
+use crate::{LastSign, Mismatch, OPERATION_ELEMENTS_MAX, WORLD_MAX};
 
 /// Why joining a ring, or an operation on it, failed.
 ///
@@ -314,20 +314,23 @@ pub struct Position {
     pub bytes_done: u64,
     /// Payload bytes of that message.
     pub bytes_expected: u64,
+    /// The last thing that the rank on that side was known to do.
+    pub last_sign: LastSign,
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "operation {} ({}), {} step {} of {}, after {} of {} bytes",
+            "operation {} ({}), {} step {} of {}, after {} of {} bytes ({})",
             self.operation,
             self.kind,
             self.phase,
             self.step + 1,
             self.steps,
             self.bytes_done,
-            self.bytes_expected
+            self.bytes_expected,
+            self.last_sign
         )
     }
 }

@@ -75,6 +75,7 @@ mod mismatch;
 mod over_tcp;
 mod reproducible;
 mod ring;
+mod sign;
 #[doc(hidden)]
 pub mod testing;
 mod transport;
@@ -87,6 +88,7 @@ pub use identity::{Identity, OPERATION_ELEMENTS_MAX, RingOptions, SEGMENT_BYTES_
 pub use mismatch::Mismatch;
 pub use reproducible::ReplicaBuffers;
 pub use ring::{Metrics, Ring};
+pub use sign::LastSign;
 pub use transport::shared::{
     SHARED_WORLD_MAX, SharedHost, join_shared, memory_rings, shared_bytes,
 };

@@ -8,7 +8,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `segment` | the mapping and its layout |
-//! | `board` | ticks: post, wait, deadline, abort, a peer's death |
+//! | `ticks` | the words by which ranks wait for each other; `model` checks them |
+//! | `board` | a rank's view: post, wait, deadline, abort, a peer's death |
 //! | `operations` | what is written and read between ticks |
 //! | `memory` | rings between threads of this process |
 //! | `process` | rings between processes: the segment travels as a descriptor |
@@ -23,10 +24,13 @@
 //! abort and for a peer that died without a word.
 
 mod board;
+#[cfg(test)]
+mod faults;
 mod memory;
 mod operations;
 mod process;
 mod segment;
+mod ticks;
 
 pub(crate) use board::Board;
 pub use memory::memory_rings;

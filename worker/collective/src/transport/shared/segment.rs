@@ -29,12 +29,10 @@ const HALF_BYTES_MIN: usize = 64 << 10;
 /// What a counter is for.
 #[derive(Clone, Copy)]
 pub(super) enum Counter {
-    /// Ticks posted.
+    /// Ticks posted, and whether the rank has left.
     Posted = 0,
     /// Peers that sleep until `Posted` changes.
     Sleepers = 64,
-    /// Not 0 once the rank has left the ring.
-    Left = 68,
 }
 
 /// Words that describe a call.
@@ -213,10 +211,10 @@ mod tests {
                 [0, 1, 2, 3]
             );
         }
-        a.counter(2, Counter::Left)
+        a.counter(2, Counter::Sleepers)
             .store(7, std::sync::atomic::Ordering::Release);
-        let left = b.counter(2, Counter::Left);
-        assert_eq!(left.load(std::sync::atomic::Ordering::Acquire), 7);
+        let sleepers = b.counter(2, Counter::Sleepers);
+        assert_eq!(sleepers.load(std::sync::atomic::Ordering::Acquire), 7);
     }
 
     #[test]

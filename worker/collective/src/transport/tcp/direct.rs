@@ -329,6 +329,7 @@ impl DirectSession<'_> {
             steps: self.steps,
             bytes_done: bytes_done as u64,
             bytes_expected: bytes_expected as u64,
+            last_sign: self.link.last_sign(rank),
         }
     }
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
-use super::frame::{HEADER_BYTES, Header};
+use super::frame::{Call, HEADER_BYTES, Header};
 use super::{Advance, FrameFault, SideError};
-use crate::Peer;
+use crate::{LastSign, Peer};
 
 /// Cuts queued messages into frames and writes them as far as the socket takes them.
 pub(super) struct Sender {
@@ -28,6 +28,8 @@ pub(super) struct Sender {
     queued: u32,
     /// Bytes that the socket took since the ring was joined.
     pub bytes_sent: u64,
+    /// The call of the last of them.
+    last: Option<Call>,
 }
 
 /// A range of the operand, in bytes.
@@ -57,6 +59,7 @@ impl Sender {
             outbox: VecDeque::new(),
             queued: 0,
             bytes_sent: 0,
+            last: None,
         }
     }
 
@@ -107,6 +110,14 @@ impl Sender {
             })
     }
 
+    /// The last that the peer's connection took.
+    pub fn last_sign(&self) -> Option<LastSign> {
+        self.last.map(|call| LastSign::Took {
+            call,
+            bytes: self.bytes_sent,
+        })
+    }
+
     /// Writes once.
     pub fn advance(&mut self, operand: &[u8]) -> Result<Advance, SideError> {
         if !self.ready() {
@@ -134,6 +145,7 @@ impl Sender {
             Err(errno) => return Err(SideError::Closed(Some(errno.into()))),
         };
         self.bytes_sent += moved as u64;
+        self.last = Some(self.header.call);
         self.frame_done += moved;
         if self.frame_done == HEADER_BYTES + payload.len() {
             self.frame_done = 0;

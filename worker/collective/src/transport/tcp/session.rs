@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringfold_common::ids::Rank;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::direct::{Pair, Pairs};
@@ -15,7 +16,8 @@ use super::{Advance, SideError};
 use crate::algorithm::Verbs;
 use crate::element::Fold;
 use crate::{
-    AbortSignal, CollectiveError, Identity, Metrics, Neighbour, Peer, Position, RingOptions,
+    AbortSignal, CollectiveError, Identity, LastSign, Metrics, Neighbour, Peer, Position,
+    RingOptions,
 };
 
 /// How long a rank that waits lets pass before it looks whether others are in another call.
@@ -142,7 +144,7 @@ impl TcpLink {
                 if let Err(fault) = receiver.check_ahead(header) {
                     return Err(CollectiveError::BadFrame {
                         peer: receiver.peer,
-                        at: Box::new(self.before(call)),
+                        at: Box::new(self.before(call, receiver.peer.rank)),
                         fault,
                     });
                 }
@@ -150,8 +152,26 @@ impl TcpLink {
         }
     }
 
-    /// The position of a rank to which nothing of `call` has come on a connection.
-    fn before(&self, call: Call) -> Position {
+    /// The last thing that `rank` was known to do: what came of it on any connection, or else what
+    /// its connection took.
+    pub(super) fn last_sign(&self, rank: Rank) -> LastSign {
+        let receivers = std::iter::once(&self.receiver).chain(self.pairs.receivers());
+        let came = receivers
+            .filter(|receiver| receiver.peer.rank == rank)
+            .filter_map(Receiver::last_sign)
+            .max_by_key(|sign| match sign {
+                LastSign::Sent { call, step, .. } => (call.operation, *step),
+                _ => (0, 0),
+            });
+        let took = || match self.sender.peer.rank == rank {
+            true => self.sender.last_sign(),
+            false => None,
+        };
+        came.or_else(took).unwrap_or_default()
+    }
+
+    /// This rank's position with `rank`, of which nothing of `call` has come on a connection.
+    fn before(&self, call: Call, rank: Rank) -> Position {
         let world = self.identity.world;
         Position {
             operation: call.operation,
@@ -161,6 +181,7 @@ impl TcpLink {
             steps: call.kind.steps(world),
             bytes_done: 0,
             bytes_expected: call.bytes,
+            last_sign: self.last_sign(rank),
         }
     }
 
@@ -330,6 +351,10 @@ impl Session<'_> {
             steps: kind.steps(world),
             bytes_done: bytes_done as u64,
             bytes_expected: bytes_expected as u64,
+            last_sign: self.link.last_sign(match neighbour {
+                Neighbour::Next => self.link.sender.peer.rank,
+                _ => self.link.receiver.peer.rank,
+            }),
         }
     }
 }
