@@ -40,6 +40,14 @@ pub enum CollectiveError {
         /// The number of addresses.
         got: usize,
     },
+    /// Not one key a rank.
+    #[error("got {got} keys for a world of {world} ranks")]
+    KeyCount {
+        /// The number of ranks.
+        world: u32,
+        /// The number of keys.
+        got: usize,
+    },
     /// A [`RingOptions`](crate::RingOptions) field that is out of its range.
     #[error("ring option {option} is {got}: allowed is {allowed}")]
     OptionOutOfRange {
@@ -109,6 +117,14 @@ pub enum CollectiveError {
         peer: Peer,
         /// The field.
         mismatch: Mismatch,
+    },
+    /// A rank that was called has another key than it announced, or doesn't take this rank's.
+    #[error("{peer} and this rank do not trust each other's keys: {source}")]
+    Untrusted {
+        /// The rank.
+        peer: Peer,
+        /// What TLS says.
+        source: Arc<io::Error>,
     },
     /// The next rank's listener went away after it had answered once.
     #[error("{peer} stopped listening before it answered the handshake")]
@@ -185,6 +201,7 @@ impl CollectiveError {
             Self::WorldOutOfRange { .. }
                 | Self::RankOutsideWorld { .. }
                 | Self::AddressCount { .. }
+                | Self::KeyCount { .. }
                 | Self::OptionOutOfRange { .. }
                 | Self::TooManyElements { .. }
                 | Self::BlockLength { .. }
@@ -202,6 +219,7 @@ impl CollectiveError {
         match self {
             Self::Handshake { peer, .. }
             | Self::NeighbourGone { peer, .. }
+            | Self::Untrusted { peer, .. }
             | Self::PeerClosed { peer, .. }
             | Self::BadFrame { peer, .. } => vec![peer.rank],
             Self::Stalled {
@@ -215,6 +233,42 @@ impl CollectiveError {
             Self::Poisoned { first } => first.accused(),
             _ => Vec::new(),
         }
+    }
+
+    /// The same with ranks as another ring numbers them.
+    pub(crate) fn with_ranks(mut self, rank_of: impl Fn(Rank) -> Rank) -> Self {
+        match &mut self {
+            Self::PeerClosed { peer, .. } | Self::BadFrame { peer, .. } => {
+                peer.rank = rank_of(peer.rank);
+            }
+            Self::Stalled {
+                receive_from,
+                send_to,
+                ..
+            } => {
+                for peer in receive_from.iter_mut().chain(send_to) {
+                    peer.rank = rank_of(peer.rank);
+                }
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// The same as an error of `operation`, whose parts have the numbers after `before`.
+    pub(crate) fn of_operation(mut self, operation: u64, before: u64) -> Self {
+        if let Self::PeerClosed { at, .. } | Self::BadFrame { at, .. } | Self::Stalled { at, .. } =
+            &mut self
+        {
+            at.operation = operation;
+            if let Some(call) = at.last_sign.call_mut() {
+                call.operation = match call.operation <= before {
+                    true => operation - 1,
+                    false => operation,
+                };
+            }
+        }
+        self
     }
 
     pub(crate) fn system(attempted: &'static str, error: impl Into<io::Error>) -> Self {

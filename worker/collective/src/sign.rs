@@ -35,6 +35,17 @@ pub enum LastSign {
     },
 }
 
+impl LastSign {
+    pub(crate) fn call_mut(&mut self) -> Option<&mut Call> {
+        match self {
+            Self::Joined => None,
+            Self::Sent { call, .. } | Self::Took { call, .. } | Self::Entered { call, .. } => {
+                Some(call)
+            }
+        }
+    }
+}
+
 impl fmt::Display for LastSign {
     /// Completes "rank 2: …".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

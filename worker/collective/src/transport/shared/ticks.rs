@@ -24,6 +24,10 @@ pub(super) const TICK: u32 = 2;
 /// Set once the rank has left the ring. It posts no more.
 const LEFT: u32 = 1;
 
+/// How often sleepers look where nothing wakes them.
+#[cfg(not(target_os = "linux"))]
+const LOOK: std::time::Duration = std::time::Duration::from_micros(100);
+
 /// A word that ranks share.
 pub(super) trait Word {
     fn load(&self, order: Ordering) -> u32;
@@ -188,13 +192,13 @@ impl Word for AtomicU32 {
         std::sync::atomic::fence(Ordering::SeqCst);
     }
 
-    #[cfg(not(miri))]
+    #[cfg(all(target_os = "linux", not(miri)))]
     fn sleep(&self, value: u32, timeout: Option<&Timespec>) -> bool {
         use rustix::thread::futex;
         futex::wait(self, futex::Flags::empty(), value, timeout) == Err(rustix::io::Errno::TIMEDOUT)
     }
 
-    #[cfg(not(miri))]
+    #[cfg(all(target_os = "linux", not(miri)))]
     fn wake(&self) {
         use rustix::thread::futex;
         // It fails only for a bad address; a sleeper that isn't woken looks again after its nap.
@@ -209,7 +213,24 @@ impl Word for AtomicU32 {
         false
     }
 
-    #[cfg(miri)]
+    /// Where there is no futex between processes, sleepers look every [`LOOK`].
+    #[cfg(all(not(target_os = "linux"), not(miri)))]
+    fn sleep(&self, value: u32, timeout: Option<&Timespec>) -> bool {
+        let timeout = timeout.map_or(std::time::Duration::MAX, |timeout| {
+            std::time::Duration::new(timeout.tv_sec as u64, timeout.tv_nsec as u32)
+        });
+        let mut slept = std::time::Duration::ZERO;
+        while slept < timeout {
+            if Self::load(self, Ordering::Relaxed) != value {
+                return false;
+            }
+            std::thread::sleep(LOOK);
+            slept += LOOK;
+        }
+        true
+    }
+
+    #[cfg(any(miri, not(target_os = "linux")))]
     fn wake(&self) {}
 }
 

@@ -14,6 +14,7 @@
 //! | `sender`, `receiver` | one direction each, as state machines over a socket |
 //! | `session` | the verbs of the ring: both directions at once |
 //! | `direct` | the verbs between any two ranks: all directions at once |
+//! | `stream`, `tls` | a connection as it is or under TLS; who may be at its other end |
 //! | `socket`, `deadline` | options of sockets; a timer that can be polled |
 
 mod acceptor;
@@ -28,6 +29,8 @@ mod receiver;
 mod sender;
 mod session;
 mod socket;
+mod stream;
+mod tls;
 
 pub use acceptor::PENDING_CONNECTIONS_MAX;
 pub(crate) use deadline::Deadline;
@@ -39,6 +42,7 @@ pub use listener::Listener;
 pub use receiver::STALE_FRAMES_MAX;
 pub(crate) use session::{Operand, TcpLink};
 pub(crate) use socket::poll;
+pub use tls::{KeyText, PublicKey, RankKey, RingKeys};
 
 use std::io;
 

@@ -3,12 +3,12 @@
 //! A header is checked before its payload may touch the operand. Of an accepted frame, terms of a
 //! fold go through one segment of scratch memory; values to copy go straight to their place.
 
-use std::io::{self, Read};
-use std::net::TcpStream;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::frame::{Call, FrameFault, Freshness, HEADER_BYTES, Header};
+use super::stream::Stream;
 use super::{Advance, SideError};
 use crate::element::Fold;
 use crate::{LastSign, Peer};
@@ -18,7 +18,7 @@ pub const STALE_FRAMES_MAX: u64 = 1024;
 
 /// Reads frames, one message at a time.
 pub(super) struct Receiver {
-    pub socket: Arc<TcpStream>,
+    pub socket: Arc<Stream>,
     pub peer: Peer,
     /// One segment.
     scratch: Vec<u8>,
@@ -55,7 +55,7 @@ enum State {
 
 impl Receiver {
     pub fn new(
-        socket: impl Into<Arc<TcpStream>>,
+        socket: impl Into<Arc<Stream>>,
         peer: Peer,
         segment_bytes: usize,
         header: Header,
@@ -247,7 +247,7 @@ impl Receiver {
 }
 
 /// The bytes that were read, never 0 of a target that isn't empty; none if there are none now.
-fn read(mut socket: &TcpStream, target: &mut [u8]) -> Result<Option<usize>, SideError> {
+fn read(socket: &Stream, target: &mut [u8]) -> Result<Option<usize>, SideError> {
     loop {
         match socket.read(target) {
             Ok(0) => return Err(SideError::Closed(None)),
