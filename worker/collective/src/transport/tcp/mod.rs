@@ -33,14 +33,17 @@ mod stream;
 mod tls;
 
 pub use acceptor::PENDING_CONNECTIONS_MAX;
+#[cfg(target_os = "linux")]
 pub(crate) use deadline::Deadline;
 pub use frame::{Call, FrameFault, HEADER_BYTES};
 pub(crate) use frame::{code, kind_of, round_trips};
 pub use handshake::HANDSHAKE_BYTES;
+#[cfg(target_os = "linux")]
 pub(crate) use handshake::{Heard, Introduction, PROTOCOL, Reader, Verdict};
 pub use listener::Listener;
 pub use receiver::STALE_FRAMES_MAX;
 pub(crate) use session::{Operand, TcpLink};
+#[cfg(target_os = "linux")]
 pub(crate) use socket::poll;
 pub use tls::{KeyText, PublicKey, RankKey, RingKeys};
 
