@@ -8,7 +8,7 @@ use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ringfold_collective::{AbortSignal, Identity, Listener, RingOptions};
+use ringfold_collective::{AbortSignal, Identity, Links, Listener, RingOptions, Surroundings};
 use ringfold_common::clock::SystemClock;
 use ringfold_common::dataset::DatasetInfo;
 use ringfold_common::ids::{Fence, Rank, Step};
@@ -204,10 +204,19 @@ impl Runner {
             world: *world,
             spec_hash: self.assignment.spec_hash,
         };
+        let clock = SystemClock::new();
+        let host = crate::host_name();
+        let around = Surroundings {
+            host: &host,
+            links: Links::Measured(&clock),
+        };
+        let options = RingOptions::default();
         let mut ring = listener
-            .connect_ring(identity, &peers, RingOptions::default(), self.abort.clone())
-            .and_then(|ring| ring.into_nearest(RingOptions::default()))
+            .connect_nearest(identity, &peers, options, self.abort.clone(), around)
             .map_err(TrainError::from)?;
+        if !ring.is_shared() && *world > 1 {
+            tracing::info!(link = %ring.link_cost(), levels = ring.is_on_levels(), "joined over TCP");
+        }
         self.send(Message::RankTraining(v1::RankTraining {
             fence: Some((*fence).into()),
         }));
@@ -223,7 +232,6 @@ impl Runner {
                 threads => threads,
             },
         };
-        let clock = SystemClock::new();
         Ok(ringfold_train::train(
             &job,
             &mut ring,

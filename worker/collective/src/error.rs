@@ -12,7 +12,7 @@ use ringfold_common::ids::Rank;
 use crate::algorithm::{Kind, Phase};
 use crate::compression::PayloadFault;
 use crate::transport::tcp::FrameFault;
-use crate::{Mismatch, OPERATION_ELEMENTS_MAX, WORLD_MAX};
+use crate::{LastSign, Mismatch, OPERATION_ELEMENTS_MAX, WORLD_MAX};
 
 /// Why joining a ring, or an operation on it, failed.
 ///
@@ -40,6 +40,14 @@ pub enum CollectiveError {
         /// The number of ranks.
         world: u32,
         /// The number of addresses.
+        got: usize,
+    },
+    /// Not one key a rank.
+    #[error("got {got} keys for a world of {world} ranks")]
+    KeyCount {
+        /// The number of ranks.
+        world: u32,
+        /// The number of keys.
         got: usize,
     },
     /// A [`RingOptions`](crate::RingOptions) field that is out of its range.
@@ -152,6 +160,14 @@ pub enum CollectiveError {
         /// The field.
         mismatch: Mismatch,
     },
+    /// A rank that was called has another key than it announced, or doesn't take this rank's.
+    #[error("{peer} and this rank do not trust each other's keys: {source}")]
+    Untrusted {
+        /// The rank.
+        peer: Peer,
+        /// What TLS says.
+        source: Arc<io::Error>,
+    },
     /// The next rank's listener went away after it had answered once.
     #[error("{peer} stopped listening before it answered the handshake")]
     NeighbourGone {
@@ -246,6 +262,7 @@ impl CollectiveError {
             Self::WorldOutOfRange { .. }
                 | Self::RankOutsideWorld { .. }
                 | Self::AddressCount { .. }
+                | Self::KeyCount { .. }
                 | Self::OptionOutOfRange { .. }
                 | Self::TooManyElements { .. }
                 | Self::BlockLength { .. }
@@ -265,6 +282,7 @@ impl CollectiveError {
         match self {
             Self::Handshake { peer, .. }
             | Self::NeighbourGone { peer, .. }
+            | Self::Untrusted { peer, .. }
             | Self::PeerClosed { peer, .. }
             | Self::BadFrame { peer, .. } => vec![peer.rank],
             Self::Stalled {
@@ -279,6 +297,42 @@ impl CollectiveError {
             Self::Poisoned { first } | Self::NotBegun { first, .. } => first.accused(),
             _ => Vec::new(),
         }
+    }
+
+    /// The same with ranks as another ring numbers them.
+    pub(crate) fn with_ranks(mut self, rank_of: impl Fn(Rank) -> Rank) -> Self {
+        match &mut self {
+            Self::PeerClosed { peer, .. } | Self::BadFrame { peer, .. } => {
+                peer.rank = rank_of(peer.rank);
+            }
+            Self::Stalled {
+                receive_from,
+                send_to,
+                ..
+            } => {
+                for peer in receive_from.iter_mut().chain(send_to) {
+                    peer.rank = rank_of(peer.rank);
+                }
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// The same as an error of `operation`, whose parts have the numbers after `before`.
+    pub(crate) fn of_operation(mut self, operation: u64, before: u64) -> Self {
+        if let Self::PeerClosed { at, .. } | Self::BadFrame { at, .. } | Self::Stalled { at, .. } =
+            &mut self
+        {
+            at.operation = operation;
+            if let Some(call) = at.last_sign.call_mut() {
+                call.operation = match call.operation <= before {
+                    true => operation - 1,
+                    false => operation,
+                };
+            }
+        }
+        self
     }
 
     pub(crate) fn system(attempted: &'static str, error: impl Into<io::Error>) -> Self {
@@ -378,20 +432,23 @@ pub struct Position {
     pub bytes_done: u64,
     /// Payload bytes of that message.
     pub bytes_expected: u64,
+    /// The last thing that the rank on that side was known to do.
+    pub last_sign: LastSign,
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "operation {} ({}), {} step {} of {}, after {} of {} bytes",
+            "operation {} ({}), {} step {} of {}, after {} of {} bytes ({})",
             self.operation,
             self.kind,
             self.phase,
             self.step + 1,
             self.steps,
             self.bytes_done,
-            self.bytes_expected
+            self.bytes_expected,
+            self.last_sign
         )
     }
 }

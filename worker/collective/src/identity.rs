@@ -21,7 +21,7 @@ pub const SEGMENT_BYTES_MAX: usize = 4 << 20;
 const SEGMENT_BYTES_MIN: usize = 64;
 
 /// The greatest deadline: a week.
-const DEADLINE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(crate) const DEADLINE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Who this rank is. Neighbours compare all of it before the first byte of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,8 @@
 //! | [`algorithm`] | in which order do parts travel, and what will it take? Does no IO |
 //! | `transport` | how do bytes move? TCP, or memory that threads or processes of a host share |
 //!
-//! On top stands [`compression`]: sums that send fewer bytes.
+//! Above them, `locality` finds the nearest medium, `probe` measures links, and `hierarchy` has the
+//! levels of hosts. On top stands [`compression`]: sums that send fewer bytes.
 //!
 //! # Contract
 //!
@@ -27,11 +28,9 @@
 //! [`join_shared`]. They show the same [`Identity`], make the same calls and get the same errors;
 //! every rank sees every other, so that an error can name any of them.
 //!
-//! A ring that was joined over TCP moves to shared memory by [`Ring::into_nearest`], if all its ranks
-//! find that they are on one host.
-//!
-//! Ranks on several hosts, some of which share one, may become a [`Hierarchy`] by
-//! [`Ring::into_hierarchy`].
+//! [`Listener::connect_nearest`] joins by the nearest medium: shared memory if the ranks find that all
+//! are on one host; else TCP, with what links cost [measured](Ring::measure_link), and with levels for
+//! long sums if some ranks share a host: shared memory inside hosts, a ring between their leaders.
 //!
 //! **Calling.** All ranks make the same calls in the same order. A call blocks its thread and
 //! starts no other: one operation of a ring is under way at a time. It returns `Ok` when this rank's part is done and its result is complete.
@@ -58,8 +57,49 @@
 //! [`PENDING_CONNECTIONS_MAX`] unproven connections at a time.
 //!
 //! **Trust.** Shared memory is for processes of one user, which can harm each other as threads can.
-//! Nothing is encrypted or authenticated here; payloads carry no checksum of their own
-//! beyond TCP's, headers do.
+//! Over TCP, connections are under TLS 1.3 if the listener [has keys](Listener::with_keys): each rank
+//! makes [its own](RankKey::generate) and announces the public half with its address, and nobody else
+//! is let in. Without keys nothing is encrypted or authenticated; payloads carry no checksum of their
+//! own beyond TCP's, headers do.
+
+//!
+//! # Example
+//! Two ranks in threads; `examples/allreduce.rs` has one a process, by addresses alone.
+//!
+//! ```
+//! use ringfold_collective::{AbortSignal, Identity, Listener, Reduce, RingOptions};
+//! use ringfold_common::ids::{JobId, MembershipEpoch, Rank, SpecHash};
+//!
+//! let listeners = [0, 1].map(|_| Listener::bind([127, 0, 0, 1].into()).unwrap());
+//! let peers = [listeners[0].addr(), listeners[1].addr()];
+//! std::thread::scope(|scope| {
+//!     for (rank, listener) in (0..).map(Rank).zip(listeners) {
+//!         let peers = &peers;
+//!         scope.spawn(move || {
+//!             let identity = Identity {
+//!                 job: JobId(1),
+//!                 membership_epoch: MembershipEpoch(1),
+//!                 rank,
+//!                 world: 2,
+//!                 spec_hash: SpecHash([0; 32]),
+//!             };
+//!             let abort = AbortSignal::new().unwrap();
+//!             let mut ring = listener
+//!                 .connect_ring(identity, peers, RingOptions::default(), abort)
+//!                 .unwrap();
+//!             let mut values = [1.0_f32, 10.0, 100.0];
+//!             ring.all_reduce(&mut values, Reduce::Sum).unwrap();
+//!             assert_eq!(values, [2.0, 20.0, 200.0]);
+//!         });
+//!     }
+//! });
+//! ```
+
+#[cfg(not(unix))]
+compile_error!(
+    "ringfold-collective waits for sockets, aborts and timers with one poll over file descriptors: \
+     it needs Unix, and processes share memory on Linux only"
+);
 
 #[cfg(target_endian = "big")]
 compile_error!(
@@ -80,8 +120,10 @@ mod in_flight;
 mod locality;
 mod mismatch;
 mod over_tcp;
+mod probe;
 mod reproducible;
 mod ring;
+mod sign;
 #[doc(hidden)]
 pub mod testing;
 mod transport;
@@ -89,16 +131,18 @@ mod transport;
 pub use abort::AbortSignal;
 pub use element::{Element, ElementType, Reduce};
 pub use error::{Address, CollectiveError, Neighbour, Peer, Position, RingGap, Unreached};
-pub use hierarchy::{Hierarchy, PIECE_BYTES};
+pub use hierarchy::PIECE_BYTES;
 pub use identity::{Identity, OPERATION_ELEMENTS_MAX, RingOptions, SEGMENT_BYTES_MAX, WORLD_MAX};
 pub use in_flight::{IN_FLIGHT_MAX, InFlight, Pending};
+pub use locality::{Links, Surroundings};
 pub use mismatch::Mismatch;
 pub use reproducible::ReplicaBuffers;
 pub use ring::{Metrics, Ring};
+pub use sign::LastSign;
 pub use transport::shared::{
     SHARED_WORLD_MAX, SharedHost, join_shared, memory_rings, shared_bytes,
 };
 pub use transport::tcp::{
-    Call, FrameFault, HANDSHAKE_BYTES, HEADER_BYTES, Listener, PENDING_CONNECTIONS_MAX,
-    STALE_FRAMES_MAX,
+    Call, FrameFault, HANDSHAKE_BYTES, HEADER_BYTES, KeyText, Listener, PENDING_CONNECTIONS_MAX,
+    PublicKey, RankKey, RingKeys, STALE_FRAMES_MAX,
 };

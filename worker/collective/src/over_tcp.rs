@@ -4,18 +4,21 @@
 
 use std::ops::Range;
 
+use ringfold_common::clock::Clock;
 use ringfold_common::ids::Rank;
 
-use crate::CollectiveError;
-use crate::algorithm::cost::{self, Way};
+use crate::algorithm::cost::{self, LinkCost, Medium, Way};
 use crate::algorithm::direct::{self, DIRECT_WORLD_MAX, Tally};
 use crate::algorithm::{self, Phase, Replicas, Route, TreeStep};
 use crate::element::Fold;
+use crate::hierarchy::Levels;
+use crate::probe;
 use crate::ring::copied;
 use crate::topology::{RingTopology, chunk};
 use crate::transport::tcp::{Call, Operand, TcpLink};
+use crate::{CollectiveError, Metrics};
 
-type Outcome = Result<(), CollectiveError>;
+pub(crate) type Outcome = Result<(), CollectiveError>;
 
 /// What `$run` of `$verbs` does is counted first, and then done on `$operand`.
 macro_rules! directly {
@@ -27,108 +30,225 @@ macro_rules! directly {
     }};
 }
 
-pub(crate) fn all_reduce(
-    ring: RingTopology,
-    link: &mut TcpLink,
-    call: Call,
-    operand: Operand<'_>,
-) -> Outcome {
-    let elements = operand.bytes.len() / operand.element_bytes;
-    match way_of(
-        link,
-        |world| cost::all_reduce_way(operand.bytes.len(), world),
-        ring,
-    ) {
-        Way::OneShot => one_shot(ring, link, call, operand),
-        Way::HalvingDoubling => directly!(link, call, operand, |verbs| {
-            direct::halving_doubling(ring, elements, verbs)
-        }),
-        _ => algorithm::all_reduce(ring, elements, &mut link.begin(call, operand)),
+/// The connections of a rank, what they cost, and levels of hosts if there are any.
+pub(crate) struct Net {
+    link: TcpLink,
+    cost: LinkCost,
+    levels: Option<Box<Levels>>,
+}
+
+impl Net {
+    pub fn new(link: TcpLink) -> Self {
+        Self {
+            link,
+            cost: LinkCost::LOOPBACK,
+            levels: None,
+        }
+    }
+
+    /// What a message and a byte cost.
+    pub fn cost(&self) -> LinkCost {
+        self.cost
+    }
+
+    pub fn link_mut(&mut self) -> &mut TcpLink {
+        &mut self.link
+    }
+
+    #[cfg(test)]
+    pub fn link(&self) -> &TcpLink {
+        &self.link
+    }
+
+    pub fn medium(&self) -> Medium {
+        match self.link.is_direct() {
+            true => Medium::TcpDirect,
+            false => Medium::Tcp,
+        }
+    }
+
+    /// Measures what the connections cost, under `call`, and sets their buffers to what they hold.
+    pub fn measure(&mut self, ring: RingTopology, call: Call, clock: &dyn Clock) -> Outcome {
+        let cost = probe::measure(ring, &mut self.link, call, clock)?;
+        self.set_cost(cost);
+        self.link.size_buffers(cost)
+    }
+
+    /// Takes up levels of the same ranks.
+    pub fn add_levels(&mut self, mut levels: Levels) {
+        if let Some(leaders) = levels.leaders_mut() {
+            leaders.cost = self.cost;
+        }
+        self.levels = Some(Box::new(levels));
+    }
+
+    pub fn has_levels(&self) -> bool {
+        self.levels.is_some()
+    }
+
+    /// How an all-reduce of `bytes` is done.
+    pub fn explain(&self, bytes: usize, world: u32) -> cost::Choice {
+        match &self.levels {
+            Some(levels) => {
+                let inside = (levels.half_bytes(), LinkCost::SHARED);
+                cost::explain_on_hosts(levels.hosts(), inside, self.medium(), self.cost, bytes)
+            }
+            None => cost::explain(self.medium(), self.cost, bytes, world),
+        }
+    }
+
+    pub fn count(&self, metrics: &mut Metrics) {
+        self.link.count(metrics);
+        if let Some(levels) = &self.levels {
+            levels.count(metrics);
+        }
+    }
+
+    pub fn shut_down(&self) {
+        self.link.shut_down();
+        if let Some(levels) = &self.levels {
+            levels.shut_down();
+        }
+    }
+
+    pub fn set_cost(&mut self, cost: LinkCost) {
+        self.cost = cost;
+        if let Some(leaders) = self.levels.as_mut().and_then(|levels| levels.leaders_mut()) {
+            leaders.cost = cost;
+        }
+    }
+
+    /// The levels, if an all-reduce of `bytes` goes by them.
+    fn levels_for(&mut self, bytes: usize) -> Option<&mut Levels> {
+        let world = self.levels.as_ref()?.hosts().world();
+        match self.explain(bytes, world).way {
+            Way::Levels => self.levels.as_deref_mut(),
+            _ => None,
+        }
+    }
+
+    fn all_reduce_way(&self, bytes: usize, world: u32) -> Way {
+        cost::explain(self.medium(), self.cost, bytes, world).way
+    }
+
+    fn broadcast_way(&self, bytes: usize, world: u32) -> Way {
+        match self.link.is_direct() {
+            true => cost::broadcast_way(self.cost, bytes, world),
+            false => Way::Ring,
+        }
+    }
+
+    fn exchange_way(&self, bytes: usize, world: u32) -> Way {
+        match self.link.is_direct() {
+            true => cost::exchange_way(self.cost, bytes, world),
+            false => Way::Ring,
+        }
     }
 }
 
-pub(crate) fn reduce_scatter(
-    ring: RingTopology,
-    link: &mut TcpLink,
-    call: Call,
-    operand: Operand<'_>,
-) -> Outcome {
-    let elements = operand.bytes.len() / operand.element_bytes;
-    match way_of(
-        link,
-        |world| cost::exchange_way(operand.bytes.len(), world),
-        ring,
-    ) {
-        Way::Exchange => directly!(link, call, operand, |verbs| {
-            direct::reduce_scatter_directly(ring, elements, verbs)
-        }),
-        _ => algorithm::reduce_scatter(ring, elements, &mut link.begin(call, operand)),
-    }
-}
-
-pub(crate) fn broadcast(
-    ring: RingTopology,
-    link: &mut TcpLink,
-    call: Call,
-    root: Rank,
-    bytes: &mut [u8],
-) -> Outcome {
-    let len = bytes.len();
-    match way_of(link, |world| cost::broadcast_way(len, world), ring) {
-        Way::Tree => directly!(link, call, copied(bytes), |verbs| {
-            direct::broadcast_tree(ring, root, len, verbs)
-        }),
-        _ => algorithm::broadcast(ring, root, len, &mut link.begin(call, copied(bytes))),
-    }
-}
-
-pub(crate) fn barrier(ring: RingTopology, link: &mut TcpLink, call: Call) -> Outcome {
-    if link.is_direct() {
-        return directly!(link, call, copied(&mut []), |verbs| {
-            direct::dissemination_barrier(ring, verbs)
-        });
-    }
-    algorithm::barrier(ring, &mut link.begin(call, copied(&mut [])))
-}
-
-/// `all` has this rank's block in its place.
-pub(crate) fn all_gather(
+/// An all-gather around the ring, whatever else there is. `all` has this rank's block in its place.
+pub(crate) fn around_the_ring(
     ring: RingTopology,
     link: &mut TcpLink,
     call: Call,
     all: &mut [u8],
 ) -> Outcome {
+    let block = all.len() / ring.world() as usize;
+    algorithm::all_gather(ring, block, &mut link.begin(call, copied(all)))
+}
+
+pub(crate) fn all_reduce(
+    ring: RingTopology,
+    net: &mut Net,
+    call: Call,
+    operand: Operand<'_>,
+) -> Outcome {
+    let elements = operand.bytes.len() / operand.element_bytes;
+    if let Some(levels) = net.levels_for(operand.bytes.len()) {
+        return levels.all_reduce(call, operand);
+    }
+    match net.all_reduce_way(operand.bytes.len(), ring.world()) {
+        Way::OneShot => one_shot(ring, net, call, operand),
+        Way::HalvingDoubling => directly!(net.link, call, operand, |verbs| {
+            direct::halving_doubling(ring, elements, verbs)
+        }),
+        _ => algorithm::all_reduce(ring, elements, &mut net.link.begin(call, operand)),
+    }
+}
+
+pub(crate) fn reduce_scatter(
+    ring: RingTopology,
+    net: &mut Net,
+    call: Call,
+    operand: Operand<'_>,
+) -> Outcome {
+    let elements = operand.bytes.len() / operand.element_bytes;
+    match net.exchange_way(operand.bytes.len(), ring.world()) {
+        Way::Exchange => directly!(net.link, call, operand, |verbs| {
+            direct::reduce_scatter_directly(ring, elements, verbs)
+        }),
+        _ => algorithm::reduce_scatter(ring, elements, &mut net.link.begin(call, operand)),
+    }
+}
+
+pub(crate) fn broadcast(
+    ring: RingTopology,
+    net: &mut Net,
+    call: Call,
+    root: Rank,
+    bytes: &mut [u8],
+) -> Outcome {
+    let len = bytes.len();
+    match net.broadcast_way(len, ring.world()) {
+        Way::Tree => directly!(net.link, call, copied(bytes), |verbs| {
+            direct::broadcast_tree(ring, root, len, verbs)
+        }),
+        _ => algorithm::broadcast(ring, root, len, &mut net.link.begin(call, copied(bytes))),
+    }
+}
+
+pub(crate) fn barrier(ring: RingTopology, net: &mut Net, call: Call) -> Outcome {
+    if net.link.is_direct() {
+        return directly!(net.link, call, copied(&mut []), |verbs| {
+            direct::dissemination_barrier(ring, verbs)
+        });
+    }
+    algorithm::barrier(ring, &mut net.link.begin(call, copied(&mut [])))
+}
+
+/// `all` has this rank's block in its place.
+pub(crate) fn all_gather(ring: RingTopology, net: &mut Net, call: Call, all: &mut [u8]) -> Outcome {
     let len = all.len();
-    match way_of(link, |world| cost::exchange_way(len, world), ring) {
-        Way::Exchange => directly!(link, call, copied(all), |verbs| {
+    match net.exchange_way(len, ring.world()) {
+        Way::Exchange => directly!(net.link, call, copied(all), |verbs| {
             direct::exchange_chunks(ring, len, verbs)
         }),
         _ => {
             let block = len / ring.world() as usize;
-            algorithm::all_gather(ring, block, &mut link.begin(call, copied(all)))
+            algorithm::all_gather(ring, block, &mut net.link.begin(call, copied(all)))
         }
     }
 }
 
 pub(crate) fn gather(
     ring: RingTopology,
-    link: &mut TcpLink,
+    net: &mut Net,
     call: Call,
     root: Rank,
     (block, all): (&[u8], &mut [u8]),
 ) -> Outcome {
     let len = block.len();
     let at_root = ring.rank() == root;
-    if reaches_all(link, ring) {
+    if reaches_all(net, ring) {
         let place = |rank: Rank| rank.0 as usize * len..(rank.0 as usize + 1) * len;
         if at_root {
             all[place(root)].copy_from_slice(block);
-            return directly!(link, call, copied(all), |verbs| {
+            return directly!(net.link, call, copied(all), |verbs| {
                 direct::gather_directly(ring, root, 0..len, place, verbs)
             });
         }
         let mut sent = block.to_vec();
-        return directly!(link, call, copied(&mut sent), |verbs| {
+        return directly!(net.link, call, copied(&mut sent), |verbs| {
             direct::gather_directly(ring, root, 0..len, place, verbs)
         });
     }
@@ -140,7 +260,7 @@ pub(crate) fn gather(
     if !at_root {
         bundle[plan.outgoing(root)].copy_from_slice(block);
     }
-    algorithm::route(&plan, &mut link.begin(call, copied(&mut bundle)))?;
+    algorithm::route(&plan, &mut net.link.begin(call, copied(&mut bundle)))?;
     if at_root {
         for (from, place) in (0..ring.world())
             .map(Rank)
@@ -157,17 +277,17 @@ pub(crate) fn gather(
 
 pub(crate) fn all_to_all(
     ring: RingTopology,
-    link: &mut TcpLink,
+    net: &mut Net,
     call: Call,
     blocks: &mut [u8],
 ) -> Outcome {
     let len = blocks.len() / ring.world() as usize;
     let place = |rank: Rank| rank.0 as usize * len..(rank.0 as usize + 1) * len;
-    let mut bundles = Bundles::new(ring, reaches_all(link, ring), |_, _| len);
+    let mut bundles = Bundles::new(ring, reaches_all(net, ring), |_, _| len);
     for to in others(ring) {
         bundles.outgoing(to).copy_from_slice(&blocks[place(to)]);
     }
-    bundles.carry(ring, link, call)?;
+    bundles.carry(ring, net, call)?;
     for from in others(ring) {
         blocks[place(from)].copy_from_slice(bundles.incoming(from));
     }
@@ -181,14 +301,14 @@ pub(crate) fn all_to_all(
 /// their slices, which fold them; then the sums go to all.
 pub(crate) fn reproducible(
     ring: RingTopology,
-    link: &mut TcpLink,
+    net: &mut Net,
     call: Call,
     nodes: &mut [&mut [u8]],
     tree: &Tree<'_>,
 ) -> Outcome {
     let (me, world, element_bytes) = (ring.rank(), ring.world(), tree.element_bytes);
     let len = nodes[0].len();
-    let whole = way_of(link, |world| cost::all_reduce_way(len, world), ring) == Way::OneShot;
+    let whole = net.all_reduce_way(len, ring.world()) == Way::OneShot;
     let elements = len / element_bytes;
     let slice = |rank: Rank| match whole {
         true => 0..len,
@@ -201,7 +321,7 @@ pub(crate) fn reproducible(
         .map(|rank| tree.replicas.nodes(Rank(rank)).len())
         .collect();
     let size = |from: Rank, to: Rank| counts[from.0 as usize] * slice(to).len();
-    let mut bundles = Bundles::new(ring, reaches_all(link, ring), size);
+    let mut bundles = Bundles::new(ring, reaches_all(net, ring), size);
     for to in others(ring) {
         let parts = bundles
             .outgoing(to)
@@ -210,7 +330,7 @@ pub(crate) fn reproducible(
             part.copy_from_slice(&node[slice(to)]);
         }
     }
-    bundles.carry(ring, link, call)?;
+    bundles.carry(ring, net, call)?;
 
     let own = slice(me);
     let mut stack: Vec<Vec<u8>> = Vec::new();
@@ -237,12 +357,12 @@ pub(crate) fn reproducible(
     if whole {
         return Ok(());
     }
-    if reaches_all(link, ring) {
+    if reaches_all(net, ring) {
         let tally = tally(|verbs| direct::exchange_chunks(ring, elements, verbs))?;
-        let mut session = link.resume_direct(call, operand, tally);
+        let mut session = net.link.resume_direct(call, operand, tally);
         return direct::exchange_chunks(ring, elements, &mut session);
     }
-    algorithm::all_gather_chunks(ring, elements, &mut link.resume(call, operand))
+    algorithm::all_gather_chunks(ring, elements, &mut net.link.resume(call, operand))
 }
 
 /// How a [`reproducible`] sum is folded.
@@ -308,14 +428,14 @@ impl Bundles {
         &self.bytes[range]
     }
 
-    fn carry(&mut self, ring: RingTopology, link: &mut TcpLink, call: Call) -> Outcome {
+    fn carry(&mut self, ring: RingTopology, net: &mut Net, call: Call) -> Outcome {
         let operand = copied(&mut self.bytes);
         match &self.layout {
-            Layout::Ring(route) => algorithm::route(route, &mut link.begin(call, operand)),
+            Layout::Ring(route) => algorithm::route(route, &mut net.link.begin(call, operand)),
             Layout::Direct(places) => {
                 let to = |rank: Rank| places[rank.0 as usize].0.clone();
                 let from = |rank: Rank| places[rank.0 as usize].1.clone();
-                directly!(link, call, operand, |verbs| {
+                directly!(net.link, call, operand, |verbs| {
                     direct::exchange(ring, Phase::Route, to, from, verbs)
                 })
             }
@@ -324,14 +444,14 @@ impl Bundles {
 }
 
 /// Every rank gets all contributions, and folds them in the order of ranks.
-fn one_shot(ring: RingTopology, link: &mut TcpLink, call: Call, operand: Operand<'_>) -> Outcome {
+fn one_shot(ring: RingTopology, net: &mut Net, call: Call, operand: Operand<'_>) -> Outcome {
     let Operand { bytes, fold, .. } = operand;
     let len = bytes.len();
     let place = |rank: Rank| rank.0 as usize * len..(rank.0 as usize + 1) * len;
     let mut all = vec![0; len * ring.world() as usize];
     let own = place(ring.rank());
     all[own.clone()].copy_from_slice(bytes);
-    directly!(link, call, copied(&mut all), |verbs| {
+    directly!(net.link, call, copied(&mut all), |verbs| {
         direct::exchange(ring, Phase::OneShot, |_| own.clone(), place, verbs)
     })?;
     bytes.copy_from_slice(&all[place(Rank(0))]);
@@ -349,15 +469,8 @@ fn tally(run: impl FnOnce(&mut Tally) -> Outcome) -> Result<Tally, CollectiveErr
     Ok(tally)
 }
 
-fn way_of(link: &TcpLink, way: impl Fn(u32) -> Way, ring: RingTopology) -> Way {
-    match link.is_direct() {
-        true => way(ring.world()),
-        false => Way::Ring,
-    }
-}
-
-fn reaches_all(link: &TcpLink, ring: RingTopology) -> bool {
-    link.is_direct() && ring.world() <= DIRECT_WORLD_MAX
+fn reaches_all(net: &Net, ring: RingTopology) -> bool {
+    net.link.is_direct() && ring.world() <= DIRECT_WORLD_MAX
 }
 
 fn others(ring: RingTopology) -> impl Iterator<Item = Rank> {

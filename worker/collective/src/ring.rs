@@ -3,15 +3,16 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use ringfold_common::clock::Clock;
 use ringfold_common::ids::Rank;
 
 use crate::algorithm::{Kind, Replicas, cost};
 use crate::element::{bytes_of, bytes_of_mut, divide, fold_of};
 use crate::identity::check_elements;
-use crate::over_tcp;
+use crate::over_tcp::{self, Net};
 use crate::topology::{RingTopology, chunk};
 use crate::transport::shared::{Board, FoldStep, Terms};
-use crate::transport::tcp::{Call, Operand, TcpLink};
+use crate::transport::tcp::{Call, Operand};
 use crate::{AbortSignal, CollectiveError, Element, Identity, Reduce};
 
 /// This rank's place in a ring, from [`Listener::connect_ring`](crate::Listener::connect_ring).
@@ -47,7 +48,7 @@ pub(crate) enum Link {
     /// A world of one.
     Alone,
     /// The neighbours' sockets.
-    Tcp(Box<TcpLink>),
+    Tcp(Box<Net>),
     /// Memory that all ranks see.
     Shared(Box<Board>),
 }
@@ -70,13 +71,13 @@ impl Ring {
     pub(crate) fn new(
         identity: Identity,
         topology: RingTopology,
-        link: Option<TcpLink>,
+        net: Option<Net>,
         abort: AbortSignal,
     ) -> Self {
         Self {
             identity,
             topology,
-            link: link.map_or(Link::Alone, |link| Link::Tcp(Box::new(link))),
+            link: net.map_or(Link::Alone, |net| Link::Tcp(Box::new(net))),
             abort,
             operations: 0,
             failure: None,
@@ -172,7 +173,8 @@ impl Ring {
     }
 
     /// Folds `values` over all ranks, element by element. All ranks end with identical bytes, which
-    /// depend on the world's size; within one, on nothing but the values.
+    /// depend on the world's size and the way that is [chosen](Self::explain). Over links that are
+    /// [measured](Self::measure_link), that may differ from one ring to the next.
     pub fn all_reduce<T: Element>(
         &mut self,
         values: &mut [T],
@@ -199,11 +201,14 @@ impl Ring {
     }
 
     /// How an [`all_reduce`](Self::all_reduce) of `bytes` would be done here, why, and what it
-    /// should take by the constants of [`LinkCost`](cost::LinkCost).
+    /// should take by [what links cost](Self::link_cost).
     #[must_use]
     pub fn explain(&self, bytes: usize) -> cost::Choice {
         let medium = self.medium();
-        cost::explain(medium, cost::LinkCost::of(medium), bytes, self.world())
+        match self.net() {
+            Some(net) => net.explain(bytes, self.world()),
+            None => cost::explain(medium, cost::LinkCost::of(medium), bytes, self.world()),
+        }
     }
 
     /// What a [reproducible sum](Self::reproducible_all_reduce) should take here beyond a fast one,
@@ -218,13 +223,13 @@ impl Ring {
     /// computed: [`cost::bucket_bytes`].
     #[must_use]
     pub fn bucket_bytes(&self) -> usize {
-        cost::bucket_bytes(cost::LinkCost::of(self.medium()), self.world())
+        cost::bucket_bytes(self.link_cost(), self.world())
     }
 
-    fn medium(&self) -> cost::Medium {
+    pub(crate) fn medium(&self) -> cost::Medium {
         match &self.link {
-            Link::Tcp(link) if link.is_direct() => cost::Medium::TcpDirect,
-            Link::Alone | Link::Tcp(_) => cost::Medium::Tcp,
+            Link::Tcp(net) => net.medium(),
+            Link::Alone => cost::Medium::Tcp,
             Link::Shared(board) => cost::Medium::Shared {
                 half_bytes: board.half_bytes(),
             },
@@ -404,12 +409,20 @@ impl Ring {
         })
     }
 
-    #[cfg(test)]
-    pub(crate) fn link(&self) -> &TcpLink {
+    /// The connections, if this ring has any.
+    pub(crate) fn net(&self) -> Option<&Net> {
         match &self.link {
-            Link::Tcp(link) => link,
-            _ => unreachable!("tests of sockets make rings of sockets"),
+            Link::Tcp(net) => Some(net),
+            _ => None,
         }
+    }
+
+    /// Measures what the connections cost.
+    pub(crate) fn measure(&mut self, clock: &dyn Clock) -> Result<(), CollectiveError> {
+        self.operate(Kind::Barrier, 0, |ring, link, call| match link {
+            Link::Tcp(net) => net.measure(ring, call, clock),
+            _ => Ok(()),
+        })
     }
 
     fn check_rank(&self, rank: Rank) -> Result<(), CollectiveError> {
@@ -506,7 +519,7 @@ fn folded<T: Element>(values: &mut [T], reduce: Reduce) -> Operand<'_> {
 }
 
 /// One term a rank, from rank 0 on.
-fn in_rank_order(world: u32) -> Vec<FoldStep> {
+pub(crate) fn in_rank_order(world: u32) -> Vec<FoldStep> {
     let others = (1..world).map(|rank| FoldStep::Fold(rank, 0));
     std::iter::once(FoldStep::Push(0, 0))
         .chain(others)

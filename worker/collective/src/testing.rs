@@ -1,6 +1,8 @@
 //! Rings within one process, for tests: real sockets on the loopback or shared memory, one thread
 //! a rank.
 
+pub mod faults;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::resume_unwind;
 use std::thread;

@@ -140,6 +140,15 @@ impl Hosts {
         Rank(self.local[rank.0 as usize])
     }
 
+    /// The rank whose place on the host numbered `host` is `local`; both exist.
+    #[must_use]
+    pub fn rank_at(&self, host: Rank, local: Rank) -> Rank {
+        let ranks = (0..self.world()).map(Rank);
+        let here = ranks.filter(|&rank| self.host_index(rank) == host);
+        let mut found = here.filter(|&rank| self.local_rank(rank) == local);
+        found.next().unwrap_or(local)
+    }
+
     /// The number of ranks of the host of `rank`, a rank of the world.
     #[must_use]
     pub fn local_world(&self, rank: Rank) -> u32 {
@@ -188,6 +197,10 @@ mod tests {
         assert_eq!(hosts.host_index(Rank(3)), Rank(2));
         let local: Vec<u32> = (0..5).map(|rank| hosts.local_rank(Rank(rank)).0).collect();
         assert_eq!(local, [0, 0, 1, 0, 1]);
+        for rank in (0..5).map(Rank) {
+            let (host, local) = (hosts.host_index(rank), hosts.local_rank(rank));
+            assert_eq!(hosts.rank_at(host, local), rank);
+        }
         assert_eq!((hosts.local_world(Rank(2)), hosts.world()), (2, 5));
         assert_eq!(Hosts::new(&[]).leaders(), []);
     }

@@ -17,9 +17,9 @@
 //! | shared memory, slices | `b (2 alpha) + 2n beta + n(w-1)/w gamma`, in `b` blocks of a half slot |
 //!
 //! `o` is what one more message costs a rank while another is on its way (LogP's overhead; Culler et
-//! al., 1993). The constants in [`LinkCost`] are of the order measured by `ringfold bench allreduce` on one host, and
-//! are meant to be replaced by what is measured where a job runs. Where ranks share cores, no model
-//! of this kind holds: the scheduler decides.
+//! al., 1993). The constants in [`LinkCost`] are of the order measured by `ringfold bench allreduce` on
+//! one host; a ring over TCP measures its own when it is joined by the nearest medium. Where ranks
+//! share cores, no model of this kind holds: the scheduler decides.
 
 use std::fmt;
 use std::time::Duration;
@@ -29,6 +29,7 @@ use ringfold_common::ids::Rank;
 use super::direct::{DIRECT_WORLD_MAX, power_below};
 use super::tree::Replicas;
 use crate::topology::Hosts;
+use crate::transport::shared::SHARED_WORLD_MAX;
 
 /// The most bytes of contributions, over all ranks, that every rank of a host folds for itself.
 pub const ONE_SHOT_BYTES: usize = 64 << 10;
@@ -63,6 +64,8 @@ pub enum Way {
     Tree,
     /// Every rank sends each other rank its part at once.
     Exchange,
+    /// In the memory of each host, and between the hosts' leaders.
+    Levels,
 }
 
 /// What ranks are connected by.
@@ -134,6 +137,19 @@ pub struct Choice {
     pub world: u32,
 }
 
+impl fmt::Display for LinkCost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.1} us a message, {:.1} us one more at the same time, {:.2} GB/s, folding at {:.2} GB/s",
+            self.alpha_seconds * 1e6,
+            self.overhead_seconds * 1e6,
+            1e-9 / self.beta_seconds_per_byte,
+            1e-9 / self.gamma_seconds_per_byte,
+        )
+    }
+}
+
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -143,6 +159,7 @@ impl fmt::Display for Way {
             Self::HalvingDoubling => "halving and doubling",
             Self::Tree => "tree",
             Self::Exchange => "exchange",
+            Self::Levels => "levels",
         })
     }
 }
@@ -150,6 +167,7 @@ impl fmt::Display for Way {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match (self.medium, self.way) {
+            (_, Way::Levels) => "most bytes stay in the memory of a host",
             (Medium::Tcp, _) => "neighbours have sockets only to each other",
             (Medium::Shared { .. }, Way::OneShot) => {
                 "all contributions together are at most 64 KiB"
@@ -216,13 +234,12 @@ pub fn bucket_bytes(cost: LinkCost, world: u32) -> usize {
 }
 
 /// Which way an all-reduce of `bytes` over `world` ranks is done, and what it should take. This is
-/// the choice that the operations make; over TCP they make it by [`LinkCost::of`], since all ranks
-/// must choose alike.
+/// the choice that the operations make. All ranks must choose alike, and therefore by the same `cost`.
 #[must_use]
 pub fn explain(medium: Medium, cost: LinkCost, bytes: usize, world: u32) -> Choice {
     let way = match medium {
         Medium::Tcp => Way::Ring,
-        Medium::TcpDirect => all_reduce_way(bytes, world),
+        Medium::TcpDirect => all_reduce_way(cost, bytes, world),
         Medium::Shared { .. } => shared_way(bytes, world),
     };
     Choice {
@@ -236,20 +253,20 @@ pub fn explain(medium: Medium, cost: LinkCost, bytes: usize, world: u32) -> Choi
 
 /// The way for an all-reduce of `bytes` over TCP with direct connections.
 #[must_use]
-pub fn all_reduce_way(bytes: usize, world: u32) -> Way {
+pub fn all_reduce_way(cost: LinkCost, bytes: usize, world: u32) -> Way {
     let one_shot = world <= DIRECT_WORLD_MAX && bytes <= DIRECT_ONE_SHOT_BYTES;
     let ways = [Way::Ring, Way::HalvingDoubling, Way::OneShot];
     cheapest(&ways[..if one_shot { 3 } else { 2 }], |way| {
-        predict(Medium::TcpDirect, way, LinkCost::LOOPBACK, bytes, world)
+        predict(Medium::TcpDirect, way, cost, bytes, world)
     })
 }
 
 /// The way for a broadcast of `bytes` over TCP with direct connections: [`Way::Tree`] or
 /// [`Way::Ring`].
 #[must_use]
-pub fn broadcast_way(bytes: usize, world: u32) -> Way {
+pub fn broadcast_way(cost: LinkCost, bytes: usize, world: u32) -> Way {
     cheapest(&[Way::Ring, Way::Tree], |way| {
-        predict_broadcast(way, LinkCost::LOOPBACK, bytes, world)
+        predict_broadcast(way, cost, bytes, world)
     })
 }
 
@@ -257,13 +274,13 @@ pub fn broadcast_way(bytes: usize, world: u32) -> Way {
 /// connections: [`Way::Exchange`] or [`Way::Ring`]. Both move the same bytes, and those of a ring
 /// pass between neighbours only, which are mostly on one host: so it must save a tenth.
 #[must_use]
-pub fn exchange_way(bytes: usize, world: u32) -> Way {
+pub fn exchange_way(cost: LinkCost, bytes: usize, world: u32) -> Way {
     let LinkCost {
         alpha_seconds: alpha,
         overhead_seconds: overhead,
         beta_seconds_per_byte: beta,
         ..
-    } = LinkCost::LOOPBACK;
+    } = cost;
     let others = f64::from(world.saturating_sub(1));
     let moved = bytes as f64 * others / f64::from(world.max(1)) * beta;
     let exchange = alpha + (others - 1.0).max(0.0) * overhead + moved;
@@ -296,7 +313,7 @@ pub fn predict_broadcast(way: Way, cost: LinkCost, bytes: usize, world: u32) -> 
     })
 }
 
-/// What an all-reduce of `bytes` by a [`Hierarchy`](crate::Hierarchy) should take: inside the largest
+/// What an all-reduce of `bytes` by [`Way::Levels`] should take: inside the largest
 /// host, between leaders, and from leaders to their hosts, one after the other. `inside` and
 /// `between` are the constants of the two media.
 #[must_use]
@@ -310,7 +327,7 @@ pub fn predict_hierarchical(
     let leaders = hosts.leaders().len() as u32;
     let shared = Medium::Shared { half_bytes };
     let fold = explain(shared, inside, bytes, largest).predicted;
-    let way = all_reduce_way(bytes, leaders);
+    let way = all_reduce_way(between, bytes, leaders);
     let exchange = predict(Medium::TcpDirect, way, between, bytes, leaders);
     // A leader writes what its host then reads.
     let handed_out = match largest {
@@ -321,6 +338,44 @@ pub fn predict_hierarchical(
         }
     };
     fold + exchange + handed_out
+}
+
+/// The choice between a ring of all ranks and levels, for an all-reduce of `bytes`: levels must save a
+/// tenth, as predictions are no better than that.
+#[must_use]
+pub fn explain_on_hosts(
+    hosts: &Hosts,
+    inside: (usize, LinkCost),
+    medium: Medium,
+    cost: LinkCost,
+    bytes: usize,
+) -> Choice {
+    let flat = explain(medium, cost, bytes, hosts.world());
+    let levels = predict_hierarchical(hosts, inside, cost, bytes);
+    match levels < flat.predicted.mul_f64(0.9) {
+        true => Choice {
+            way: Way::Levels,
+            predicted: levels,
+            ..flat
+        },
+        false => flat,
+    }
+}
+
+/// True if levels are worth joining: some hosts have several ranks, none has more than fit a segment,
+/// and for vectors of some length levels should be faster.
+#[must_use]
+pub fn levels_may_pay(
+    hosts: &Hosts,
+    inside: (usize, LinkCost),
+    medium: Medium,
+    cost: LinkCost,
+) -> bool {
+    let fit = hosts.sizes().iter().all(|&ranks| ranks <= SHARED_WORLD_MAX);
+    let several = (hosts.leaders().len() as u32) < hosts.world() && hosts.leaders().len() > 1;
+    let lengths = (2..=28).map(|log| 1_usize << log);
+    let pays = |bytes| explain_on_hosts(hosts, inside, medium, cost, bytes).way == Way::Levels;
+    fit && several && lengths.into_iter().any(pays)
 }
 
 /// The way for contributions of `bytes` from each of `world` ranks of a host.
@@ -365,6 +420,8 @@ pub fn predict(medium: Medium, way: Way, cost: LinkCost, bytes: usize, world: u3
             return predict_broadcast(way, cost, bytes, world);
         }
         Way::Exchange => alpha + (w - 2.0) * overhead + n * share * beta,
+        // Without the numbers of hosts' ranks, as if around the ring.
+        Way::Levels => return predict(medium, Way::Ring, cost, bytes, world),
         Way::OneShot => alpha + n * w * (beta + gamma),
         Way::Slices => {
             let blocks = match medium {
@@ -551,11 +608,11 @@ mod tests {
         assert_eq!(way(64 << 20, 4), Way::Ring);
         assert_eq!(way(4, 1024), Way::HalvingDoubling);
         assert_eq!(way(64 << 20, 3), Way::Ring);
-        assert_eq!(broadcast_way(100, 16), Way::Tree);
-        assert_eq!(broadcast_way(64 << 20, 16), Way::Ring);
-        assert_eq!(exchange_way(100, 16), Way::Exchange);
-        assert_eq!(exchange_way(64 << 20, 16), Way::Ring);
-        assert_eq!(exchange_way(100, 1024), Way::Ring);
+        assert_eq!(broadcast_way(LinkCost::LOOPBACK, 100, 16), Way::Tree);
+        assert_eq!(broadcast_way(LinkCost::LOOPBACK, 64 << 20, 16), Way::Ring);
+        assert_eq!(exchange_way(LinkCost::LOOPBACK, 100, 16), Way::Exchange);
+        assert_eq!(exchange_way(LinkCost::LOOPBACK, 64 << 20, 16), Way::Ring);
+        assert_eq!(exchange_way(LinkCost::LOOPBACK, 100, 1024), Way::Ring);
         let words = explain(Medium::TcpDirect, LinkCost::LOOPBACK, 4, 4).to_string();
         assert_eq!(
             words,

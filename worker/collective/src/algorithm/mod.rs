@@ -24,6 +24,8 @@ mod kind;
 mod route;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod timing;
 mod tree;
 
 use std::ops::Range;

@@ -1,13 +1,7 @@
-//! Ticks: how ranks that share a segment keep out of each other's way.
+//! One rank's view of the segment: it posts ticks and waits for those of others, up to a deadline, an
+//! abort or a peer's death.
 //!
-//! All ranks go through the same blocks, and post the same number of ticks in each. Two rules:
-//!
-//! 1. What a rank wrote before it posted a tick may be read by whoever has seen that tick.
-//! 2. Blocks use the two halves of a slot in turn. A rank begins block `b` when it has seen
-//!    everyone's first tick of block `b-1`: a rank posts that when it is done with block `b-2`,
-//!    whose half is now free.
-//!
-//! Invariant, on which the two `unsafe` blocks here stand: by these rules a rank writes to its slot
+//! Invariant, on which the two `unsafe` blocks here stand: by the rules of [`ticks`](super::ticks) a rank writes to its slot
 //! only when no peer reads there, and reads from a peer's only when that peer doesn't write there.
 //! `write` and `read` are the only ways to the slots. All ranks make the same calls, which the
 //! first tick seen of every peer in every operation is checked for before anything is read.
@@ -15,19 +9,20 @@
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ringfold_common::ids::Rank;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::thread::futex;
 
 use super::segment::{CALL_WORDS, Counter, Segment};
+use super::ticks::{Beat, Line, Posted, TICK};
 use crate::transport::tcp::Call;
 use crate::transport::tcp::{FrameFault, code, kind_of};
 use crate::{
-    AbortSignal, Address, CollectiveError, Identity, Neighbour, Peer, Position, RingOptions,
+    AbortSignal, Address, CollectiveError, Identity, LastSign, Neighbour, Peer, Position,
+    RingOptions,
 };
 
 /// How long a sleeper sleeps before it looks around.
@@ -53,16 +48,12 @@ pub(crate) struct Board {
     /// This rank's own end, which hangs up for the others.
     _lifeline: Option<OwnedFd>,
     call: Call,
-    /// Ticks that this rank has posted.
-    tick: u32,
-    /// By rank, the last tick seen.
-    seen: Vec<u32>,
+    /// This rank's own ticks.
+    beat: Beat,
+    /// By rank, the last that was seen of its ticks.
+    seen: Vec<Posted>,
     /// By rank, the last operation whose call was found to be the same.
     compared: Vec<u64>,
-    /// The half that the block under way uses.
-    half: u32,
-    /// The first tick of the block under way.
-    block_tick: u32,
     /// The tick before the operation's first.
     call_tick: u32,
     /// Bytes done of the operation, for errors.
@@ -107,11 +98,9 @@ impl Board {
             lifelines: others,
             _lifeline: own,
             call: Call::none(),
-            tick: 0,
-            seen: vec![0; world as usize],
+            beat: Beat::new(),
+            seen: vec![Posted::NOTHING; world as usize],
             compared: vec![0; world as usize],
-            half: 0,
-            block_tick: 0,
             call_tick: 0,
             bytes_done: 0,
             bytes_sent: 0,
@@ -127,10 +116,12 @@ impl Board {
     /// Starts an operation, which is to have at least one block.
     pub(crate) fn begin(&mut self, call: Call) -> Result<(), CollectiveError> {
         self.call = call;
-        self.call_tick = self.tick;
+        self.call_tick = self.beat.tick;
         self.bytes_done = 0;
         // Rule 2, for the words of the call before the last one.
-        self.wait_all(self.block_tick)?;
+        self.wait_all(self.beat.due())?;
+        #[cfg(all(test, target_os = "linux", not(miri)))]
+        super::faults::strike(call.operation, None);
         let ([kind, number, reduction], root) = code(call.kind);
         let packed = u32::from_le_bytes([kind, number, reduction, 0]);
         let words = [
@@ -147,9 +138,8 @@ impl Board {
 
     /// Begins a block: this rank may write to its slot, up to the first `post`.
     pub(super) fn begin_block(&mut self) -> Result<(), CollectiveError> {
-        self.wait_all(self.block_tick)?;
-        self.block_tick = self.tick.wrapping_add(1);
-        self.half ^= 1;
+        self.wait_all(self.beat.due())?;
+        self.beat.begin_block();
         Ok(())
     }
 
@@ -159,34 +149,41 @@ impl Board {
         self.bytes_sent += bytes.len() as u64;
         // SAFETY: this rank's own slot, in a block that has begun: by rule 2 its half is free, and
         // peers read the bytes only after a tick that has yet to be posted.
-        unsafe { self.segment.write(self.rank, self.half, offset, bytes) }
+        unsafe {
+            self.segment.write(self.rank, self.beat.half, offset, bytes);
+        }
     }
 
     /// Reads from the slot of `rank`, which has posted the tick that covers `range`.
     pub(super) fn read(&self, rank: u32, range: Range<usize>) -> &[u8] {
         let seen = match rank == self.rank {
-            true => self.tick,
+            true => self.beat.own(),
             false => self.seen[rank as usize],
         };
-        assert!(reached(seen, self.block_tick), "a rank that was waited for");
+        assert!(self.beat.in_block(seen), "a rank that was waited for");
         // SAFETY: the rank has posted a tick of this block, and by rule 2 doesn't write to this
         // half again before this rank has posted the first tick of the next block, for which it
         // needs `&mut self`.
-        unsafe { self.segment.read(rank, self.half, range) }
+        unsafe { self.segment.read(rank, self.beat.half, range) }
     }
 
     /// Posts a tick and returns it.
     pub(super) fn post(&mut self) -> u32 {
-        self.tick = self.tick.wrapping_add(1);
-        let posted = self.segment.counter(self.rank, Counter::Posted);
-        // Sequentially consistent with a sleeper's announcement and its last look: either it sees
-        // this tick or its announcement is seen here.
-        posted.store(self.tick, Ordering::SeqCst);
-        let sleepers = self.segment.counter(self.rank, Counter::Sleepers);
-        if sleepers.load(Ordering::SeqCst) != 0 {
-            wake(posted);
+        #[cfg(all(test, target_os = "linux", not(miri)))]
+        super::faults::strike(
+            self.call.operation,
+            Some(self.beat.tick.wrapping_sub(self.call_tick) / TICK),
+        );
+        let tick = self.beat.post();
+        self.line(self.rank).post(tick);
+        tick
+    }
+
+    fn line(&self, rank: u32) -> Line<'_, AtomicU32> {
+        Line {
+            posted: self.segment.counter(rank, Counter::Posted),
+            sleepers: self.segment.counter(rank, Counter::Sleepers),
         }
-        self.tick
     }
 
     /// Returns when every rank has posted `tick`.
@@ -203,13 +200,13 @@ impl Board {
         if rank == self.rank {
             return Ok(());
         }
-        if reached(self.seen[rank as usize], tick) {
+        if self.seen[rank as usize].reached(tick) {
             return self.compare(rank);
         }
-        let posted = self.segment.counter(rank, Counter::Posted);
+        let line = self.line(rank);
         for turn in 0..self.spins + YIELDS {
-            let seen = posted.load(Ordering::Acquire);
-            if reached(seen, tick) {
+            let seen = line.look();
+            if seen.reached(tick) {
                 self.seen[rank as usize] = seen;
                 return self.compare(rank);
             }
@@ -222,33 +219,31 @@ impl Board {
         self.compare(rank)
     }
 
-    /// The counter of `rank`, once it has reached `tick`.
-    fn sleep_until(&self, rank: u32, tick: u32) -> Result<u32, CollectiveError> {
-        let posted = self.segment.counter(rank, Counter::Posted);
-        let sleepers = self.segment.counter(rank, Counter::Sleepers);
+    /// What `rank` has posted, once it has reached `tick`.
+    fn sleep_until(&self, rank: u32, tick: u32) -> Result<Posted, CollectiveError> {
+        let line = self.line(rank);
         let nap = NAP.min(self.progress_deadline);
         let timeout = Timespec::try_from(nap).ok();
-        let mut last = posted.load(Ordering::SeqCst);
+        let mut last = line.look();
         let mut without_progress = Duration::ZERO;
         loop {
-            // What was posted before the rank left counts: so first who left, then what it posted.
-            let gone = self.has_left(rank)?;
-            sleepers.fetch_add(1, Ordering::SeqCst);
-            let seen = posted.load(Ordering::SeqCst);
-            let outcome = if reached(seen, tick) || gone {
-                Ok(())
-            } else {
-                futex::wait(posted, futex::Flags::empty(), seen, timeout.as_ref())
+            // What was posted before the rank died counts: so first who is dead, then what it posted.
+            let dead = self.has_died(rank)?;
+            let (seen, timed_out) = match dead {
+                true => (line.look(), false),
+                false => {
+                    let nap = line.nap(tick, timeout.as_ref());
+                    (nap.posted, nap.timed_out)
+                }
             };
-            sleepers.fetch_sub(1, Ordering::SeqCst);
-            if reached(seen, tick) {
+            if seen.reached(tick) {
                 return Ok(seen);
             }
-            if gone {
+            if dead || seen.left() {
                 return Err(CollectiveError::PeerClosed {
                     peer: peer(rank),
                     neighbour: Neighbour::SameHost,
-                    at: Box::new(self.position()),
+                    at: Box::new(self.position(rank)),
                     source: None,
                 });
             }
@@ -256,13 +251,13 @@ impl Board {
             if seen != last {
                 last = seen;
                 without_progress = Duration::ZERO;
-            } else if outcome == Err(Errno::TIMEDOUT) {
+            } else if timed_out {
                 without_progress += nap;
             }
             if without_progress >= self.progress_deadline {
                 return Err(CollectiveError::Stalled {
                     deadline: self.progress_deadline,
-                    at: Box::new(self.position()),
+                    at: Box::new(self.position(rank)),
                     receive_from: Some(peer(rank)),
                     send_to: None,
                 });
@@ -270,12 +265,8 @@ impl Board {
         }
     }
 
-    /// True if `rank` has left the ring, or its process has died.
-    fn has_left(&self, rank: u32) -> Result<bool, CollectiveError> {
-        let left = self.segment.counter(rank, Counter::Left);
-        if left.load(Ordering::SeqCst) != 0 {
-            return Ok(true);
-        }
+    /// True if the process of `rank` has died, or dropped its ring.
+    fn has_died(&self, rank: u32) -> Result<bool, CollectiveError> {
         let Some(lifeline) = &self.lifelines[rank as usize] else {
             return Ok(false);
         };
@@ -291,60 +282,80 @@ impl Board {
     /// Compares the calls, once an operation, as soon as a tick of it was seen of `rank`.
     #[inline]
     fn compare(&mut self, rank: u32) -> Result<(), CollectiveError> {
-        let begun = reached(self.seen[rank as usize], self.call_tick.wrapping_add(1));
+        let begun = self.seen[rank as usize].reached(self.call_tick.wrapping_add(TICK));
         if !begun || self.compared[rank as usize] == self.call.operation {
             return Ok(());
         }
         self.compared[rank as usize] = self.call.operation;
-        let theirs: [u64; CALL_WORDS] = std::array::from_fn(|word| {
-            let parity = self.call.operation % 2;
-            let place = self.segment.call_word(rank, parity, word);
-            place.load(Ordering::Relaxed)
-        });
-        let [operation, packed, bytes] = theirs;
-        let [kind, number, reduction, ..] = packed.to_le_bytes();
-        let fault = match kind_of([kind, number, reduction], (packed >> 32) as u32) {
+        let fault = match self.call_of(rank, self.call.operation % 2) {
             Err(fault) => fault,
-            Ok(kind) => {
-                let got = Call {
-                    operation,
-                    kind,
-                    bytes,
-                };
-                if got == self.call {
-                    return Ok(());
-                }
-                FrameFault::OtherCall {
-                    expected: self.call,
-                    got,
-                }
-            }
+            Ok(got) if got == self.call => return Ok(()),
+            Ok(got) => FrameFault::OtherCall {
+                expected: self.call,
+                got,
+            },
         };
         Err(CollectiveError::BadFrame {
             peer: peer(rank),
-            at: Box::new(self.position()),
+            at: Box::new(self.position(rank)),
             fault,
         })
     }
 
-    /// Leaves the ring: whoever waits for this rank fails.
-    pub(crate) fn shut_down(&self) {
-        let left = self.segment.counter(self.rank, Counter::Left);
-        left.store(1, Ordering::SeqCst);
-        wake(self.segment.counter(self.rank, Counter::Posted));
+    /// The call that `rank` has written down among those of this parity.
+    fn call_of(&self, rank: u32, parity: u64) -> Result<Call, FrameFault> {
+        let words: [u64; CALL_WORDS] = std::array::from_fn(|word| {
+            let place = self.segment.call_word(rank, parity, word);
+            place.load(Ordering::Relaxed)
+        });
+        let [operation, packed, bytes] = words;
+        let [kind, number, reduction, ..] = packed.to_le_bytes();
+        let kind = kind_of([kind, number, reduction], (packed >> 32) as u32)?;
+        Ok(Call {
+            operation,
+            kind,
+            bytes,
+        })
     }
 
-    fn position(&self) -> Position {
-        let step = self.tick.wrapping_sub(self.call_tick);
+    /// The last thing that `rank` was known to do. Its words may be about to change; they are for
+    /// errors only.
+    fn last_sign(&self, rank: u32) -> LastSign {
+        let ticks = self.line(rank).look().ticks();
+        let calls = [0, 1].map(|parity| self.call_of(rank, parity).ok());
+        let latest = calls
+            .into_iter()
+            .flatten()
+            .max_by_key(|call| call.operation);
+        match latest {
+            Some(call) if call.operation > 0 => LastSign::Entered { call, ticks },
+            _ => LastSign::Joined,
+        }
+    }
+
+    /// Leaves the ring: whoever waits for this rank fails.
+    pub(crate) fn shut_down(&self) {
+        self.line(self.rank).leave();
+    }
+
+    /// How far this rank is with `rank`.
+    fn position(&self, rank: u32) -> Position {
+        let step = self.beat.tick.wrapping_sub(self.call_tick) / TICK;
         let kind = self.call.kind;
+        // Of a block's two ticks, the second says that results are there.
+        let lap = match step > 0 && step.is_multiple_of(2) {
+            true => self.world.saturating_sub(1),
+            false => 0,
+        };
         Position {
             operation: self.call.operation,
             kind,
-            phase: kind.phase(step, self.world),
+            phase: kind.phase(lap, self.world),
             step,
             steps: step + 1,
             bytes_done: self.bytes_done as u64,
             bytes_expected: self.call.bytes,
+            last_sign: self.last_sign(rank),
         }
     }
 }
@@ -360,15 +371,4 @@ fn peer(rank: u32) -> Peer {
         rank: Rank(rank),
         addr: Address::SameHost,
     }
-}
-
-/// True if a counter that stands at `now` has passed `tick`: less than half its range ago.
-fn reached(now: u32, tick: u32) -> bool {
-    now.wrapping_sub(tick) < 1 << 31
-}
-
-fn wake(posted: &std::sync::atomic::AtomicU32) {
-    // It fails only for a bad address; a sleeper that isn't woken looks again after its nap.
-    let woken = futex::wake(posted, futex::Flags::empty(), i32::MAX as u32);
-    debug_assert!(woken.is_ok());
 }

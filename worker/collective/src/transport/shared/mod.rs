@@ -8,10 +8,11 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `segment` | the mapping and its layout |
-//! | `board` | ticks: post, wait, deadline, abort, a peer's death |
+//! | `ticks` | the words by which ranks wait for each other; `model` checks them |
+//! | `board` | a rank's view: post, wait, deadline, abort, a peer's death |
 //! | `operations` | what is written and read between ticks |
 //! | `memory` | rings between threads of this process |
-//! | `process` | rings between processes: the segment travels as a descriptor |
+//! | `process` | rings between processes: the segment travels as a descriptor. On Linux only |
 //!
 //! **Memory.** A ring of `w` ranks maps [`shared_bytes`]`(w, segment_bytes)` bytes, once a host:
 //! two halves of [`RingOptions::segment_bytes`](crate::RingOptions::segment_bytes) (rounded up to
@@ -23,13 +24,22 @@
 //! abort and for a peer that died without a word.
 
 mod board;
+#[cfg(all(test, target_os = "linux", not(miri)))]
+mod faults;
 mod memory;
 mod operations;
+#[cfg(target_os = "linux")]
+mod process;
+#[cfg(not(target_os = "linux"))]
+#[path = "elsewhere.rs"]
 mod process;
 mod segment;
+mod ticks;
 
 pub(crate) use board::Board;
 pub use memory::memory_rings;
 pub(crate) use operations::{FoldStep, Terms};
+pub(crate) use process::join_board;
 pub use process::{SharedHost, join_shared};
+pub(crate) use segment::half_bytes;
 pub use segment::{SHARED_WORLD_MAX, shared_bytes};

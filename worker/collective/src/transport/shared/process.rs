@@ -24,9 +24,8 @@ use rustix::net::{
 };
 
 use super::board::{Board, Lifelines};
+use super::memory::validate_shared;
 use super::segment::{SHARED_WORLD_MAX, Segment};
-use crate::identity::{validate_identity, validate_options};
-use crate::topology::RingTopology;
 use crate::transport::tcp::{
     Deadline, Heard, Introduction, PENDING_CONNECTIONS_MAX, PROTOCOL, Reader, Verdict, poll,
 };
@@ -36,23 +35,6 @@ use crate::{
 
 /// Descriptors that an answer carries: the segment, and one a rank.
 const DESCRIPTORS_MAX: usize = 1 + SHARED_WORLD_MAX as usize;
-
-/// Checks what the caller chose.
-pub(super) fn validate_shared(
-    identity: &Identity,
-    options: &RingOptions,
-) -> Result<RingTopology, CollectiveError> {
-    let topology = validate_identity(identity)?;
-    if identity.world > SHARED_WORLD_MAX {
-        return Err(CollectiveError::OptionOutOfRange {
-            option: "world in shared memory",
-            got: identity.world.to_string(),
-            allowed: format!("at most {SHARED_WORLD_MAX} ranks on one host"),
-        });
-    }
-    validate_options(options)?;
-    Ok(topology)
-}
 
 /// Where the ranks of a host meet: rank 0's side.
 #[derive(Debug)]
@@ -96,6 +78,18 @@ impl SharedHost {
         abort: AbortSignal,
     ) -> Result<Ring, CollectiveError> {
         let topology = validate_shared(&identity, &options)?;
+        let board = self.join_board(identity, options, abort.clone())?;
+        Ok(Ring::shared(identity, topology, board, abort))
+    }
+
+    /// [`connect_ring`](Self::connect_ring), below the operations.
+    pub(crate) fn join_board(
+        self,
+        identity: Identity,
+        options: RingOptions,
+        abort: AbortSignal,
+    ) -> Result<Board, CollectiveError> {
+        validate_shared(&identity, &options)?;
         if identity.rank != Rank(0) {
             return Err(CollectiveError::OptionOutOfRange {
                 option: "rank of the host's listener",
@@ -110,8 +104,13 @@ impl SharedHost {
         let lifelines = hand_out(&fd, &callers, &ours).map_err(system)?;
         let segment = Segment::map(&fd, identity.world, options.segment_bytes).map_err(system)?;
         let segment = Arc::new(segment);
-        let board = Board::new(segment, &identity, &options, abort.clone(), Some(lifelines));
-        Ok(Ring::shared(identity, topology, board, abort))
+        Ok(Board::new(
+            segment,
+            &identity,
+            &options,
+            abort,
+            Some(lifelines),
+        ))
     }
 
     /// The sockets of all other ranks, in rank order.
@@ -224,6 +223,18 @@ pub fn join_shared(
     abort: AbortSignal,
 ) -> Result<Ring, CollectiveError> {
     let topology = validate_shared(&identity, &options)?;
+    let board = join_board(address, identity, options, abort.clone())?;
+    Ok(Ring::shared(identity, topology, board, abort))
+}
+
+/// [`join_shared`], below the operations.
+pub(crate) fn join_board(
+    address: &str,
+    identity: Identity,
+    options: RingOptions,
+    abort: AbortSignal,
+) -> Result<Board, CollectiveError> {
+    validate_shared(&identity, &options)?;
     abort.check()?;
     let host = same_host(Rank(0));
     let gone = |error: io::Error| CollectiveError::NeighbourGone {
@@ -280,8 +291,13 @@ pub fn join_shared(
     let (segment, lifelines) = unpack(descriptors, &identity).map_err(system)?;
     let segment = Segment::map(&segment, identity.world, options.segment_bytes).map_err(system)?;
     let segment = Arc::new(segment);
-    let board = Board::new(segment, &identity, &options, abort.clone(), Some(lifelines));
-    Ok(Ring::shared(identity, topology, board, abort))
+    Ok(Board::new(
+        segment,
+        &identity,
+        &options,
+        abort,
+        Some(lifelines),
+    ))
 }
 
 fn introduction(identity: Identity, options: &RingOptions) -> Introduction {

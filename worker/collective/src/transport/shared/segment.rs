@@ -12,10 +12,12 @@
 
 use std::io;
 use std::ops::Range;
+#[cfg(target_os = "linux")]
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+#[cfg(target_os = "linux")]
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -29,12 +31,10 @@ const HALF_BYTES_MIN: usize = 64 << 10;
 /// What a counter is for.
 #[derive(Clone, Copy)]
 pub(super) enum Counter {
-    /// Ticks posted.
+    /// Ticks posted, and whether the rank has left.
     Posted = 0,
     /// Peers that sleep until `Posted` changes.
     Sleepers = 64,
-    /// Not 0 once the rank has left the ring.
-    Left = 68,
 }
 
 /// Words that describe a call.
@@ -61,7 +61,8 @@ pub fn shared_bytes(world: u32, segment_bytes: usize) -> usize {
     slots_at(world) + world as usize * 2 * half_bytes(segment_bytes)
 }
 
-fn half_bytes(segment_bytes: usize) -> usize {
+/// The bytes of half a slot.
+pub(crate) fn half_bytes(segment_bytes: usize) -> usize {
     segment_bytes
         .max(HALF_BYTES_MIN)
         .next_multiple_of(PAGE_BYTES)
@@ -74,7 +75,13 @@ fn slots_at(world: u32) -> usize {
 impl Segment {
     /// Memory of this process.
     pub fn in_process(world: u32, segment_bytes: usize) -> io::Result<Self> {
-        let len = shared_bytes(world, segment_bytes);
+        let start = Self::reserve(shared_bytes(world, segment_bytes))?;
+        Self::over(start, world, segment_bytes)
+    }
+
+    /// New memory, all zero.
+    #[cfg(not(miri))]
+    fn reserve(len: usize) -> io::Result<*mut u8> {
         // SAFETY: a new anonymous mapping at an address of the kernel's choice.
         let start = unsafe {
             rustix::mm::mmap_anonymous(
@@ -84,10 +91,23 @@ impl Segment {
                 MapFlags::SHARED,
             )
         }?;
-        Self::over(start.cast(), world, segment_bytes)
+        Ok(start.cast())
+    }
+
+    /// Miri knows no mappings.
+    #[cfg(miri)]
+    fn reserve(len: usize) -> io::Result<*mut u8> {
+        // SAFETY: the length isn't zero.
+        Ok(unsafe { std::alloc::alloc_zeroed(Self::layout(len)) })
+    }
+
+    #[cfg(miri)]
+    fn layout(len: usize) -> std::alloc::Layout {
+        std::alloc::Layout::from_size_align(len, PAGE_BYTES).unwrap()
     }
 
     /// Memory behind a new descriptor, all zero, that can neither shrink nor grow.
+    #[cfg(target_os = "linux")]
     pub fn create(world: u32, segment_bytes: usize) -> io::Result<OwnedFd> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let fd = rustix::fs::memfd_create("ringfold-ring", flags)?;
@@ -100,6 +120,7 @@ impl Segment {
     ///
     /// # Errors
     /// Also if the descriptor is another file, or one that could shrink.
+    #[cfg(target_os = "linux")]
     pub fn map(fd: impl AsFd, world: u32, segment_bytes: usize) -> io::Result<Self> {
         let len = shared_bytes(world, segment_bytes);
         let size = rustix::fs::fstat(&fd)?.st_size;
@@ -187,13 +208,20 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
+        #[cfg(miri)]
+        // SAFETY: the memory is this value's, by `reserve`, and no reference into it outlives it.
+        unsafe {
+            std::alloc::dealloc(self.start.as_ptr(), Self::layout(self.len));
+        }
+        #[cfg(not(miri))]
         // SAFETY: the mapping is this value's, and no reference into it outlives it.
         let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
+        #[cfg(not(miri))]
         debug_assert!(unmapped.is_ok());
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
@@ -213,10 +241,10 @@ mod tests {
                 [0, 1, 2, 3]
             );
         }
-        a.counter(2, Counter::Left)
+        a.counter(2, Counter::Sleepers)
             .store(7, std::sync::atomic::Ordering::Release);
-        let left = b.counter(2, Counter::Left);
-        assert_eq!(left.load(std::sync::atomic::Ordering::Acquire), 7);
+        let sleepers = b.counter(2, Counter::Sleepers);
+        assert_eq!(sleepers.load(std::sync::atomic::Ordering::Acquire), 7);
     }
 
     #[test]

@@ -3,14 +3,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 
 use ringfold_common::ids::Rank;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
+use super::dialer::no_tls;
 use super::handshake::{Heard, Introduction, PROTOCOL, Reader, Verdict};
 use super::socket::tune;
+use super::stream::Stream;
+use super::tls::RingKeys;
 use crate::{Address, CollectiveError, Mismatch, Peer, RingOptions};
 
 /// The most callers that may be connected without having said who they are. One more makes room
@@ -22,35 +25,41 @@ pub(super) struct Acceptor {
     listener: TcpListener,
     neighbour: Rank,
     pending: VecDeque<Caller>,
-    met: Option<TcpStream>,
+    met: bool,
+    /// The connection from the rank before, until it is taken.
+    socket: Option<Stream>,
     /// Lower ranks that have called for a connection beside the ring.
-    direct: BTreeMap<Rank, TcpStream>,
+    direct: BTreeMap<Rank, Stream>,
+    /// Under TLS.
+    keys: Option<RingKeys>,
     /// Who was dropped last, and why.
     dropped: Option<(SocketAddr, String)>,
 }
 
 /// Someone who hasn't proven who they are.
 struct Caller {
-    socket: TcpStream,
+    socket: Stream,
     addr: SocketAddr,
     reader: Reader,
 }
 
 impl Acceptor {
     /// `listener` is non-blocking.
-    pub fn new(listener: TcpListener, neighbour: Rank) -> Self {
+    pub fn new(listener: TcpListener, neighbour: Rank, keys: Option<RingKeys>) -> Self {
         Self {
+            keys,
             listener,
             neighbour,
             pending: VecDeque::new(),
-            met: None,
+            met: false,
+            socket: None,
             direct: BTreeMap::new(),
             dropped: None,
         }
     }
 
     pub fn met(&self) -> bool {
-        self.met.is_some()
+        self.met
     }
 
     /// True once `rank` has called for a connection beside the ring.
@@ -58,9 +67,14 @@ impl Acceptor {
         self.direct.contains_key(&rank)
     }
 
-    /// The proven sockets: that of the rank before, and those beside the ring.
-    pub fn into_sockets(self) -> (Option<TcpStream>, BTreeMap<Rank, TcpStream>) {
-        (self.met, self.direct)
+    /// The proven socket of the rank before, once.
+    pub fn take_socket(&mut self) -> Option<Stream> {
+        self.socket.take()
+    }
+
+    /// The proven sockets beside the ring.
+    pub fn into_direct(self) -> BTreeMap<Rank, Stream> {
+        self.direct
     }
 
     /// Who was dropped last, and why.
@@ -111,7 +125,7 @@ impl Acceptor {
                         mismatch: Mismatch::Protocol { expected, got },
                     });
                 }
-                Heard::Stranger(error) => self.drop_caller(caller.addr, &error.to_string()),
+                Heard::Stranger(error) => self.drop_caller(caller.addr, &why_strange(&error)),
             }
         }
         Ok(())
@@ -138,8 +152,9 @@ impl Acceptor {
             {
                 self.drop_caller(oldest.addr, "it was silent, and others called");
             }
+            let tls = self.keys.as_ref().map(RingKeys::answer).transpose();
             self.pending.push_back(Caller {
-                socket,
+                socket: Stream::new(socket, tls.map_err(no_tls)?),
                 addr,
                 reader: Reader::new(),
             });
@@ -156,6 +171,15 @@ impl Acceptor {
     ) -> Result<(), CollectiveError> {
         let direct = hello == Verdict::HelloDirect;
         let rank = theirs.identity.rank;
+        if let Some(keys) = &self.keys
+            && (keys.of_rank(rank).is_none() || caller.socket.key() != keys.of_rank(rank))
+        {
+            self.drop_caller(
+                caller.addr,
+                "it has the key of another rank than it says it is",
+            );
+            return Ok(());
+        }
         let expected = match direct {
             true => rank,
             false => self.neighbour,
@@ -168,7 +192,7 @@ impl Acceptor {
             match ours.write(Verdict::Accepted, &caller.socket) {
                 // A rank that calls again has lost its first connection.
                 Ok(()) if direct => drop(self.direct.insert(rank, caller.socket)),
-                Ok(()) => self.met = Some(caller.socket),
+                Ok(()) => (self.met, self.socket) = (true, Some(caller.socket)),
                 Err(error) => self.drop_caller(caller.addr, &error.to_string()),
             }
             return Ok(());
@@ -201,6 +225,15 @@ impl Acceptor {
     fn drop_caller(&mut self, addr: SocketAddr, why: &str) {
         tracing::info!(%addr, why, "dropped a caller that isn't the neighbour");
         self.dropped = Some((addr, why.to_owned()));
+    }
+}
+
+fn why_strange(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    match cause {
+        Some(rustls::Error::InvalidMessage(_)) => "it calls without TLS".to_owned(),
+        Some(rustls::Error::InvalidCertificate(_)) => "its key is no rank's".to_owned(),
+        _ => error.to_string(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! One poll loop that meets both neighbours, and then the ranks beside the ring.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 
 use ringfold_common::ids::Rank;
 use rustix::event::{PollFd, PollFlags};
@@ -11,16 +11,21 @@ use super::dialer::Dialer;
 use super::handshake::{Introduction, Verdict};
 use super::session::{Sockets, TcpLink};
 use super::socket::poll;
+use super::stream::Stream;
+use super::tls::RingKeys;
 use crate::algorithm::direct::direct_peers;
 use crate::topology::RingTopology;
 use crate::{
     AbortSignal, Address, CollectiveError, Identity, Peer, RingGap, RingOptions, Unreached,
 };
 
-/// Everyone that a rank is to meet.
-struct Meeting<'a> {
+/// Everyone that a rank is to meet: its neighbours, which it has met, and the ranks beside the ring.
+pub(crate) struct Meeting<'a> {
+    topology: RingTopology,
     peers: &'a [SocketAddr],
     options: &'a RingOptions,
+    abort: AbortSignal,
+    keys: Option<RingKeys>,
     ours: Introduction,
     deadline: Deadline,
     acceptor: Acceptor,
@@ -33,18 +38,18 @@ struct Meeting<'a> {
     lower: Vec<Rank>,
 }
 
-/// Meets all peers of a world of at least two. Everything passed in has been validated.
+/// Meets the neighbours of a rank in a world of at least two. Everything passed in has been validated.
 ///
-/// The neighbours come first: a rank that differs from them is to be told so as a neighbour. Calls
+/// They come first, since a rank that differs from them is to be told so as a neighbour. Calls
 /// from lower ranks are answered from the beginning.
-pub(super) fn connect(
-    listener: TcpListener,
+pub(super) fn meet_neighbours<'a>(
+    (listener, keys): (TcpListener, Option<RingKeys>),
     topology: RingTopology,
     identity: Identity,
-    peers: &[SocketAddr],
-    options: &RingOptions,
+    peers: &'a [SocketAddr],
+    options: &'a RingOptions,
     abort: AbortSignal,
-) -> Result<TcpLink, CollectiveError> {
+) -> Result<(Meeting<'a>, TcpLink), CollectiveError> {
     let (next, prev) = (peer(peers, topology.next()), peer(peers, topology.prev()));
     let ours = Introduction {
         identity,
@@ -52,34 +57,59 @@ pub(super) fn connect(
     };
     let addr = peers[next.rank.0 as usize];
     let mut meeting = Meeting {
+        topology,
         peers,
         options,
+        abort,
+        keys: keys.clone(),
         ours,
         deadline: Deadline::after(options.connect_deadline)
             .map_err(|error| CollectiveError::system("start a timer", error))?,
-        acceptor: Acceptor::new(listener, prev.rank),
+        acceptor: Acceptor::new(listener, prev.rank, keys.clone()),
         prev,
-        next: Dialer::new(next, addr, Verdict::Hello, options)?,
+        next: Dialer::new(next, addr, Verdict::Hello, options, keys.clone())?,
         higher: Vec::new(),
         lower: Vec::new(),
     };
-    meeting.run(&abort, |meeting| {
-        meeting.next.met() && meeting.acceptor.met()
-    })?;
+    meeting.run(|meeting| meeting.next.met() && meeting.acceptor.met())?;
     tracing::debug!(rank = %identity.rank, %next, %prev, "joined the ring");
-    if options.direct {
-        meeting.begin_direct(topology)?;
-        meeting.run(&abort, |meeting| {
-            let called = |&rank| meeting.acceptor.met_directly(rank);
-            meeting.higher.iter().all(Dialer::met) && meeting.lower.iter().all(called)
-        })?;
-    }
-    let sockets = meeting.into_sockets(next)?;
-    Ok(TcpLink::new(sockets, identity, options, abort))
+    let (Some(prev_socket), Some(next_socket)) =
+        (meeting.acceptor.take_socket(), meeting.next.take_socket())
+    else {
+        return Err(meeting.too_late());
+    };
+    let sockets = Sockets {
+        next: (next_socket, next),
+        prev: (prev_socket, prev),
+    };
+    let link = TcpLink::new(sockets, identity, options, meeting.abort.clone());
+    Ok((meeting, link))
 }
 
 impl Meeting<'_> {
-    fn begin_direct(&mut self, topology: RingTopology) -> Result<(), CollectiveError> {
+    /// Meets the ranks beside the ring. All ranks do, or none.
+    pub(crate) fn meet_directly(mut self, link: &mut TcpLink) -> Result<(), CollectiveError> {
+        self.begin_direct()?;
+        self.run(|meeting| {
+            let called = |&rank| meeting.acceptor.met_directly(rank);
+            meeting.higher.iter().all(Dialer::met) && meeting.lower.iter().all(called)
+        })?;
+        let mut sockets: Vec<(Stream, Peer)> = self
+            .acceptor
+            .into_direct()
+            .into_iter()
+            .map(|(rank, socket)| (socket, peer(self.peers, rank)))
+            .collect();
+        for mut dialer in self.higher {
+            let peer = dialer.peer();
+            sockets.extend(dialer.take_socket().map(|socket| (socket, peer)));
+        }
+        link.add_direct(sockets);
+        Ok(())
+    }
+
+    fn begin_direct(&mut self) -> Result<(), CollectiveError> {
+        let topology = self.topology;
         for rank in direct_peers(topology) {
             if rank < topology.rank() {
                 self.lower.push(rank);
@@ -87,21 +117,18 @@ impl Meeting<'_> {
             }
             let addr = self.peers[rank.0 as usize];
             let peer = peer(self.peers, rank);
-            let dialer = Dialer::new(peer, addr, Verdict::HelloDirect, self.options)?;
+            let (hello, keys) = (Verdict::HelloDirect, self.keys.clone());
+            let dialer = Dialer::new(peer, addr, hello, self.options, keys)?;
             self.higher.push(dialer);
         }
         Ok(())
     }
 
     /// Meets whoever comes, until all are there that `done` asks for.
-    fn run(
-        &mut self,
-        abort: &AbortSignal,
-        done: impl Fn(&Self) -> bool,
-    ) -> Result<(), CollectiveError> {
+    fn run(&mut self, done: impl Fn(&Self) -> bool) -> Result<(), CollectiveError> {
         while !done(self) {
-            abort.check()?;
-            let (deadline_passed, ready) = self.wait(abort)?;
+            self.abort.check()?;
+            let (deadline_passed, ready) = self.wait()?;
             // What has arrived in time counts, even if this thread looks too late.
             let dialers = std::iter::once(&mut self.next).chain(&mut self.higher);
             for (dialer, ready) in dialers.zip(ready) {
@@ -121,9 +148,9 @@ impl Meeting<'_> {
     }
 
     /// Waits, and says whether the deadline has passed and which dialers can go on.
-    fn wait(&self, abort: &AbortSignal) -> Result<(bool, Vec<bool>), CollectiveError> {
+    fn wait(&self) -> Result<(bool, Vec<bool>), CollectiveError> {
         let mut fds = vec![
-            PollFd::from_borrowed_fd(abort.fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.abort.fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.deadline.fd(), PollFlags::IN),
         ];
         let dialers = || std::iter::once(&self.next).chain(&self.higher);
@@ -158,27 +185,6 @@ impl Meeting<'_> {
                 dropped: dropped.map(|(addr, why)| (Address::Tcp(addr), why)),
             }),
         }
-    }
-
-    fn into_sockets(self, next: Peer) -> Result<Sockets, CollectiveError> {
-        let late = self.too_late();
-        let (prev_socket, lower) = self.acceptor.into_sockets();
-        let (Some(prev_socket), Some(next_socket)) = (prev_socket, self.next.into_socket()) else {
-            return Err(late);
-        };
-        let mut direct: Vec<(TcpStream, Peer)> = lower
-            .into_iter()
-            .map(|(rank, socket)| (socket, peer(self.peers, rank)))
-            .collect();
-        for dialer in self.higher {
-            let peer = dialer.peer();
-            direct.extend(dialer.into_socket().map(|socket| (socket, peer)));
-        }
-        Ok(Sockets {
-            next: (next_socket, next),
-            prev: (prev_socket, self.prev),
-            direct,
-        })
     }
 }
 

@@ -11,6 +11,8 @@ use rustix::event::{PollFd, PollFlags};
 use super::deadline::Deadline;
 use super::handshake::{Heard, Introduction, PROTOCOL, Reader, Verdict};
 use super::socket::dial;
+use super::stream::Stream;
+use super::tls::RingKeys;
 use crate::{CollectiveError, Mismatch, Peer, RingOptions, Unreached};
 
 /// How long to wait after a failed attempt.
@@ -22,6 +24,8 @@ pub(super) struct Dialer {
     /// [`Verdict::Hello`] or [`Verdict::HelloDirect`].
     hello: Verdict,
     addr: SocketAddr,
+    /// Under TLS.
+    keys: Option<RingKeys>,
     state: State,
     /// Why the last attempt failed.
     last: Option<Arc<io::Error>>,
@@ -35,9 +39,9 @@ enum State {
     /// The kernel is connecting.
     Connecting(TcpStream),
     /// The hello is out.
-    Asked(TcpStream, Reader),
-    /// Proven.
-    Met(TcpStream),
+    Asked(Stream, Reader),
+    /// Proven; none once the socket has been taken.
+    Met(Option<Stream>),
 }
 
 impl Dialer {
@@ -47,8 +51,10 @@ impl Dialer {
         addr: SocketAddr,
         hello: Verdict,
         options: &RingOptions,
+        keys: Option<RingKeys>,
     ) -> Result<Self, CollectiveError> {
         let mut dialer = Self {
+            keys,
             peer,
             hello,
             addr,
@@ -69,9 +75,9 @@ impl Dialer {
     }
 
     /// The proven socket, if there is one.
-    pub fn into_socket(self) -> Option<TcpStream> {
-        match self.state {
-            State::Met(socket) => Some(socket),
+    pub fn take_socket(&mut self) -> Option<Stream> {
+        match &mut self.state {
+            State::Met(socket) => socket.take(),
             _ => None,
         }
     }
@@ -115,13 +121,15 @@ impl Dialer {
                 let connected = match socket.take_error() {
                     Ok(None) => {
                         self.reached = true;
-                        ours.write(self.hello, &socket)
+                        let tls = self.keys.as_ref().map(|keys| keys.call(self.peer.rank));
+                        let stream = Stream::new(socket, tls.transpose().map_err(no_tls)?);
+                        ours.write(self.hello, &stream).map(|()| stream)
                     }
                     Ok(Some(error)) | Err(error) => Err(error),
                 };
                 match connected {
-                    Ok(()) => {
-                        self.state = State::Asked(socket, Reader::new());
+                    Ok(stream) => {
+                        self.state = State::Asked(stream, Reader::new());
                         Ok(())
                     }
                     Err(error) => self.failed(error),
@@ -142,7 +150,7 @@ impl Dialer {
                     let checked = ours.check(self.peer.rank, &theirs);
                     let mismatch = match (verdict, checked) {
                         (Verdict::Accepted, Ok(())) => {
-                            self.state = State::Met(socket);
+                            self.state = State::Met(Some(socket));
                             return Ok(());
                         }
                         (_, Err(mismatch)) => mismatch,
@@ -154,7 +162,10 @@ impl Dialer {
                     expected: PROTOCOL,
                     got,
                 })),
-                Heard::Stranger(error) => self.failed(error),
+                Heard::Stranger(error) => match self.keys {
+                    None => self.failed(error),
+                    Some(_) => self.failed_under_tls(error),
+                },
             },
         }
     }
@@ -185,12 +196,39 @@ impl Dialer {
         Ok(())
     }
 
+    /// A peer that proves to be another, or that doesn't take this rank for the one that it is, will do
+    /// so again.
+    fn failed_under_tls(&mut self, error: io::Error) -> Result<(), CollectiveError> {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+        match cause {
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => {
+                Err(CollectiveError::Untrusted {
+                    peer: self.peer,
+                    source: Arc::new(error),
+                })
+            }
+            _ if matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+            ) =>
+            {
+                let what = "it hung up under TLS: do both ranks have keys?";
+                self.failed(io::Error::new(error.kind(), what))
+            }
+            _ => self.failed(error),
+        }
+    }
+
     fn mismatch(&self, mismatch: Mismatch) -> CollectiveError {
         CollectiveError::Handshake {
             peer: self.peer,
             mismatch,
         }
     }
+}
+
+pub(super) fn no_tls(error: rustls::Error) -> CollectiveError {
+    CollectiveError::system("begin TLS", io::Error::other(error))
 }
 
 fn pause() -> Result<State, CollectiveError> {

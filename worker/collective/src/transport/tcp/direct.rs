@@ -1,7 +1,6 @@
 //! The verbs between any two ranks over their own sockets: all directions move in one loop, and one
 //! poll waits for all.
 
-use std::net::TcpStream;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use super::frame::{Call, Header};
 use super::receiver::Receiver;
 use super::sender::Sender;
 use super::session::{Operand, TcpLink, header};
+use super::stream::Stream;
 use super::{Advance, SideError};
 use crate::algorithm::Phase;
 use crate::algorithm::direct::{PeerVerbs, Tally};
@@ -48,7 +48,7 @@ pub(crate) struct DirectSession<'a> {
 }
 
 impl Pair {
-    pub fn new(socket: TcpStream, peer: Peer, segment_bytes: usize, header: Header) -> Self {
+    pub fn new(socket: Stream, peer: Peer, segment_bytes: usize, header: Header) -> Self {
         let socket = Arc::new(socket);
         Self {
             sender: Sender::new(socket.clone(), peer, segment_bytes, header),
@@ -71,7 +71,7 @@ impl Pairs {
         self.all().next().is_none()
     }
 
-    pub fn sockets(&self) -> impl Iterator<Item = &TcpStream> {
+    pub fn sockets(&self) -> impl Iterator<Item = &Stream> {
         self.all().map(|pair| &*pair.sender.socket)
     }
 
@@ -329,6 +329,7 @@ impl DirectSession<'_> {
             steps: self.steps,
             bytes_done: bytes_done as u64,
             bytes_expected: bytes_expected as u64,
+            last_sign: self.link.last_sign(rank),
         }
     }
 }

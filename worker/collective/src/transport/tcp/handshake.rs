@@ -22,6 +22,8 @@ pub const HANDSHAKE_BYTES: usize = 72;
 
 const MAGIC: [u8; 8] = *b"RINGFOLD";
 const PREFIX_BYTES: usize = 12;
+/// The first byte of a connection under TLS (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
 
 /// The version of everything that travels between ranks, frames included.
 pub(crate) const PROTOCOL: u16 = 3;
@@ -163,7 +165,10 @@ impl Reader {
 
     fn heard(&self) -> Heard {
         let not_a_peer = || {
-            let what = "it does not speak the ring protocol";
+            let what = match self.bytes[0] {
+                TLS_HANDSHAKE => "it calls with TLS, and this rank has no keys",
+                _ => "it does not speak the ring protocol",
+            };
             Heard::Stranger(io::Error::new(io::ErrorKind::InvalidData, what))
         };
         let magic = self.filled.min(MAGIC.len());

@@ -2,8 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
-use super::connect::connect;
+use super::connect::{Meeting, meet_neighbours};
+use super::session::TcpLink;
+use super::tls::RingKeys;
 use crate::identity::validate;
+use crate::over_tcp::Net;
+use crate::topology::RingTopology;
 use crate::{AbortSignal, CollectiveError, Identity, Ring, RingOptions};
 
 /// An open port, on which one ring can be joined.
@@ -11,6 +15,7 @@ use crate::{AbortSignal, CollectiveError, Identity, Ring, RingOptions};
 pub struct Listener {
     listener: TcpListener,
     addr: SocketAddr,
+    keys: Option<RingKeys>,
 }
 
 impl Listener {
@@ -32,7 +37,24 @@ impl Listener {
         let listener = TcpListener::bind(addr).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, addr })
+        Ok(Self {
+            listener,
+            addr,
+            keys: None,
+        })
+    }
+
+    /// All connections of the ring are to be under TLS, by these keys. Ranks in shared memory have no
+    /// connections.
+    #[must_use]
+    pub fn with_keys(mut self, keys: RingKeys) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// The keys, if there are any.
+    pub(crate) fn keys(&self) -> Option<&RingKeys> {
+        self.keys.as_ref()
     }
 
     /// Where it listens.
@@ -49,6 +71,7 @@ impl Listener {
     /// - an [argument error](CollectiveError::is_argument);
     /// - [`Handshake`](CollectiveError::Handshake), also at the neighbour;
     /// - [`NeighbourGone`](CollectiveError::NeighbourGone);
+    /// - [`Untrusted`](CollectiveError::Untrusted), if there are [keys](Self::with_keys);
     /// - [`ConnectDeadline`](CollectiveError::ConnectDeadline), which says who was missing;
     /// - [`Aborted`](CollectiveError::Aborted); [`System`](CollectiveError::System).
     pub fn connect_ring(
@@ -58,15 +81,45 @@ impl Listener {
         options: RingOptions,
         abort: AbortSignal,
     ) -> Result<Ring, CollectiveError> {
-        let topology = validate(&identity, peers, &options)?;
+        let topology = self.validate(&identity, peers, &options)?;
         abort.check()?;
-        let link = if topology.world() == 1 {
-            None
-        } else {
-            let abort = abort.clone();
-            let link = connect(self.listener, topology, identity, peers, &options, abort)?;
-            Some(link)
-        };
-        Ok(Ring::new(identity, topology, link, abort))
+        if topology.world() == 1 {
+            return Ok(Ring::new(identity, topology, None, abort));
+        }
+        let (meeting, mut link) = self.meet(topology, identity, peers, &options, abort.clone())?;
+        if options.direct {
+            meeting.meet_directly(&mut link)?;
+        }
+        Ok(Ring::new(identity, topology, Some(Net::new(link)), abort))
+    }
+
+    /// Checks everything that the caller chose.
+    pub(crate) fn validate(
+        &self,
+        identity: &Identity,
+        peers: &[SocketAddr],
+        options: &RingOptions,
+    ) -> Result<RingTopology, CollectiveError> {
+        let topology = validate(identity, peers, options)?;
+        match self.keys.as_ref().map(RingKeys::world) {
+            Some(got) if got != peers.len() => Err(CollectiveError::KeyCount {
+                world: identity.world,
+                got,
+            }),
+            _ => Ok(topology),
+        }
+    }
+
+    /// Meets the neighbours. Everything passed in has been validated.
+    pub(crate) fn meet<'a>(
+        self,
+        topology: RingTopology,
+        identity: Identity,
+        peers: &'a [SocketAddr],
+        options: &'a RingOptions,
+        abort: AbortSignal,
+    ) -> Result<(Meeting<'a>, TcpLink), CollectiveError> {
+        let listening = (self.listener, self.keys);
+        meet_neighbours(listening, topology, identity, peers, options, abort)
     }
 }

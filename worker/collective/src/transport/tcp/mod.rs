@@ -14,6 +14,7 @@
 //! | `sender`, `receiver` | one direction each, as state machines over a socket |
 //! | `session` | the verbs of the ring: both directions at once |
 //! | `direct` | the verbs between any two ranks: all directions at once |
+//! | `stream`, `tls` | a connection as it is or under TLS; who may be at its other end |
 //! | `socket`, `deadline` | options of sockets; a timer that can be polled |
 
 mod acceptor;
@@ -28,17 +29,23 @@ mod receiver;
 mod sender;
 mod session;
 mod socket;
+mod stream;
+mod tls;
 
 pub use acceptor::PENDING_CONNECTIONS_MAX;
+#[cfg(target_os = "linux")]
 pub(crate) use deadline::Deadline;
 pub use frame::{Call, FrameFault, HEADER_BYTES};
 pub(crate) use frame::{code, kind_of, round_trips};
 pub use handshake::HANDSHAKE_BYTES;
+#[cfg(target_os = "linux")]
 pub(crate) use handshake::{Heard, Introduction, PROTOCOL, Reader, Verdict};
 pub use listener::Listener;
 pub use receiver::STALE_FRAMES_MAX;
 pub(crate) use session::{Operand, TcpLink};
+#[cfg(target_os = "linux")]
 pub(crate) use socket::poll;
+pub use tls::{KeyText, PublicKey, RankKey, RingKeys};
 
 use std::io;
 

@@ -3,22 +3,22 @@
 //! A header is checked before its payload may touch the operand. Of an accepted frame, terms of a
 //! fold go through one segment of scratch memory; values to copy go straight to their place.
 
-use std::io::{self, Read};
-use std::net::TcpStream;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::frame::{FrameFault, Freshness, HEADER_BYTES, Header};
+use super::frame::{Call, FrameFault, Freshness, HEADER_BYTES, Header};
+use super::stream::Stream;
 use super::{Advance, SideError};
-use crate::Peer;
 use crate::element::Fold;
+use crate::{LastSign, Peer};
 
 /// The most frames of older membership epochs that a ring drops; one more is an error.
 pub const STALE_FRAMES_MAX: u64 = 1024;
 
 /// Reads frames, one message at a time.
 pub(super) struct Receiver {
-    pub socket: Arc<TcpStream>,
+    pub socket: Arc<Stream>,
     pub peer: Peer,
     /// One segment.
     scratch: Vec<u8>,
@@ -32,6 +32,9 @@ pub(super) struct Receiver {
     range_done: usize,
     /// How to fold; none to copy.
     fold: Option<Fold>,
+    /// Of the last frame that was due and came: its call and step, and the payload bytes of its
+    /// message up to the frame under way.
+    last: Option<(Call, u32, u64)>,
     /// Bytes that the socket gave since the ring was joined.
     pub bytes_received: u64,
     /// Frames of older membership epochs that were dropped.
@@ -52,7 +55,7 @@ enum State {
 
 impl Receiver {
     pub fn new(
-        socket: impl Into<Arc<TcpStream>>,
+        socket: impl Into<Arc<Stream>>,
         peer: Peer,
         segment_bytes: usize,
         header: Header,
@@ -67,6 +70,7 @@ impl Receiver {
             range: 0..0,
             range_done: 0,
             fold: None,
+            last: None,
             bytes_received: 0,
             stale_frames: 0,
         }
@@ -127,6 +131,19 @@ impl Receiver {
         (step, self.range_done + partial, self.range.len())
     }
 
+    /// The last that came of the peer.
+    pub fn last_sign(&self) -> Option<LastSign> {
+        let partial = match self.state {
+            State::Payload(filled) => filled as u64,
+            _ => 0,
+        };
+        self.last.map(|(call, step, bytes)| LastSign::Sent {
+            call,
+            step,
+            bytes: bytes + partial,
+        })
+    }
+
     /// Reads once.
     pub fn advance(&mut self, operand: &mut [u8]) -> Result<Advance, SideError> {
         match self.state {
@@ -183,7 +200,11 @@ impl Receiver {
 
     fn accept_header(&mut self) -> Result<Advance, FrameFault> {
         let header = Header::decode(&self.encoded)?;
-        match header.check(&self.due)? {
+        let freshness = header.check(&self.due)?;
+        if freshness == Freshness::Due {
+            self.last = Some((header.call, header.step, self.range_done as u64));
+        }
+        match freshness {
             Freshness::Stale => {
                 if self.stale_frames == STALE_FRAMES_MAX {
                     return Err(FrameFault::TooManyStale {
@@ -207,6 +228,7 @@ impl Receiver {
 
     fn segment_complete(&mut self) -> Advance {
         self.range_done += self.due.payload_bytes as usize;
+        self.last = Some((self.due.call, self.due.step, self.range_done as u64));
         if self.range_done == self.range.len() {
             self.due.step += 1;
             self.state = State::Done;
@@ -225,7 +247,7 @@ impl Receiver {
 }
 
 /// The bytes that were read, never 0 of a target that isn't empty; none if there are none now.
-fn read(mut socket: &TcpStream, target: &mut [u8]) -> Result<Option<usize>, SideError> {
+fn read(socket: &Stream, target: &mut [u8]) -> Result<Option<usize>, SideError> {
     loop {
         match socket.read(target) {
             Ok(0) => return Err(SideError::Closed(None)),

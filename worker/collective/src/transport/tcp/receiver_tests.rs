@@ -1,7 +1,7 @@
 //! Frames from a peer that doesn't keep to the rules: the operand is touched by no wrong one.
 
 use std::io::Write;
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, TcpListener, TcpStream};
 
 use proptest::prelude::*;
 use ringfold_common::ids::{JobId, MembershipEpoch, Rank};
@@ -46,7 +46,7 @@ fn receive(wire: &[u8], add: Option<Fold>) -> (Result<(), SideError>, Vec<u8>, R
         rank: Rank(0),
         addr: crate::Address::Tcp(addr),
     };
-    let mut receiver = Receiver::new(socket, peer_of, SEGMENT, due());
+    let mut receiver = Receiver::new(Stream::new(socket, None), peer_of, SEGMENT, due());
     receiver.begin(due());
     receiver.expect(10..110, add);
     let mut operand = vec![UNTOUCHED; 160];
@@ -64,7 +64,7 @@ fn receive(wire: &[u8], add: Option<Fold>) -> (Result<(), SideError>, Vec<u8>, R
                 break Err(error);
             }
         };
-        let _ = receiver.socket.shutdown(Shutdown::Both);
+        receiver.socket.shut_down();
         result
     });
     (result, operand, receiver)

@@ -2,20 +2,17 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::net::TcpStream;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
-
-use super::frame::{HEADER_BYTES, Header};
+use super::frame::{Call, HEADER_BYTES, Header};
+use super::stream::Stream;
 use super::{Advance, FrameFault, SideError};
-use crate::Peer;
+use crate::{LastSign, Peer};
 
 /// Cuts queued messages into frames and writes them as far as the socket takes them.
 pub(super) struct Sender {
-    pub socket: Arc<TcpStream>,
+    pub socket: Arc<Stream>,
     pub peer: Peer,
     segment_bytes: usize,
     /// The frame under way, and the call for those after it.
@@ -28,6 +25,8 @@ pub(super) struct Sender {
     queued: u32,
     /// Bytes that the socket took since the ring was joined.
     pub bytes_sent: u64,
+    /// The call of the last of them.
+    last: Option<Call>,
 }
 
 /// A range of the operand, in bytes.
@@ -42,7 +41,7 @@ struct Message {
 
 impl Sender {
     pub fn new(
-        socket: impl Into<Arc<TcpStream>>,
+        socket: impl Into<Arc<Stream>>,
         peer: Peer,
         segment_bytes: usize,
         header: Header,
@@ -57,6 +56,7 @@ impl Sender {
             outbox: VecDeque::new(),
             queued: 0,
             bytes_sent: 0,
+            last: None,
         }
     }
 
@@ -86,11 +86,15 @@ impl Sender {
 
     /// True while a queued message has not been written out.
     pub fn owes(&self) -> bool {
-        !self.outbox.is_empty()
+        !self.outbox.is_empty() || self.socket.owes()
     }
 
     /// True if there are bytes that may be written now.
     pub fn ready(&self) -> bool {
+        self.has_segment() || self.socket.owes()
+    }
+
+    fn has_segment(&self) -> bool {
         self.outbox
             .front()
             .is_some_and(|message| message.segments_done < message.segments_ready)
@@ -107,10 +111,21 @@ impl Sender {
             })
     }
 
+    /// The last that the peer's connection took.
+    pub fn last_sign(&self) -> Option<LastSign> {
+        self.last.map(|call| LastSign::Took {
+            call,
+            bytes: self.bytes_sent,
+        })
+    }
+
     /// Writes once.
     pub fn advance(&mut self, operand: &[u8]) -> Result<Advance, SideError> {
-        if !self.ready() {
-            return Ok(Advance::Idle);
+        if !self.has_segment() {
+            return match self.socket.owes() {
+                false => Ok(Advance::Idle),
+                true => self.flush(),
+            };
         }
         let message = &mut self.outbox[0];
         let start = message.range.start + message.segments_done as usize * self.segment_bytes;
@@ -126,14 +141,16 @@ impl Sender {
             IoSlice::new(&self.encoded[header_done..]),
             IoSlice::new(&payload[self.frame_done - header_done..]),
         ];
-        let mut control = SendAncillaryBuffer::default();
-        let moved = match sendmsg(&self.socket, &parts, &mut control, SendFlags::NOSIGNAL) {
+        let moved = match self.socket.write(&parts) {
             Ok(moved) => moved,
-            Err(Errno::WOULDBLOCK) => return Ok(Advance::Blocked),
-            Err(Errno::INTR) => return Ok(Advance::Moved),
-            Err(errno) => return Err(SideError::Closed(Some(errno.into()))),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return Ok(Advance::Blocked),
+                io::ErrorKind::Interrupted => return Ok(Advance::Moved),
+                _ => return Err(SideError::Closed(Some(error))),
+            },
         };
         self.bytes_sent += moved as u64;
+        self.last = Some(self.header.call);
         self.frame_done += moved;
         if self.frame_done == HEADER_BYTES + payload.len() {
             self.frame_done = 0;
@@ -144,6 +161,15 @@ impl Sender {
             return Ok(Advance::Segment);
         }
         Ok(Advance::Moved)
+    }
+
+    /// Gives the socket what it took, and owes.
+    fn flush(&self) -> Result<Advance, SideError> {
+        match self.socket.flush() {
+            Ok(true) => Ok(Advance::Moved),
+            Ok(false) => Ok(Advance::Blocked),
+            Err(error) => Err(SideError::Closed(Some(error))),
+        }
     }
 
     /// Looks whether the next rank, which never sends, is still there.

@@ -1,21 +1,25 @@
 //! The verbs of the ring over two sockets: both directions move in one loop, and one poll waits for both.
 
-use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringfold_common::ids::Rank;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::direct::{Pair, Pairs};
 use super::frame::{Call, Header};
 use super::receiver::Receiver;
 use super::sender::Sender;
+use super::socket::{BufferLimits, buffers_for, set_buffers};
+use super::stream::Stream;
 use super::{Advance, SideError};
 use crate::algorithm::Verbs;
+use crate::algorithm::cost::LinkCost;
 use crate::element::Fold;
 use crate::{
-    AbortSignal, CollectiveError, Identity, Metrics, Neighbour, Peer, Position, RingOptions,
+    AbortSignal, CollectiveError, Identity, LastSign, Metrics, Neighbour, Peer, Position,
+    RingOptions,
 };
 
 /// How long a rank that waits lets pass before it looks whether others are in another call.
@@ -29,14 +33,15 @@ pub(crate) struct TcpLink {
     pub(super) identity: Identity,
     pub(super) abort: AbortSignal,
     progress_deadline: Duration,
+    segment_bytes: usize,
+    /// The caller has chosen the sockets' buffers.
+    buffers_are_set: bool,
 }
 
 /// Connected, proven, non-blocking sockets.
 pub(super) struct Sockets {
-    pub next: (TcpStream, Peer),
-    pub prev: (TcpStream, Peer),
-    /// Beside the ring.
-    pub direct: Vec<(TcpStream, Peer)>,
+    pub next: (Stream, Peer),
+    pub prev: (Stream, Peer),
 }
 
 /// What an operation works on.
@@ -67,15 +72,43 @@ impl TcpLink {
         let header = header(&identity, Call::none());
         let segment_bytes = options.segment_bytes;
         let ((next, next_peer), (prev, prev_peer)) = (sockets.next, sockets.prev);
-        let pair = |(socket, peer)| Pair::new(socket, peer, segment_bytes, header);
         Self {
-            pairs: Pairs::new(identity.world, sockets.direct.into_iter().map(pair)),
+            pairs: Pairs::new(identity.world, std::iter::empty()),
+            segment_bytes,
+            buffers_are_set: options.socket_buffer_bytes.is_some(),
             sender: Sender::new(next, next_peer, segment_bytes, header),
             receiver: Receiver::new(prev, prev_peer, segment_bytes, header),
             identity,
             abort,
             progress_deadline: options.progress_deadline,
         }
+    }
+
+    /// Takes over connections beside the ring, before the first operation that uses them.
+    pub(super) fn add_direct(&mut self, sockets: Vec<(Stream, Peer)>) {
+        let header = header(&self.identity, Call::none());
+        let pair = |(socket, peer)| Pair::new(socket, peer, self.segment_bytes, header);
+        self.pairs = Pairs::new(self.identity.world, sockets.into_iter().map(pair));
+    }
+
+    /// Sets sockets' buffers to what a link of this cost holds, unless the caller has set them.
+    pub fn size_buffers(&self, cost: LinkCost) -> Result<(), CollectiveError> {
+        let there_and_back = 2.0 * cost.alpha_seconds;
+        let on_their_way = (there_and_back / cost.beta_seconds_per_byte) as usize;
+        let limits = BufferLimits::of_system().filter(|_| !self.buffers_are_set);
+        let Some(bytes) = limits.and_then(|limits| buffers_for(on_their_way, limits)) else {
+            return Ok(());
+        };
+        for socket in self.sockets() {
+            set_buffers(socket.socket(), bytes)
+                .map_err(|error| CollectiveError::system("set the buffers of a socket", error))?;
+        }
+        Ok(())
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = &Stream> {
+        let ring = [&*self.sender.socket, &*self.receiver.socket];
+        ring.into_iter().chain(self.pairs.sockets())
     }
 
     /// Starts the operation `call` on `operand`.
@@ -101,10 +134,8 @@ impl TcpLink {
 
     /// Closes both directions of both connections, so that the neighbours see it at once.
     pub fn shut_down(&self) {
-        let ring = [&*self.sender.socket, &*self.receiver.socket];
-        for socket in ring.into_iter().chain(self.pairs.sockets()) {
-            // A socket that is closed already is what we want.
-            let _ = socket.shutdown(Shutdown::Both);
+        for socket in self.sockets() {
+            socket.shut_down();
         }
     }
 
@@ -142,7 +173,7 @@ impl TcpLink {
                 if let Err(fault) = receiver.check_ahead(header) {
                     return Err(CollectiveError::BadFrame {
                         peer: receiver.peer,
-                        at: Box::new(self.before(call)),
+                        at: Box::new(self.before(call, receiver.peer.rank)),
                         fault,
                     });
                 }
@@ -150,8 +181,26 @@ impl TcpLink {
         }
     }
 
-    /// The position of a rank to which nothing of `call` has come on a connection.
-    fn before(&self, call: Call) -> Position {
+    /// The last thing that `rank` was known to do: what came of it on any connection, or else what
+    /// its connection took.
+    pub(super) fn last_sign(&self, rank: Rank) -> LastSign {
+        let receivers = std::iter::once(&self.receiver).chain(self.pairs.receivers());
+        let came = receivers
+            .filter(|receiver| receiver.peer.rank == rank)
+            .filter_map(Receiver::last_sign)
+            .max_by_key(|sign| match sign {
+                LastSign::Sent { call, step, .. } => (call.operation, *step),
+                _ => (0, 0),
+            });
+        let took = || match self.sender.peer.rank == rank {
+            true => self.sender.last_sign(),
+            false => None,
+        };
+        came.or_else(took).unwrap_or_default()
+    }
+
+    /// This rank's position with `rank`, of which nothing of `call` has come on a connection.
+    fn before(&self, call: Call, rank: Rank) -> Position {
         let world = self.identity.world;
         Position {
             operation: call.operation,
@@ -161,11 +210,12 @@ impl TcpLink {
             steps: call.kind.steps(world),
             bytes_done: 0,
             bytes_expected: call.bytes,
+            last_sign: self.last_sign(rank),
         }
     }
 
     #[cfg(test)]
-    fn prev_socket(&self) -> &TcpStream {
+    fn prev_socket(&self) -> &Stream {
         &self.receiver.socket
     }
 }
@@ -330,6 +380,10 @@ impl Session<'_> {
             steps: kind.steps(world),
             bytes_done: bytes_done as u64,
             bytes_expected: bytes_expected as u64,
+            last_sign: self.link.last_sign(match neighbour {
+                Neighbour::Next => self.link.sender.peer.rank,
+                _ => self.link.receiver.peer.rank,
+            }),
         }
     }
 }

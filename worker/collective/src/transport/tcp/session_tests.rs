@@ -20,7 +20,7 @@ fn pair() -> [(Ring, AbortSignal); 2] {
 
 /// Returns once the rank before `ring` has begun an operation.
 fn wait_for_bytes(ring: &Ring) {
-    let socket = ring.link().prev_socket();
+    let socket = ring.net().expect("a ring of sockets").link().prev_socket();
     let mut fds = [PollFd::new(socket, PollFlags::IN)];
     poll(&mut fds, None).unwrap();
 }
