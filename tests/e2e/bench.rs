@@ -4,12 +4,15 @@ use crate::support::{args, ringfold};
 
 #[test]
 fn the_all_reduce_is_measured_over_every_transport() {
-    for (transport, mode) in [
-        ("shm", "fast"),
-        ("shm", "reproducible"),
-        ("tcp", "reproducible"),
-        ("tcp", "fast"),
-        ("mem", "fast"),
+    let none: &[&str] = &[];
+    for (transport, mode, more) in [
+        ("shm", "fast", none),
+        ("shm", "reproducible", none),
+        ("tcp", "reproducible", none),
+        ("tcp", "fast", none),
+        ("tcp", "fast", &["--tls"][..]),
+        ("tcp", "fast", &["--hosts", "a,a,b"][..]),
+        ("mem", "fast", none),
     ] {
         let output = ringfold(&args(&[
             &["bench", "allreduce", "--json", "--bytes", "64,4096"],
@@ -22,6 +25,7 @@ fn the_all_reduce_is_measured_over_every_transport() {
                 mode,
             ],
             &["--ranks", "3", "--explain"],
+            more,
         ]))
         .succeeded();
         let lines = output.json_lines();
@@ -81,6 +85,8 @@ fn what_can_not_be_measured_is_refused() {
             ["--replicas", "1"],
             "--replicas: expected at least as many as ranks",
         ),
+        (["--tls", "--json"], "--tls: expected --transport tcp"),
+        (["--hosts", "a,b"], "--hosts: expected a name for each rank"),
     ] {
         let error = ringfold(&args(&[&["bench", "allreduce"], &flags])).error(2);
         assert!(error.contains(expected), "{error}");

@@ -29,6 +29,31 @@ fn a_cluster_trains_the_same_weights_as_one_machine() {
 }
 
 #[test]
+fn a_job_over_two_hosts_trains_the_same_weights_as_one_machine() {
+    let mut cluster = Cluster::start();
+    cluster.worker_with("alpha", 2, &[("RINGFOLD_HOST", "north")]);
+    cluster.worker_with("beta", 2, &[("RINGFOLD_HOST", "south")]);
+    let flags = ["--epochs", "2", "--workers", "4"];
+    let watched = cluster.run(&cluster.submission(&[&flags[..], &["--watch"]].concat()));
+    let there = watched.succeeded().finished();
+    let job = cluster.job("job-1");
+    let hosts: Vec<_> = (0..4)
+        .map(|rank| job["ranks"][rank]["host"].as_str())
+        .collect();
+    assert_eq!(
+        hosts,
+        ["north", "north", "south", "south"].map(Some),
+        "{job}"
+    );
+
+    let (job, out) = (digits(), cluster.path("local"));
+    let local = args(&[&["train", &job, "--json", "--output", &out], &flags]);
+    let here = ringfold(&local).succeeded().finished();
+    assert!(here["weights_blake3"].is_string(), "{here}");
+    assert_eq!(there["weights_blake3"], here["weights_blake3"]);
+}
+
+#[test]
 fn an_ended_job_can_be_looked_at_in_every_way() {
     let mut cluster = Cluster::start();
     cluster.worker("alpha", 2);

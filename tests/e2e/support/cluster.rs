@@ -84,12 +84,20 @@ impl Cluster {
     /// Starts an agent and waits for its slots. Gives its place in `workers`.
     #[track_caller]
     pub fn worker(&mut self, node: &str, slots: usize) -> usize {
+        self.worker_with(node, slots, &[])
+    }
+
+    /// [`worker`](Self::worker) with environment variables.
+    #[track_caller]
+    pub fn worker_with(&mut self, node: &str, slots: usize, environment: &[(&str, &str)]) -> usize {
         let slots_text = slots.to_string();
         let coordinator = self.address.to_string();
-        self.workers.push(Process::start(&args(&[
+        let arguments = args(&[
             &["worker", "--node", node, "--slots", &slots_text],
             &["--cores", "1", "--coordinator", &coordinator],
-        ])));
+        ]);
+        self.workers
+            .push(Process::start_with(&arguments, environment));
         until(&format!("{slots} slots of {node}"), || {
             (self.slots_of(node).len() == slots).then_some(())
         });

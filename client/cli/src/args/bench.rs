@@ -167,9 +167,15 @@ pub struct BenchAllreduceArgs {
     /// How long each length is measured
     #[arg(long, value_name = "S", default_value_t = 1.0)]
     pub seconds: f64,
-    /// Say on standard error which way each length goes, why, and the time predicted
+    /// Say on standard error what links cost, which way each length goes, why, and the time predicted
     #[arg(long)]
     pub explain: bool,
+    /// TLS on the connections of `tcp`
+    #[arg(long)]
+    pub tls: bool,
+    /// With `tcp`, the name of each rank's host, by commas: ranks of one name share memory
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub hosts: Vec<String>,
     /// Print one line of JSON a length
     #[arg(long)]
     pub json: bool,

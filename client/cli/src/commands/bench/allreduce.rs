@@ -8,8 +8,8 @@ use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 
 use ringfold_collective::bench::{Measured, Mode, measure};
 use ringfold_collective::{
-    AbortSignal, CollectiveError, Identity, Listener, Ring, RingOptions, SharedHost, join_shared,
-    memory_rings,
+    AbortSignal, CollectiveError, Identity, Links, Listener, PublicKey, RankKey, Ring, RingKeys,
+    RingOptions, SharedHost, Surroundings, join_shared, memory_rings,
 };
 use ringfold_common::clock::SystemClock;
 use ringfold_common::ids::{JobId, MembershipEpoch, Rank, SpecHash};
@@ -39,8 +39,8 @@ pub enum BenchError {
         /// The rank.
         rank: u32,
     },
-    /// An address that is none.
-    #[error("rank {rank} listens at {got:?}: expected an address and a port")]
+    /// An address that is none, or a key.
+    #[error("rank {rank} listens at {got:?}: expected an address and a port, and a key with --tls")]
     Address {
         /// The rank.
         rank: u32,
@@ -88,6 +88,15 @@ fn check(args: &BenchAllreduceArgs) -> Result<(), CliError> {
         let got = args.replicas.unwrap_or(0).to_string();
         return refuse("--replicas", "at least as many as ranks", got);
     }
+    let tcp = args.transport == BenchTransport::Tcp;
+    if args.tls && !tcp {
+        return refuse("--tls", "--transport tcp", "another transport".to_owned());
+    }
+    let names = args.hosts.len();
+    if names != 0 && (!tcp || names != args.ranks as usize) {
+        let expected = "a name for each rank, and --transport tcp";
+        return refuse("--hosts", expected, args.hosts.join(","));
+    }
     Ok(())
 }
 
@@ -121,6 +130,9 @@ fn options(args: &BenchAllreduceArgs) -> RingOptions {
 /// Measures all lengths; rank 0 prints.
 fn measure_all(mut ring: Ring, args: &BenchAllreduceArgs) -> Result<(), CliError> {
     let clock = SystemClock::new();
+    if args.explain && ring.rank() == Rank(0) {
+        eprintln!("links: {}", ring.link_cost());
+    }
     for &bytes in &args.bytes {
         let measured = measure(&mut ring, &clock, bytes, mode(args), args.seconds)
             .map_err(BenchError::from)?;
@@ -237,12 +249,7 @@ fn join(rank: u32, args: &BenchAllreduceArgs) -> Result<Ring, BenchError> {
     let (identity, options) = (identity(rank, args.ranks), options(args));
     let abort = AbortSignal::new()?;
     if args.transport == BenchTransport::Tcp {
-        let listener = Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST))?;
-        let peers: Vec<SocketAddr> = (0..)
-            .zip(meet(rank, &listener.addr().to_string())?)
-            .map(|(rank, got)| got.parse().map_err(|_| BenchError::Address { rank, got }))
-            .collect::<Result<_, _>>()?;
-        return Ok(listener.connect_ring(identity, &peers, options, abort)?);
+        return join_tcp(identity, options, abort, args);
     }
     if rank == 0 {
         let host = SharedHost::bind()?;
@@ -252,6 +259,44 @@ fn join(rank: u32, args: &BenchAllreduceArgs) -> Result<Ring, BenchError> {
     let peers = meet(rank, "-")?;
     let host = peers.first().map_or("", String::as_str);
     Ok(join_shared(host, identity, options, abort)?)
+}
+
+fn join_tcp(
+    identity: Identity,
+    options: RingOptions,
+    abort: AbortSignal,
+    args: &BenchAllreduceArgs,
+) -> Result<Ring, BenchError> {
+    let mut listener = Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST))?;
+    let key = args.tls.then(RankKey::generate).transpose()?;
+    let announced = match &key {
+        Some(key) => format!("{}/{}", listener.addr(), key.public()),
+        None => listener.addr().to_string(),
+    };
+    let (mut peers, mut keys): (Vec<SocketAddr>, _) = (Vec::new(), Vec::new());
+    for (rank, got) in (0..).zip(meet(identity.rank.0, &announced)?) {
+        let (addr, public) = got.split_once('/').unwrap_or((&got, ""));
+        let (Ok(addr), Ok(public)) = (
+            addr.parse(),
+            args.tls.then(|| public.parse::<PublicKey>()).transpose(),
+        ) else {
+            return Err(BenchError::Address { rank, got });
+        };
+        peers.push(addr);
+        keys.extend(public);
+    }
+    if let Some(key) = key {
+        listener = listener.with_keys(RingKeys::new(key, keys));
+    }
+    let clock = SystemClock::new();
+    if let Some(host) = args.hosts.get(identity.rank.0 as usize) {
+        let links = Links::Measured(&clock);
+        let around = Surroundings { host, links };
+        return Ok(listener.connect_nearest(identity, &peers, options, abort, around)?);
+    }
+    let mut ring = listener.connect_ring(identity, &peers, options, abort)?;
+    ring.measure_link(&clock)?;
+    Ok(ring)
 }
 
 /// Says where this rank listens and hears where all do.
