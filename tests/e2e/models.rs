@@ -310,11 +310,13 @@ fn inspect_tells_what_a_model_holds_costs_and_takes() {
     // AdamW keeps two numbers a parameter.
     let optimizer = number(&found["optimizer_bytes"]);
     assert_eq!(optimizer, 2.0 * number(&found["parameters_bytes"]));
-    assert!(
-        found["passes"]
-            .as_array()
-            .is_some_and(|passes| !passes.is_empty())
-    );
+    let passes = found["passes"].as_array().expect("a list of patches");
+    assert!(!passes.is_empty() && found["simplified"].is_array());
+    for patch in passes {
+        let nodes = |of: &str| patch[of].as_array().expect("nodes").len() as f64;
+        let grown = number(&patch["nodes_after"]) - number(&patch["nodes_before"]);
+        assert_eq!(nodes("added") - nodes("removed"), grown, "{patch}");
+    }
     let shown = look(&[]).succeeded().stdout;
     assert!(
         shown.contains("layers.2.bias") && shown.contains("passes: "),
@@ -323,10 +325,11 @@ fn inspect_tells_what_a_model_holds_costs_and_takes() {
 
     let text = look(&["--dump", "text"]).succeeded().stdout;
     assert!(
-        text.starts_with("// training, before\ngraph mlp f32 {"),
+        text.starts_with("// training, differentiated\ngraph mlp f32 {"),
         "{text}"
     );
     assert!(text.contains("// after dead\n"), "{text}");
+    assert!(text.contains("\n//   - #"), "{text}");
     let dot = look(&["--dump", "dot", "--mode", "prediction"])
         .succeeded()
         .stdout;

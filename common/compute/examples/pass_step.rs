@@ -1,17 +1,17 @@
-//! Milliseconds of one training step with and without passes, taken in turns in one run.
+//! Milliseconds of one training step with and without passes, taken in turns in one run, one thread.
 //!
-//! `cargo run --release -p ringfold-compute --example pass_step [rounds [part of a name]]`
+//! `cargo run --release -p ringfold-compute --example pass_step [rounds [part of a name [plain|passes]]]`
+//!
+//! With one of the two alone, for a profiler.
 
 use ringfold_common::clock::{Clock, SystemClock};
+use ringfold_common::job::{self, CnnSpec, Resnet18Spec, Stem};
 use ringfold_compute::{
     Arena, CompileOptions, Cpu, CpuOptions, CpuPlan, Mode, ParameterLayout, PlanOptions, RunArgs,
-    TensorRef, TrainMemory, Workspace,
+    StateLayout, TensorRef, TrainMemory, Workspace,
 };
-use ringfold_graph::models::{LOSS, MlpOptions, mlp};
-use ringfold_graph::op::{
-    Binary, Dense, Dropout, Gather, MatMul, Norm, NormOver, Reduce, Reduction, Reshape, Softmax,
-    SoftmaxCrossEntropy, Transpose, Unary,
-};
+use ringfold_graph::models::{Frame, GptOptions, LOSS, MlpOptions, cnn, gpt, mlp, resnet18};
+use ringfold_graph::op::{Binary, Reduce, Reduction, Unary};
 use ringfold_graph::{
     Activation, DType, Graph, GraphError, Initialiser, OutputRole, Shape, TensorType, ValueId,
     differentiate,
@@ -23,10 +23,11 @@ fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
     let rounds = args.next().map_or(Ok(30), |arg| arg.parse::<usize>())?;
     let wanted = args.next().unwrap_or_default();
-    let mut gelu = MlpOptions::classifier(784, &[512, 512], 10);
+    let only = args.next();
+    let relu = MlpOptions::classifier(784, &[512, 512], 10);
+    let mut gelu = relu.clone();
     gelu.activation = Activation::Gelu;
     gelu.dropout = 0.1;
-    let relu = MlpOptions::classifier(784, &[512, 512], 10);
     let softmax = MlpOptions::classifier(1000, &[], 10);
     for (name, graph, batch) in [
         ("MLP, ReLU", mlp(&relu)?, 128),
@@ -35,27 +36,35 @@ fn main() -> Result<(), Failure> {
         ("MLP, GELU, dropout", mlp(&gelu)?, 1024),
         ("softmax regression", mlp(&softmax)?, 256),
         ("element-wise chain", chain()?, 1024),
-        ("transformer, 2 layers", transformer(2)?, 1),
-        ("transformer, 2 layers", transformer(2)?, 8),
+        ("CNN", lenet()?, 128),
+        ("ResNet-18", resnet()?, 16),
+        ("GPT", transformer(0.0)?, 8),
+        ("GPT, dropout", transformer(0.1)?, 8),
     ] {
-        if !format!("{name}, batch {batch}").contains(&wanted) {
+        let name = format!("{name}, batch {batch}");
+        if !name.contains(&wanted) {
             continue;
         }
         let graph = differentiate(&graph, LOSS)?;
-        let mut plain = Rig::new(&graph, batch, false)?;
-        let mut optimised = Rig::new(&graph, batch, true)?;
-        for _ in 0..rounds {
-            plain.step()?;
-            optimised.step()?;
+        let mut rigs = Vec::new();
+        for (way, optimise) in [("plain", false), ("passes", true)] {
+            if only.as_deref().is_none_or(|only| only == way) {
+                rigs.push((way, Rig::new(&graph, batch, optimise)?));
+            }
         }
-        println!(
-            "{name}, batch {batch}: best {:.3} ms without passes, {:.3} ms with; \
-             workspace {} and {} KiB",
-            plain.best_ms(),
-            optimised.best_ms(),
-            plain.plan.workspace_len() * 4 / 1024,
-            optimised.plan.workspace_len() * 4 / 1024,
-        );
+        for _ in 0..rounds {
+            for (_, rig) in &mut rigs {
+                rig.step()?;
+            }
+        }
+        for (way, rig) in rigs {
+            println!(
+                "{name}, {way}: best {:.3} ms, median {:.3} ms; workspace {} KiB",
+                rig.quantile_ms(0.0),
+                rig.quantile_ms(0.5),
+                rig.plan.workspace_len() * 4 / 1024,
+            );
+        }
     }
     Ok(())
 }
@@ -66,6 +75,7 @@ struct Rig {
     parameters: Arena<f32>,
     gradients: Arena<f32>,
     workspace: Workspace<f32>,
+    state: Arena<f32>,
     floats: Vec<f32>,
     labels: Vec<i32>,
     times_ms: Vec<f64>,
@@ -89,6 +99,7 @@ impl Rig {
             parameters: layout.initial(1)?,
             gradients: layout.zeros()?,
             workspace: plan.workspace()?,
+            state: StateLayout::new::<f32>(graph)?.initial()?,
             floats: (0..longest).map(|i| (i % 97) as f32 / 97.0).collect(),
             labels: (0..longest as i32).map(|i| i % 10).collect(),
             times_ms: Vec::new(),
@@ -109,16 +120,20 @@ impl Rig {
             parameters: &self.parameters[..],
             gradients: &mut self.gradients[..],
         };
+        let args = RunArgs::default();
         let mut ready = |_: usize, _: &[f32]| {};
         self.plan
-            .train(memory, &inputs, &RunArgs::default(), &mut ready)?;
+            .train_with_state(memory, &mut self.state, &inputs, &args, &mut ready)?;
         self.times_ms
             .push((clock.monotonic() - start).as_secs_f64() * 1e3);
         Ok(())
     }
 
-    fn best_ms(&self) -> f64 {
-        self.times_ms.iter().copied().fold(f64::INFINITY, f64::min)
+    fn quantile_ms(&self, quantile: f64) -> f64 {
+        let mut times = self.times_ms.clone();
+        times.sort_by(f64::total_cmp);
+        let at = (quantile * times.len() as f64) as usize;
+        times.get(at).copied().unwrap_or(f64::NAN)
     }
 }
 
@@ -145,89 +160,47 @@ fn chain() -> Result<Graph, GraphError> {
     Ok(graph)
 }
 
-const WIDTH: usize = 192;
-const HEADS: usize = 6;
-const CONTEXT: usize = 128;
+/// The network of `ringfold bench train --model cnn`.
+fn lenet() -> Result<Graph, GraphError> {
+    let spec = CnnSpec {
+        blocks: CnnSpec::default_blocks(),
+        hidden: vec![512],
+        activation: job::Activation::Relu,
+        dropout: 0.0,
+        initialiser: job::Initialiser::HeNormal,
+    };
+    cnn(&spec, &Frame::image_classifier(&[1, 28, 28], 10))
+}
 
-/// Blocks of attention and a perceptron, as GPT's.
-fn transformer(layers: usize) -> Result<Graph, GraphError> {
-    let mut graph = Graph::new("transformer", DType::F32)?;
-    let ty = TensorType::new(DType::I32, Shape::batched(&[CONTEXT]));
-    let ids = graph.add_input("ids", ty.clone())?;
-    let table = parameter(&mut graph, "embedding", &[65, WIDTH])?;
-    let mut x = graph.apply(Gather { axis: 0 }, &[table, ids])?;
-    for layer in 0..layers {
-        let name = |part: &str| format!("{layer}.{part}");
-        let h = norm(&mut graph, &name("norm1"), x)?;
-        let mixed = attention(&mut graph, &name("attention"), h)?;
-        x = residual(&mut graph, x, mixed, 2 * layer as u64)?;
-        let h = norm(&mut graph, &name("norm2"), x)?;
-        let up = dense(&mut graph, &name("up"), h, [4 * WIDTH, WIDTH])?;
-        let up = graph.apply(Unary::GeluTanh, &[up])?;
-        let down = dense(&mut graph, &name("down"), up, [WIDTH, 4 * WIDTH])?;
-        x = residual(&mut graph, x, down, 2 * layer as u64 + 1)?;
-    }
-    let x = norm(&mut graph, "norm", x)?;
-    let logits = graph.apply(Dense::Affine, &[x, table])?;
-    let y = graph.add_input("y", ty)?;
-    let loss = graph.apply(SoftmaxCrossEntropy::Loss, &[logits, y])?;
-    graph.add_output(LOSS, OutputRole::Loss, loss)?;
-    Ok(graph)
+/// The network of `ringfold bench train --model resnet18`.
+fn resnet() -> Result<Graph, GraphError> {
+    let spec = Resnet18Spec {
+        stem: Stem::Cifar,
+        width: 64,
+        zero_init_residual: false,
+        initialiser: job::Initialiser::HeNormal,
+    };
+    resnet18(&spec, &Frame::image_classifier(&[3, 32, 32], 10))
+}
+
+/// The network of `ringfold bench train --model gpt`.
+fn transformer(dropout: f64) -> Result<Graph, GraphError> {
+    gpt(&GptOptions {
+        vocabulary: 65,
+        context: 256,
+        length: 256,
+        layers: 6,
+        heads: 6,
+        width: 384,
+        dropout,
+        attention_dropout: 0.0,
+        tied: false,
+        l2: 0.0,
+        dtype: DType::F32,
+    })
 }
 
 fn parameter(graph: &mut Graph, name: &str, dims: &[usize]) -> Result<ValueId, GraphError> {
     let initialiser = Initialiser::Normal { deviation: 0.05 };
     graph.add_parameter(name, Shape::fixed(dims), initialiser)
-}
-
-fn dense(
-    graph: &mut Graph,
-    name: &str,
-    x: ValueId,
-    dims: [usize; 2],
-) -> Result<ValueId, GraphError> {
-    let w = parameter(graph, &format!("{name}.weight"), &dims)?;
-    let b = parameter(graph, &format!("{name}.bias"), &dims[..1])?;
-    graph.apply(Dense::Affine, &[x, w, b])
-}
-
-fn norm(graph: &mut Graph, name: &str, x: ValueId) -> Result<ValueId, GraphError> {
-    let w = parameter(graph, &format!("{name}.weight"), &[WIDTH])?;
-    let b = parameter(graph, &format!("{name}.bias"), &[WIDTH])?;
-    let over = NormOver::Layer { axis: 2 };
-    graph.apply(Norm { over, eps: 1e-5 }, &[x, w, b])
-}
-
-fn residual(
-    graph: &mut Graph,
-    x: ValueId,
-    branch: ValueId,
-    key: u64,
-) -> Result<ValueId, GraphError> {
-    let branch = graph.apply(Dropout { rate: 0.1, key }, &[branch])?;
-    graph.apply(Binary::Add, &[x, branch])
-}
-
-fn attention(graph: &mut Graph, name: &str, h: ValueId) -> Result<ValueId, GraphError> {
-    let order = || vec![0, 2, 1, 3];
-    let mut heads = Vec::with_capacity(3);
-    for part in ["q", "k", "v"] {
-        let y = dense(graph, &format!("{name}.{part}"), h, [WIDTH, WIDTH])?;
-        let shape = Shape::batched(&[CONTEXT, HEADS, WIDTH / HEADS]);
-        let y = graph.apply(Reshape { shape }, &[y])?;
-        heads.push(graph.apply(Transpose { order: order() }, &[y])?);
-    }
-    let transposed = MatMul {
-        b_transposed: true,
-        ..MatMul::default()
-    };
-    let scores = graph.apply(transposed, &[heads[0], heads[1]])?;
-    let factor = ((WIDTH / HEADS) as f64).sqrt().recip();
-    let scores = graph.apply(Unary::Scale { factor }, &[scores])?;
-    let weights = graph.apply(Softmax::Plain { axis: 3 }, &[scores])?;
-    let mixed = graph.apply(MatMul::default(), &[weights, heads[2]])?;
-    let mixed = graph.apply(Transpose { order: order() }, &[mixed])?;
-    let shape = Shape::batched(&[CONTEXT, WIDTH]);
-    let mixed = graph.apply(Reshape { shape }, &[mixed])?;
-    dense(graph, &format!("{name}.out"), mixed, [WIDTH, WIDTH])
 }

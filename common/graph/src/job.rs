@@ -13,7 +13,7 @@ use crate::error::GraphError;
 use crate::graph::Graph;
 use crate::models::{self, Frame, LOSS};
 use crate::onnx::{ImportedTensor, OnnxError, read_for_job};
-use crate::pass::simplify;
+use crate::pass::{Record, simplify};
 
 /// The records that a model is for.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,8 @@ pub struct RecordShape<'a> {
 pub struct JobNetwork {
     /// Differentiated.
     pub graph: Graph,
+    /// What simplified the forward graph before that.
+    pub simplified: Vec<Record>,
     /// Initial values that a file gives; others are drawn. Some may be no part of the network.
     pub given: Vec<ImportedTensor>,
 }
@@ -83,14 +85,17 @@ impl JobNetwork {
                 source: Box::new(source),
             };
             let read = read_for_job(bytes, spec, &frame).map_err(in_file)?;
-            let graph = differentiated(&read.graph).map_err(|error| in_file(error.into()))?;
+            let built = differentiated(&read.graph).map_err(|error| in_file(error.into()))?;
             return Ok(Self {
-                graph,
+                graph: built.0,
+                simplified: built.1,
                 given: read.tensors,
             });
         }
+        let (graph, simplified) = differentiated(&models::build(model, &frame)?)?;
         Ok(Self {
-            graph: differentiated(&models::build(model, &frame)?)?,
+            graph,
+            simplified,
             given: Vec::new(),
         })
     }
@@ -134,14 +139,15 @@ impl JobNetwork {
     }
 }
 
-/// A model as it is trained.
+/// A model as it is trained, and what simplified it before it was differentiated.
 ///
 /// # Errors
 /// A loss that can't be differentiated, or that doesn't depend on a parameter.
-pub fn differentiated(forward: &Graph) -> Result<Graph, GraphError> {
-    let graph = differentiate(&simplify(forward)?.graph, LOSS)?;
+pub fn differentiated(forward: &Graph) -> Result<(Graph, Vec<Record>), GraphError> {
+    let simple = simplify(forward)?;
+    let graph = differentiate(&simple.graph, LOSS)?;
     graph.verify()?;
-    Ok(graph)
+    Ok((graph, simple.records))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use ringfold_graph::Graph;
 use ringfold_graph::job::differentiated;
 use ringfold_graph::job::{JobNetwork, RecordShape};
 use ringfold_graph::onnx::{ImportedTensor, TensorKind};
+use ringfold_graph::pass::Record;
 use ringfold_storage::{ModelSources, NamedTensor, Tensor};
 
 use crate::batch_buffer::BatchBuffer;
@@ -25,6 +26,8 @@ use crate::evaluate::{EVALUATION_BATCH, EVALUATION_TOKENS, chunks};
 #[derive(Clone, Debug)]
 pub struct Network {
     graph: Graph,
+    /// What simplified it before it was differentiated.
+    simplified: Vec<Record>,
     layout: ParameterLayout,
     states: StateLayout,
     target: Target,
@@ -89,8 +92,13 @@ impl Network {
             dims,
             target,
         };
-        let JobNetwork { graph, given } = JobNetwork::build(model, onnx, records, l2)?;
-        let network = Self::of_differentiated(graph, features as usize, target, threads)?;
+        let JobNetwork {
+            graph,
+            simplified,
+            given,
+        } = JobNetwork::build(model, onnx, records, l2)?;
+        let built = (graph, simplified);
+        let network = Self::of_differentiated(built, features as usize, target, threads)?;
         Ok(Self { given, ..network })
     }
 
@@ -109,7 +117,7 @@ impl Network {
     }
 
     fn of_differentiated(
-        graph: Graph,
+        (graph, simplified): (Graph, Vec<Record>),
         features: usize,
         target: &Target,
         threads: usize,
@@ -118,6 +126,7 @@ impl Network {
         let states = StateLayout::new::<f32>(&graph)?;
         Ok(Self {
             graph,
+            simplified,
             layout,
             states,
             target: target.clone(),
@@ -174,6 +183,12 @@ impl Network {
     #[must_use]
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// The patches that simplified the graph before it was differentiated.
+    #[must_use]
+    pub fn simplified(&self) -> &[Record] {
+        &self.simplified
     }
 
     /// Where each parameter stands.

@@ -11,7 +11,7 @@ use ringfold_compute::{
 use ringfold_graph::dump::dot;
 use ringfold_graph::models::LOSS;
 use ringfold_graph::onnx;
-use ringfold_graph::pass::{optimise_watched, simplify};
+use ringfold_graph::pass::{Record, optimise_watched, simplify};
 use ringfold_graph::{Graph, differentiate};
 use ringfold_storage::{ModelFiles, ModelSources, ReadOptions, inspect_columns, read_onnx_file};
 use ringfold_train::TrainError;
@@ -27,6 +27,8 @@ use crate::output::{json, people};
 /// A graph, and what a job says of how it is run.
 struct Subject {
     graph: Graph,
+    /// What simplified it before it was differentiated.
+    simplified: Vec<Record>,
     layout: ParameterLayout,
     /// Samples of a rank in one run.
     batch: usize,
@@ -48,7 +50,7 @@ pub fn inspect(args: &ModelInspectArgs) -> Result<ExitCode, CliError> {
     };
     let mut out = std::io::stdout().lock();
     if let Some(form) = args.dump {
-        let text = dump(&subject.graph, options.mode, form)?;
+        let text = dump(&subject, options.mode, form)?;
         out.write_all(text.as_bytes()).map_err(CliError::stdout)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -62,10 +64,11 @@ pub fn inspect(args: &ModelInspectArgs) -> Result<ExitCode, CliError> {
         .map_err(TrainError::from)?;
     let optimizer_bytes = optimizer_bytes(&subject, &inspection);
     if args.json {
-        let object = json::inspection(&inspection, optimizer_bytes);
+        let object = json::inspection(&inspection, &subject.simplified, optimizer_bytes);
         writeln!(out, "{object}").map_err(CliError::stdout)?;
     } else {
-        people::inspection(&mut out, &inspection, optimizer_bytes).map_err(CliError::stdout)?;
+        people::inspection(&mut out, &inspection, &subject.simplified, optimizer_bytes)
+            .map_err(CliError::stdout)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -82,15 +85,17 @@ fn file_subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
         let mut graph = read.graph;
         let first = graph.outputs().first().map(|output| output.name.clone());
         onnx::append_loss(&mut graph, first.as_deref(), &onnx::Loss::MeanSquaredError)?;
-        Ok(differentiate(&simplify(&graph)?.graph, LOSS)?)
+        let simple = simplify(&graph)?;
+        Ok((differentiate(&simple.graph, LOSS)?, simple.records))
     });
-    let graph = with_loss.map_err(|source| TrainError::ReadOnnx {
+    let (graph, simplified) = with_loss.map_err(|source| TrainError::ReadOnnx {
         path: args.path.display().to_string(),
         source: Box::new(source),
     })?;
     Ok(Subject {
         layout: ParameterLayout::new::<f32>(&graph).map_err(TrainError::from)?,
         graph,
+        simplified,
         batch: 1,
         workspace_bytes_max: None,
         optimizer_arenas: None,
@@ -119,6 +124,7 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
         )?;
         return Ok(Subject {
             graph: network.graph().clone(),
+            simplified: network.simplified().to_vec(),
             layout: network.layout().clone(),
             batch: 1,
             workspace_bytes_max: None,
@@ -135,6 +141,7 @@ fn subject(args: &ModelInspectArgs) -> Result<Subject, CliError> {
         .div_ceil(u64::from(train.global_batch.max(1)));
     Ok(Subject {
         graph: network.graph().clone(),
+        simplified: network.simplified().to_vec(),
         layout: network.layout().clone(),
         batch: batch as usize,
         workspace_bytes_max: workspace_bytes_max(train),
@@ -155,10 +162,23 @@ pub fn network_of(spec: &JobSpec) -> Result<(Network, DatasetInfo), CliError> {
     Ok((network, info))
 }
 
-/// The graph before and after each pass as text, or after all of them as DOT.
-fn dump(graph: &Graph, mode: Mode, form: DumpArg) -> Result<String, CliError> {
-    let mut text = format!("// {mode}, before\n{graph}");
-    let mut watch = |pass: &'static str, graph: &Graph| {
+/// The patches of each pass, and the graph before and after it, as text; or the graph after all of
+/// them as DOT.
+fn dump(subject: &Subject, mode: Mode, form: DumpArg) -> Result<String, CliError> {
+    let graph = &subject.graph;
+    let mut text = String::new();
+    let noted = |text: &mut String, records: &[Record]| {
+        for record in records {
+            for line in record.to_string().lines() {
+                text.push_str(&format!("// {line}\n"));
+            }
+        }
+    };
+    noted(&mut text, &subject.simplified);
+    text.push_str(&format!("// {mode}, differentiated\n{graph}"));
+    let mut watch = |records: &[Record], graph: &Graph| {
+        noted(&mut text, records);
+        let pass = records.first().map_or("", |record| record.pass);
         text.push_str(&format!("// after {pass}\n{graph}"));
     };
     let optimised = optimise_watched(graph, mode, &mut watch).map_err(TrainError::from)?;

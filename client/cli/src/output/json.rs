@@ -6,6 +6,7 @@ use ringfold_client::{Submitted, api};
 use ringfold_common::job::JobState;
 use ringfold_compute::Inspection;
 use ringfold_coordinator::submission::Checked;
+use ringfold_graph::pass::{Record, Touched};
 use ringfold_train::evaluate::ConfusionMatrix;
 use serde_json::{Value, json};
 
@@ -302,8 +303,32 @@ pub fn evaluation(
     })
 }
 
-/// What `ringfold model inspect` found.
-pub fn inspection(inspection: &Inspection, optimizer_bytes: Option<usize>) -> Value {
+/// A patch of a pass, with the nodes that went and came.
+fn patch(record: &Record) -> Value {
+    let nodes = |touched: &[Touched]| -> Vec<Value> {
+        let touched = touched.iter();
+        touched
+            .map(|touched| json!({ "node": touched.node.0, "op": touched.op }))
+            .collect()
+    };
+    json!({
+        "pass": record.pass,
+        "label": record.label,
+        "sites": record.sites,
+        "nodes_before": record.nodes_before,
+        "nodes_after": record.nodes_after,
+        "removed": nodes(&record.removed),
+        "added": nodes(&record.added),
+    })
+}
+
+/// What `ringfold model inspect` found; `simplified` are the patches before the graph was
+/// differentiated.
+pub fn inspection(
+    inspection: &Inspection,
+    simplified: &[Record],
+    optimizer_bytes: Option<usize>,
+) -> Value {
     let parameters = inspection
         .parameters
         .iter()
@@ -316,15 +341,6 @@ pub fn inspection(inspection: &Inspection, optimizer_bytes: Option<usize>) -> Va
             "backward": node.is_backward,
             "view": node.is_view,
             "in_place": node.is_in_place,
-        })
-    });
-    let passes = inspection.passes.iter().map(|record| {
-        json!({
-            "pass": record.pass,
-            "label": record.label,
-            "sites": record.sites,
-            "nodes_before": record.nodes_before,
-            "nodes_after": record.nodes_after,
         })
     });
     let peak = inspection.peak.iter().map(|row| {
@@ -345,7 +361,8 @@ pub fn inspection(inspection: &Inspection, optimizer_bytes: Option<usize>) -> Va
         "parameters": parameters.collect::<Vec<_>>(),
         "nodes_before_passes": inspection.nodes_before,
         "nodes": nodes.collect::<Vec<_>>(),
-        "passes": passes.collect::<Vec<_>>(),
+        "simplified": simplified.iter().map(patch).collect::<Vec<_>>(),
+        "passes": inspection.passes.iter().map(patch).collect::<Vec<_>>(),
         "flops_forward": inspection.flops_forward,
         "flops_backward": inspection.flops_backward,
         "flops_forward_per_sample": inspection.flops_forward / batch,

@@ -7,6 +7,7 @@ use ringfold_client::api;
 use ringfold_common::dataset::Target;
 use ringfold_compute::Inspection;
 use ringfold_coordinator::submission::Checked;
+use ringfold_graph::pass::Record;
 use ringfold_train::evaluate::ConfusionMatrix;
 
 use super::json::state_name;
@@ -308,6 +309,7 @@ fn table<const N: usize>(out: &mut impl Write, rows: &[[String; N]]) -> io::Resu
 pub fn inspection(
     out: &mut impl Write,
     inspection: &Inspection,
+    simplified: &[Record],
     optimizer_bytes: Option<usize>,
 ) -> io::Result<()> {
     writeln!(
@@ -360,7 +362,17 @@ pub fn inspection(
         inspection.nodes_before,
         inspection.nodes.len()
     )?;
-    for record in &inspection.passes {
+    patches(out, &inspection.passes)?;
+    if !simplified.is_empty() {
+        writeln!(out, "\nbefore it was differentiated:")?;
+        patches(out, simplified)?;
+    }
+    Ok(())
+}
+
+/// A line for each patch of a pass.
+fn patches(out: &mut impl Write, records: &[Record]) -> io::Result<()> {
+    for record in records {
         let (pass, label) = (record.pass, record.label);
         let (sites, from, to) = (record.sites, record.nodes_before, record.nodes_after);
         writeln!(

@@ -46,7 +46,7 @@ use std::fmt;
 
 pub use self::patch::Patch;
 use crate::error::GraphError;
-use crate::graph::{Graph, OutputRole};
+use crate::graph::{Graph, NodeId, OutputRole};
 
 /// What a graph is run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -154,6 +154,42 @@ pub struct Record {
     pub nodes_before: usize,
     /// Nodes after it.
     pub nodes_after: usize,
+    /// The nodes that it took away, as the graph before it numbers them.
+    pub removed: Vec<Touched>,
+    /// The nodes that it put in, as the graph after it numbers them.
+    pub added: Vec<Touched>,
+}
+
+/// A node of which a record tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// Its number.
+    pub node: NodeId,
+    /// Its operator with attributes.
+    pub op: String,
+}
+
+/// Nodes that a record prints, each way.
+const PRINTED_MAX: usize = 16;
+
+impl fmt::Display for Record {
+    /// A line of pass, label and counts, and a line for each node that went or came.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}: {}, at {}: {} -> {} nodes",
+            self.pass, self.label, self.sites, self.nodes_before, self.nodes_after
+        )?;
+        for (sign, nodes) in [('-', &self.removed), ('+', &self.added)] {
+            for touched in nodes.iter().take(PRINTED_MAX) {
+                writeln!(f, "  {sign} {} {}", touched.node, touched.op)?;
+            }
+            if nodes.len() > PRINTED_MAX {
+                writeln!(f, "  {sign} {} more", nodes.len() - PRINTED_MAX)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A graph that passes have changed, and what they did.
@@ -180,20 +216,27 @@ impl Optimised {
     /// # Errors
     /// As [`Patch::apply`].
     pub fn apply(&mut self, pass: &'static str, patch: &Patch) -> Result<(), GraphError> {
-        let graph = patch.apply(&self.graph)?;
+        let (graph, added) = patch.apply_numbered(&self.graph)?;
+        let touched = |graph: &Graph, node: NodeId| Touched {
+            node,
+            op: graph.nodes[node.0 as usize].op.to_string(),
+        };
+        let removed = patch.removed().map(|node| touched(&self.graph, node));
         self.records.push(Record {
             pass,
             label: patch.label(),
             sites: patch.sites(),
             nodes_before: self.graph.nodes.len(),
             nodes_after: graph.nodes.len(),
+            removed: removed.collect(),
+            added: added.iter().map(|&node| touched(&graph, node)).collect(),
         });
         self.graph = graph;
         Ok(())
     }
 
-    /// Runs each of `passes` until it has no patch; `watch` sees the graph after each pass that
-    /// changed it. Returns true if one did.
+    /// Runs each of `passes` until it has no patch; `watch` sees what each pass that changed the graph
+    /// did, and what it left. Returns true if one did.
     ///
     /// # Errors
     /// A patch whose graph doesn't verify.
@@ -201,7 +244,7 @@ impl Optimised {
         &mut self,
         passes: &[Pass],
         context: &PassContext,
-        watch: &mut dyn FnMut(&'static str, &Graph),
+        watch: &mut dyn FnMut(&[Record], &Graph),
     ) -> Result<bool, GraphError> {
         let mut changed = false;
         for pass in passes {
@@ -214,7 +257,7 @@ impl Optimised {
             }
             if self.records.len() > before {
                 changed = true;
-                watch(pass.name, &self.graph);
+                watch(&self.records[before..], &self.graph);
             }
         }
         Ok(changed)
@@ -228,7 +271,7 @@ impl Optimised {
         &mut self,
         passes: &[Pass],
         context: &PassContext,
-        watch: &mut dyn FnMut(&'static str, &Graph),
+        watch: &mut dyn FnMut(&[Record], &Graph),
     ) -> Result<(), GraphError> {
         for _ in 0..PATCHES_MAX {
             if !self.run(passes, context, watch)? {
@@ -247,14 +290,14 @@ pub fn optimise(graph: &Graph, mode: Mode) -> Result<Optimised, GraphError> {
     optimise_watched(graph, mode, &mut |_, _| {})
 }
 
-/// [`optimise`], while `watch` sees the name of each pass that changed the graph and what it left.
+/// [`optimise`], while `watch` sees the patches of each pass that changed the graph, and what it left.
 ///
 /// # Errors
 /// As [`optimise`].
 pub fn optimise_watched(
     graph: &Graph,
     mode: Mode,
-    watch: &mut dyn FnMut(&'static str, &Graph),
+    watch: &mut dyn FnMut(&[Record], &Graph),
 ) -> Result<Optimised, GraphError> {
     graph.verify()?;
     let context = PassContext { mode: Some(mode) };

@@ -208,13 +208,23 @@ impl Patch {
     /// # Errors
     /// The first breach of a rule: the patch was wrong.
     pub fn apply(&self, graph: &Graph) -> Result<Graph, GraphError> {
+        Ok(self.apply_numbered(graph)?.0)
+    }
+
+    /// The changed graph, verified, and its new nodes.
+    pub(super) fn apply_numbered(&self, graph: &Graph) -> Result<(Graph, Vec<NodeId>), GraphError> {
         let mut applied = Applied::new(self, graph);
         applied.fixed();
         applied.nodes();
         applied.names();
-        let graph = applied.to;
+        let (graph, added) = (applied.to, applied.added);
         graph.verify()?;
-        Ok(graph)
+        Ok((graph, added))
+    }
+
+    /// The nodes that it takes away, in order.
+    pub(super) fn removed(&self) -> impl Iterator<Item = NodeId> {
+        self.removed.iter().copied()
     }
 }
 
@@ -225,6 +235,8 @@ struct Applied<'a> {
     to: Graph,
     /// By old or new value: its number in the result.
     numbers: BTreeMap<ValueId, ValueId>,
+    /// The new nodes, by their numbers in the result.
+    added: Vec<NodeId>,
 }
 
 impl<'a> Applied<'a> {
@@ -247,6 +259,7 @@ impl<'a> Applied<'a> {
             from,
             to,
             numbers: BTreeMap::new(),
+            added: Vec::new(),
         }
     }
 
@@ -303,15 +316,20 @@ impl<'a> Applied<'a> {
         for (i, node) in self.from.nodes.iter().enumerate() {
             let id = NodeId(i as u32);
             while let Some(inserted) = new.next_if(|inserted| inserted.before <= id) {
-                self.node(&inserted.node);
+                self.new_node(&inserted.node);
             }
             if !self.patch.removed.contains(&id) {
                 self.node(node);
             }
         }
         for inserted in new {
-            self.node(&inserted.node);
+            self.new_node(&inserted.node);
         }
+    }
+
+    fn new_node(&mut self, node: &Node) {
+        self.added.push(NodeId(self.to.nodes.len() as u32));
+        self.node(node);
     }
 
     fn node(&mut self, node: &Node) {

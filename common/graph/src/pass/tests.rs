@@ -1,6 +1,9 @@
 //! What each pass does, by the graph that it leaves.
 
-use super::{Mode, Optimised, PassContext, SIMPLIFYING, optimise, recompute, simplify};
+use super::{
+    Mode, Optimised, PassContext, Record, SIMPLIFYING, optimise, optimise_watched, recompute,
+    simplify,
+};
 use crate::graph::{ConstantData, Graph, NodeId, OutputRole, ValueId};
 use crate::models::{LOSS, MlpOptions, mlp};
 use crate::op::{
@@ -289,14 +292,65 @@ fn records_say_what_was_done() {
     let context = PassContext { mode: None };
     let mut optimised = Optimised::untouched(graph);
     let mut seen = Vec::new();
-    let mut watch = |pass: &'static str, graph: &Graph| seen.push((pass, graph.nodes().len()));
+    let mut watch = |records: &[Record], graph: &Graph| {
+        seen.push((records[0].pass, records.len(), graph.nodes().len()));
+    };
     optimised
         .settle(&SIMPLIFYING, &context, &mut watch)
         .unwrap();
-    assert_eq!(seen, [("rewrite", 1)]);
+    assert_eq!(seen, [("rewrite", 1, 1)]);
     let record = optimised.records[0].clone();
     assert_eq!((record.pass, record.sites), ("rewrite", 1));
     assert_eq!((record.nodes_before, record.nodes_after), (2, 1));
+    let printed =
+        "rewrite: copies and moves of nothing -> x, at 1: 2 -> 1 nodes\n  - #0 identity\n";
+    assert_eq!(record.to_string(), printed);
+}
+
+/// Everything that `ringfold model inspect --dump text` prints of a small network: a change of a pass
+/// shows here. `RINGFOLD_BLESS=1` writes it anew.
+#[test]
+fn the_dump_of_a_small_network_is_as_committed() {
+    let (mut graph, x) = graph();
+    let shape = Shape::fixed(&[3, 4]);
+    let w = graph
+        .add_parameter("w", shape, Initialiser::Normal { deviation: 0.1 })
+        .unwrap();
+    let shape = Shape::fixed(&[3]);
+    let b = graph.add_parameter("b", shape, Initialiser::Zeros).unwrap();
+    let h = graph.apply(Dense::Affine, &[x, w, b]).unwrap();
+    let h = graph.apply(Unary::Gelu, &[h]).unwrap();
+    let two = graph.add_scalar(2.0).unwrap();
+    let h = graph.apply(Binary::Mul, &[h, two]).unwrap();
+    let p = graph.apply(Softmax::Plain { axis: 1 }, &[h]).unwrap();
+    let p = graph.apply(Unary::Log, &[p]).unwrap();
+    graph
+        .add_output("log_p", OutputRole::Prediction, p)
+        .unwrap();
+    let ty = TensorType::new(DType::F32, Shape::batched(&[3]));
+    let y = graph.add_input("y", ty).unwrap();
+    let loss = graph.apply(MeanSquaredError::Loss, &[p, y]).unwrap();
+    graph.add_output(LOSS, OutputRole::Loss, loss).unwrap();
+    let simple = simplify(&graph).unwrap();
+    let mut text = format!("{graph}");
+    for record in &simple.records {
+        text += &record.to_string();
+    }
+    let graph = differentiate(&simple.graph, LOSS).unwrap();
+    text += &graph.to_string();
+    let mut watch = |records: &[Record], graph: &Graph| {
+        records
+            .iter()
+            .for_each(|record| text += &record.to_string());
+        text += &graph.to_string();
+    };
+    let last = optimise_watched(&graph, Mode::Training, &mut watch).unwrap();
+    text += &crate::dump::dot(&last.graph);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/pass/golden/dump.txt");
+    if std::env::var_os("RINGFOLD_BLESS").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(path).unwrap());
 }
 
 #[test]
