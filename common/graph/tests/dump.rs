@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ringfold_graph::dump::dot;
 use ringfold_graph::models::{LOSS, MlpOptions, mlp};
-use ringfold_graph::pass::{Mode, optimise_watched};
+use ringfold_graph::pass::{Mode, Record, optimise_watched};
 use ringfold_graph::{Activation, Graph, differentiate};
 
 fn assert_golden(name: &str, graph: &Graph) {
@@ -38,7 +38,7 @@ fn classifier_with_dropout_and_penalty() {
     assert_golden_text("classifier.dot", &dot(&graph));
 }
 
-/// The graph after each pass that changed it.
+/// The patches of each pass that changed the graph, and what it left.
 #[test]
 fn a_classifier_through_the_passes() {
     let mut options = MlpOptions::classifier(8, &[16, 12], 4);
@@ -50,8 +50,9 @@ fn a_classifier_through_the_passes() {
         ("classifier_prediction.txt", Mode::Prediction),
     ] {
         let mut text = format!("before\n{graph}");
-        let mut watch = |pass: &'static str, graph: &Graph| {
-            text.push_str(&format!("after {pass}\n{graph}"));
+        let mut watch = |records: &[Record], graph: &Graph| {
+            let patches: String = records.iter().map(Record::to_string).collect();
+            text.push_str(&format!("{patches}after {}\n{graph}", records[0].pass));
         };
         optimise_watched(&graph, mode, &mut watch).unwrap();
         assert_golden_text(name, &text);
