@@ -339,10 +339,10 @@ fn inspect_tells_what_a_model_holds_costs_and_takes() {
     );
 
     let error = look(&["--workspace-bytes-max", "64"]).error(2);
-    assert!(error.contains("64 are allowed"), "{error}");
-    let limit = error.split(' ').find_map(|word| word.parse::<usize>().ok());
-    let limit = limit.expect("the smallest size").to_string();
-    look(&["--workspace-bytes-max", &limit]).succeeded();
+    assert!(error.contains("of 64 bytes was asked for"), "{error}");
+    let (_, least) = error.split_once("the least is ").expect(&error);
+    let limit = least.split(',').next().unwrap();
+    look(&["--workspace-bytes-max", limit]).succeeded();
 }
 
 /// The digits as images of 8 x 8: every kind of network that takes them trains, is saved, and

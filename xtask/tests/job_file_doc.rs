@@ -28,7 +28,55 @@ learning_rate = 0.1
 "#;
 
 /// The parts of files that together have a place for every key.
-const PARTS: [&[&str]; 24] = [
+const PARTS: [&[&str]; 29] = [
+    &[
+        r#"[model]
+kind = "onnx"
+path = "net.onnx"
+[[model.inputs]]
+name = "image"
+features = [0, 784]
+"#,
+        CSV,
+        EPOCHS,
+        SGD,
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        SGD,
+        r#"[cluster.compression]
+kind = "bf16"
+"#,
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        SGD,
+        r#"[cluster.compression]
+kind = "int8"
+"#,
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        SGD,
+        r#"[cluster.compression]
+kind = "topk"
+"#,
+    ],
+    &[
+        MLP,
+        CSV,
+        EPOCHS,
+        SGD,
+        r#"[cluster.compression]
+kind = "powersgd"
+"#,
+    ],
     &[
         r#"[model]
 kind = "onnx"

@@ -263,7 +263,8 @@ fn a_layer_that_does_not_fit_is_named_with_its_line() {
     );
     assert_eq!(
         refused(vec![dense(4)], &row),
-        "the last layer gives [4] a sample: expected [3], one number for each class or target"
+        "the last layer gives [4] a sample: expected [3], one number for each class or target \
+         (under \"normal\" a mean and a variance)"
     );
     assert_eq!(
         refused(vec![Layer::Reshape(vec![5]), dense(3)], &row),

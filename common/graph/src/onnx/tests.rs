@@ -584,7 +584,8 @@ fn what_does_not_fit_a_job_is_named_with_both_sides() {
         (
             message(job(&images(), (&[4], 2), scores)),
             "output \"scores\": expected the batch first, then a number for each class or target \
-             of the data, got [batch, 3] for 2 classes",
+             of the data, or a mean and a variance for each target under \"normal\", got \
+             [batch, 3] for 2 classes",
         ),
         (
             message(job(&images(), (&[4], 3), |onnx| {

@@ -3,6 +3,9 @@
 //! Sleeping is modelled without a timeout, so that a wake-up that is lost is a deadlock, which loom
 //! reports; slots are cells of loom's, which reports a read beside a write. Each model has a twin with
 //! one thing left out, which must be found: so a model is known to look where it should.
+//!
+//! Invariant of the unsafe code: the cells are loom's, which checks every access and fails the model
+//! where two meet; that none do is what the models are there to show.
 
 use std::sync::atomic::Ordering;
 
@@ -117,7 +120,7 @@ fn blocks(obeys: bool) -> impl Fn() + Sync + Send + 'static {
             }
             beat.begin_block();
             let half = beat.half as usize;
-            // SAFETY: none; loom fails if anyone else accesses the cell now.
+            // SAFETY: loom fails the model if anyone else accesses the cell now.
             mine.halves[half].with_mut(|value| unsafe { *value = block });
             let tick = beat.post();
             mine.line().post(tick);
@@ -145,7 +148,7 @@ fn one_tick(post: fn(&Place)) -> impl Fn() + Sync + Send + 'static {
         let place = Arc::new(Place::new());
         let other = Arc::clone(&place);
         let thread = loom::thread::spawn(move || {
-            // SAFETY: none; loom fails if anyone else accesses the cell now.
+            // SAFETY: loom fails the model if anyone else accesses the cell now.
             other.halves[0].with_mut(|value| unsafe { *value = 7 });
             post(&other);
         });

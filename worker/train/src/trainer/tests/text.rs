@@ -16,7 +16,7 @@ fn fixture() -> Fixture {
         heads: 2,
         width: 16,
         dropout: 0.0,
-        attention_dropout: 0.1,
+        attention_dropout: 0.0,
         tied_embeddings: true,
     });
     spec.data = DataSpec {
