@@ -2,6 +2,7 @@
 //! a rank.
 
 pub mod faults;
+pub mod process;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::resume_unwind;

@@ -1,13 +1,12 @@
 //! Faults at each phase of an operation over TCP. A failure prints its seed; `RINGFOLD_FAULT_SEED` runs
 //! that one alone.
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use ringfold_collective::testing::faults::{Fault, Moment, Plan, Wires};
+use ringfold_collective::testing::process::{Victim, meet};
 use ringfold_collective::testing::{identity, listener, on_threads};
 use ringfold_collective::{AbortSignal, CollectiveError, LastSign, Listener, RingOptions};
 use ringfold_common::ids::Rank;
@@ -176,13 +175,7 @@ fn victim() {
         ..Plan::from_seed(0)
     };
     let listener = listener();
-    println!("addr={}", listener.addr());
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).unwrap();
-    let peers: Vec<SocketAddr> = line
-        .split_whitespace()
-        .map(|p| p.parse().unwrap())
-        .collect();
+    let peers = meet(&listener);
     run(plan.victim.0, listener, &peers, &plan);
 }
 
@@ -204,40 +197,26 @@ fn a_kill_at_each_phase_is_survived_and_named() {
             elements,
             ..Plan::from_seed(0)
         };
-        let mut victim = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "victim", "--ignored", "--nocapture"])
-            .env(
-                VICTIM,
-                format!("{} {} {}", plan.world, plan.victim, elements),
-            )
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
-        let addr: SocketAddr = lines
-            .find_map(|line| Some(line.unwrap().split_once("addr=")?.1.parse().unwrap()))
-            .expect("the victim says where it listens");
+        let told = format!("{} {} {}", plan.world, plan.victim, elements);
+        let mut victim = Victim::start(VICTIM, told);
         let survivors: Vec<(u32, Listener)> = [0, 2, 3]
             .map(|rank| (rank, listener()))
             .into_iter()
             .collect();
         let mut targets: Vec<SocketAddr> = survivors.iter().map(|(_, l)| l.addr()).collect();
-        targets.insert(1, addr);
-        let mut stdin = victim.stdin.take().unwrap();
+        targets.insert(1, victim.addr());
         let victim = std::sync::Arc::new(Mutex::new(victim));
         let killed = std::sync::Arc::clone(&victim);
         let wires = Wires::new(plan, &targets, move || {
-            killed.lock().unwrap().kill().unwrap()
+            killed.lock().unwrap().child.kill().unwrap()
         });
-        let addrs: Vec<String> = wires.addrs().iter().map(SocketAddr::to_string).collect();
-        writeln!(stdin, "{}", addrs.join(" ")).unwrap();
+        victim.lock().unwrap().tell(wires.addrs());
         let ended = on_threads(survivors, |(rank, listener)| {
             run(rank, listener, wires.addrs(), &plan)
         });
         assert_eq!(wires.spent(), 1, "{plan:?}");
         check(&plan, &ended);
-        let status = victim.lock().unwrap().wait().unwrap();
+        let status = victim.lock().unwrap().child.wait().unwrap();
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
         assert_eq!(signal, Some(9), "{plan:?}");
         spent += 1;

@@ -1,11 +1,10 @@
 //! SIGKILL to the process of one rank while three of them train: the survivors know at once.
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use ringfold_collective::testing::process::{Victim, meet};
 use ringfold_collective::testing::{identity, listener, on_threads};
 use ringfold_collective::{AbortSignal, CollectiveError, Listener, Reduce, RingOptions};
 use ringfold_common::ids::Rank;
@@ -41,34 +40,23 @@ fn victim() {
         return;
     }
     let listener = listener();
-    println!("addr={}", listener.addr());
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).unwrap();
-    let peers: Vec<SocketAddr> = line
-        .split_whitespace()
-        .map(|p| p.parse().unwrap())
-        .collect();
+    let peers = meet(&listener);
     train(1, listener, &peers, || ());
+}
+
+/// Rank 1 in a process of its own, which waits for the others; their ranks and listeners; all addresses.
+fn ring_with_victim() -> (Victim, [(u32, Listener); 2], [SocketAddr; 3]) {
+    let mut victim = Victim::start(VICTIM, "1");
+    let survivors = [(0, listener()), (2, listener())];
+    let peers = [survivors[0].1.addr(), victim.addr(), survivors[1].1.addr()];
+    victim.tell(&peers);
+    (victim, survivors, peers)
 }
 
 #[test]
 fn a_stopped_process_is_named_within_the_deadline() {
-    let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--ignored", "--nocapture"])
-        .env(VICTIM, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
-    let addr: SocketAddr = lines
-        .find_map(|line| Some(line.unwrap().split_once("addr=")?.1.parse().unwrap()))
-        .expect("the victim says where it listens");
-    let survivors = [(0, listener()), (2, listener())];
-    let peers = [survivors[0].1.addr(), addr, survivors[1].1.addr()];
-    let mut stdin = victim.stdin.take().unwrap();
-    writeln!(stdin, "{} {} {}", peers[0], peers[1], peers[2]).unwrap();
-    let pid = rustix::process::Pid::from_child(&victim);
+    let (mut victim, survivors, peers) = ring_with_victim();
+    let pid = rustix::process::Pid::from_child(&victim.child);
     let errors = on_threads(survivors.into(), |(rank, listener)| {
         let options = RingOptions {
             progress_deadline: Duration::from_millis(300),
@@ -89,8 +77,8 @@ fn a_stopped_process_is_named_within_the_deadline() {
             }
         }
     });
-    victim.kill().unwrap();
-    victim.wait().unwrap();
+    victim.child.kill().unwrap();
+    victim.child.wait().unwrap();
     // Around the ring, rank 0 waits for rank 2, which waits for the one that is stopped. Whoever gives
     // up first closes its sockets, which the other may see.
     let stalled = |error: &&CollectiveError| matches!(error, CollectiveError::Stalled { .. });
@@ -100,21 +88,7 @@ fn a_stopped_process_is_named_within_the_deadline() {
 
 #[test]
 fn the_survivors_of_a_kill_name_their_neighbour() {
-    let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--ignored", "--nocapture"])
-        .env(VICTIM, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
-    let addr: SocketAddr = lines
-        .find_map(|line| Some(line.unwrap().split_once("addr=")?.1.parse().unwrap()))
-        .expect("the victim says where it listens");
-    let survivors = [(0, listener()), (2, listener())];
-    let peers = [survivors[0].1.addr(), addr, survivors[1].1.addr()];
-    let mut stdin = victim.stdin.take().unwrap();
-    writeln!(stdin, "{} {} {}", peers[0], peers[1], peers[2]).unwrap();
+    let (mut victim, survivors, peers) = ring_with_victim();
 
     let (training, has_trained) = mpsc::channel();
     let errors = std::thread::scope(|scope| {
@@ -126,8 +100,8 @@ fn the_survivors_of_a_kill_name_their_neighbour() {
         // Both are past the first operation.
         has_trained.recv().unwrap();
         has_trained.recv().unwrap();
-        victim.kill().unwrap();
-        victim.wait().unwrap();
+        victim.child.kill().unwrap();
+        victim.child.wait().unwrap();
         survivors.join().unwrap()
     });
     // Whoever sees the kill first closes its sockets, which the other may see first.
@@ -145,21 +119,7 @@ fn the_survivors_of_a_kill_name_their_neighbour() {
 
 #[test]
 fn with_eight_in_flight_a_kill_has_one_cause_on_each_survivor() {
-    let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--ignored", "--nocapture"])
-        .env(VICTIM, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
-    let addr: SocketAddr = lines
-        .find_map(|line| Some(line.unwrap().split_once("addr=")?.1.parse().unwrap()))
-        .expect("the victim says where it listens");
-    let survivors = [(0, listener()), (2, listener())];
-    let peers = [survivors[0].1.addr(), addr, survivors[1].1.addr()];
-    let mut stdin = victim.stdin.take().unwrap();
-    writeln!(stdin, "{} {} {}", peers[0], peers[1], peers[2]).unwrap();
+    let (mut victim, survivors, peers) = ring_with_victim();
 
     let (training, has_trained) = mpsc::channel();
     let causes = std::thread::scope(|scope| {
@@ -194,8 +154,8 @@ fn with_eight_in_flight_a_kill_has_one_cause_on_each_survivor() {
         for _ in 0..4 {
             has_trained.recv().unwrap();
         }
-        victim.kill().unwrap();
-        victim.wait().unwrap();
+        victim.child.kill().unwrap();
+        victim.child.wait().unwrap();
         survivors.join().unwrap()
     });
     for ended in causes {

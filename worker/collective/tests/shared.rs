@@ -1,11 +1,10 @@
 //! Rings in shared memory that break, and how they join: every rank gets an error that names a
 //! peer, and none hangs.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use ringfold_collective::testing::process::Victim;
 use ringfold_collective::testing::{identity, join_memory, join_processes, on_threads};
 use ringfold_collective::{
     AbortSignal, CollectiveError, FrameFault, Mismatch, Reduce, Ring, RingOptions,
@@ -242,12 +241,7 @@ fn victim() {
 #[test]
 fn the_peer_of_a_stopped_process_names_it_within_the_deadline() {
     let host = SharedHost::bind().unwrap();
-    let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--ignored", "--nocapture"])
-        .env(HOST, host.address())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut victim = Victim::start(HOST, host.address());
     let options = RingOptions {
         progress_deadline: Duration::from_millis(300),
         ..RingOptions::default()
@@ -256,7 +250,7 @@ fn the_peer_of_a_stopped_process_names_it_within_the_deadline() {
     let mut ring = host.connect_ring(identity(0, 2), options, abort).unwrap();
     ring.barrier().unwrap();
     ring.keep_operands(true);
-    let pid = rustix::process::Pid::from_child(&victim);
+    let pid = rustix::process::Pid::from_child(&victim.child);
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     let mut values = vec![1.0; 100_000];
     let error = loop {
@@ -265,8 +259,8 @@ fn the_peer_of_a_stopped_process_names_it_within_the_deadline() {
             break error;
         }
     };
-    victim.kill().unwrap();
-    victim.wait().unwrap();
+    victim.child.kill().unwrap();
+    victim.child.wait().unwrap();
     assert!(matches!(error, CollectiveError::Stalled { .. }), "{error}");
     assert_eq!(error.accused(), [Rank(1)], "{error}");
     assert!(values.iter().all(|&value| value == 1.0));
@@ -275,19 +269,13 @@ fn the_peer_of_a_stopped_process_names_it_within_the_deadline() {
 #[test]
 fn the_survivor_of_a_kill_names_its_peer() {
     let host = SharedHost::bind().unwrap();
-    let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--ignored", "--nocapture"])
-        .env(HOST, host.address())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut victim = Victim::start(HOST, host.address());
     let abort = AbortSignal::new().unwrap();
     let mut ring = host
         .connect_ring(identity(0, 2), RingOptions::default(), abort)
         .unwrap();
     ring.barrier().unwrap();
-    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("joined")));
+    victim.said("joined");
     let (reduced, has_reduced) = mpsc::channel();
     let error = std::thread::scope(|scope| {
         let survivor = scope.spawn(move || {
@@ -299,8 +287,8 @@ fn the_survivor_of_a_kill_names_its_peer() {
             }
         });
         has_reduced.recv().unwrap();
-        victim.kill().unwrap();
-        victim.wait().unwrap();
+        victim.child.kill().unwrap();
+        victim.child.wait().unwrap();
         survivor.join().unwrap()
     });
     assert_eq!(error.accused(), [Rank(1)], "{error}");
@@ -313,19 +301,13 @@ fn the_survivor_of_a_kill_names_its_peer() {
 #[test]
 fn with_eight_in_flight_a_kill_has_one_cause() {
     let host = SharedHost::bind().unwrap();
-    let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--ignored", "--nocapture"])
-        .env(HOST, host.address())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut victim = Victim::start(HOST, host.address());
     let abort = AbortSignal::new().unwrap();
     let mut ring = host
         .connect_ring(identity(0, 2), RingOptions::default(), abort)
         .unwrap();
     ring.barrier().unwrap();
-    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("joined")));
+    victim.said("joined");
     let (started, has_started) = mpsc::channel();
     let errors = std::thread::scope(|scope| {
         let survivor = scope.spawn(move || {
@@ -345,8 +327,8 @@ fn with_eight_in_flight_a_kill_has_one_cause() {
         });
         has_started.recv().unwrap();
         has_started.recv().unwrap();
-        victim.kill().unwrap();
-        victim.wait().unwrap();
+        victim.child.kill().unwrap();
+        victim.child.wait().unwrap();
         survivor.join().unwrap()
     });
     assert!(
