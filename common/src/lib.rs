@@ -11,6 +11,7 @@
 //! | [`dataset`] | what a dataset is known to hold; the part of it that a rank owns |
 //! | [`order`] | sample order as a pure function of (seed, epoch, position) |
 //! | [`random`] | the counter-based generator behind shuffling, dropout and initialisers |
+//! | [`simd`] | a loop compiled for the widest vectors of the machine |
 //! | [`vocabulary`] | text as tokens, and tokens as text |
 //! | [`error`] | the ten error codes at the edge |
 //! | [`clock`] | time as an argument |
@@ -23,4 +24,5 @@ pub mod job;
 pub mod job_file;
 pub mod order;
 pub mod random;
+pub mod simd;
 pub mod vocabulary;

@@ -13,9 +13,9 @@
 use std::ops::Range;
 
 use ringfold_common::ids::Rank;
+use ringfold_common::simd::widest;
 
 use super::payload::PayloadFault;
-use super::simd::widest;
 use crate::{CollectiveError, Ring};
 
 /// How a part becomes bytes and comes back.

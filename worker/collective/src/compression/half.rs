@@ -2,10 +2,10 @@
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use ringfold_common::simd::widest;
 
 use super::exchange::Codec;
 use super::payload::PayloadFault;
-use super::simd::widest;
 use crate::element::{bytes_of, bytes_of_mut};
 
 /// Elements that are converted at a time.

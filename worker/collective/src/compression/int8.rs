@@ -8,9 +8,10 @@
 //! On the wire: the scales of all blocks, then all bytes. A scale that is negative, NaN or so great that
 //! 127 times it is infinite, and the byte -128, which no encoder makes, are refused.
 
+use ringfold_common::simd::widest;
+
 use super::exchange::Codec;
 use super::payload::PayloadFault;
-use super::simd::widest;
 
 /// 1.5 * 2^23: a number of less than 2^22 that is added to it is rounded to a whole one, ties to even,
 /// which its low bits then are.

@@ -4,7 +4,7 @@
 //! `rank` rows of as many elements as `m` has rows, `qt` of as many as `m` has columns. Every sum is
 //! taken in one order, whatever the machine's vectors.
 
-use super::simd::widest;
+use ringfold_common::simd::widest;
 
 /// Partial sums of a dot product.
 const LANES: usize = 16;

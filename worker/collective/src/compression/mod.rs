@@ -44,7 +44,6 @@ mod linear;
 mod payload;
 mod power_sgd;
 mod reproducible;
-mod simd;
 mod top_k;
 
 use std::ops::Range;

@@ -1,7 +1,8 @@
 //! Running a loop with the widest vectors that the machine has.
 //!
-//! The same as what the kernels of training use, which this crate doesn't reach: it is a library of
-//! its own. The bits are the same either way, since the compiler neither reassociates nor fuses.
+//! The build targets the oldest x86-64; [`widest`] compiles its closure again for AVX2 and for AVX-512
+//! and picks at run time. The bits are the same either way: floating-point operations are never
+//! reassociated or fused by the compiler, and kernels fix the order of their sums.
 //!
 //! Invariant of the unsafe code: [`with_avx2`] and [`with_avx512`] are called only after the processor
 //! was found to have their features.
@@ -9,7 +10,7 @@
 /// Calls `f`, compiled for the widest vectors. What `f` calls must be `#[inline(always)]` or a
 /// closure to gain from it.
 #[inline(always)]
-pub(super) fn widest<R>(f: impl FnOnce() -> R) -> R {
+pub fn widest<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     if has_avx512() {
         // SAFETY: the processor has the features.
