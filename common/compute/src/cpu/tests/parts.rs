@@ -7,7 +7,7 @@ use ringfold_graph::{DType, Graph, Op, Shape};
 use super::networks::{images, tokens};
 use crate::backend::{PartsMemory, TrainHook};
 use crate::error::ComputeError;
-use crate::testing::{Rig, finish, input, parameter, random_graphs};
+use crate::testing::{Growth, RandomGraph, Rig, finish, input, parameter, random_graphs};
 
 /// Keeps what it is handed, and the order.
 #[derive(Default)]
@@ -57,7 +57,8 @@ fn run_in_parts(rig: &mut Rig<f32>, ends: &[usize]) -> Result<(Vec<f32>, usize),
 }
 
 /// Any parts give what a run without them gives, and are final when they are handed over.
-fn check(graph: &Graph, cuts: &[f64]) {
+/// Returns the loss, which may overflow.
+fn check(graph: &Graph, cuts: &[f64]) -> f32 {
     let mut rig = Rig::<f32>::new(graph, 3);
     let loss = rig.run();
     let expected = rig.gradients.to_vec();
@@ -75,7 +76,7 @@ fn check(graph: &Graph, cuts: &[f64]) {
         "{ends:?}"
     );
     assert_eq!(got.len(), expected.len());
-    assert!(loss.is_finite());
+    loss
 }
 
 proptest! {
@@ -92,9 +93,23 @@ proptest! {
 #[test]
 fn parts_of_whole_networks() {
     for graph in [images(DType::F32), tokens(DType::F32)] {
-        check(&graph, &[]);
+        assert!(check(&graph, &[]).is_finite());
         check(&graph, &[0.0, 0.1, 0.2, 0.5, 0.5, 0.9]);
     }
+}
+
+/// `log(1 + exp(x))` of a plan that isn't simplified overflows, and its parts are the same still.
+#[test]
+fn parts_of_a_loss_that_overflows() {
+    let growth = vec![Growth::Scale(1000.0), Growth::Twice(1), Growth::Unstable(2)];
+    let random = RandomGraph {
+        features: 3,
+        growth,
+        cross_entropy: false,
+        penalty_every: 1,
+    };
+    let loss = check(&random.build(DType::F32), &[0.5]);
+    assert!(loss.is_infinite(), "{loss}");
 }
 
 /// What is a gradient and an operand of another stays until that has been computed.
