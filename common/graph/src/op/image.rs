@@ -290,18 +290,22 @@ impl Pool {
 
     fn check(&self, o: &Operands<'_>, image: [usize; 2]) -> Result<[usize; 2], GraphError> {
         let count = self.windows.count(image, self.kernel, self.ceil);
-        // A window then always has an element of the image.
+        // A window then always has an element of the image. One that begins in the margin before it
+        // steps over an image that is smaller than the dilation.
         let narrow = |i: usize| {
-            let most = self.windows.before[i].max(self.windows.after[i]);
-            let apart = self.windows.dilation[i] > 1;
-            match apart {
-                true => most.saturating_mul(2) <= self.kernel[i],
+            let (before, dilation) = (self.windows.before[i], self.windows.dilation[i]);
+            let most = before.max(self.windows.after[i]);
+            match dilation > 1 {
+                true => {
+                    most.saturating_mul(2) <= self.kernel[i]
+                        && (before == 0 || image[i] >= dilation)
+                }
                 false => most < self.kernel[i],
             }
         };
         let fits = (0..2).all(narrow) && count.is_some();
         let expected = "windows that fit into the image, margins smaller than a window (with \
-                        dilation at most half as large)";
+                        dilation at most half as large, and an image at least as large as it)";
         o.attribute("windows", expected, self.kernel[0] as f64, fits)?;
         Ok(count.unwrap_or([1; 2]))
     }

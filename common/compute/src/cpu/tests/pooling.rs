@@ -126,6 +126,34 @@ proptest! {
     }
 }
 
+/// A window of two elements, two apart, over an image of one column with a margin of one: it steps
+/// over the image, so there is no maximum and no mean.
+#[test]
+fn windows_that_step_over_the_image_are_refused() {
+    let pool = |pooling, dilation| Pool {
+        pooling,
+        kernel: [3, 2],
+        windows: Windows {
+            before: [0, 1],
+            after: [0, 1],
+            dilation,
+            ..Windows::default()
+        },
+        ceil: false,
+    };
+    let average = Pooling::Average {
+        count_margin: false,
+    };
+    for pooling in [Pooling::Max, average] {
+        assert!(graph(pool(pooling, [1, 2]), [2, 3, 3, 1]).is_none());
+        for (dilation, width) in [([1, 2], 2), ([1, 1], 1)] {
+            let pool = pool(pooling, dilation);
+            assert!(graph(pool, [2, 3, 3, width]).is_some());
+            check(pool, [2, 3, 3, width]);
+        }
+    }
+}
+
 #[test]
 fn large_pools_of_networks() {
     let windows = |kernel: usize, stride: usize, margin: usize| Pool {
