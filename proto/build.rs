@@ -5,7 +5,9 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 6] = [
+    "ringfold/v1/unit.proto",
+    "ringfold/v1/cluster_spec.proto",
     "ringfold/v1/spec.proto",
     "ringfold/v1/job.proto",
     "ringfold/v1/cluster.proto",

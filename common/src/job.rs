@@ -25,7 +25,8 @@ pub use optimizer::{
     IdleGroup, LambOptions, LionOptions, OptimizerSpec, RmsPropOptions, SgdOptions,
 };
 pub use report::{
-    Evaluation, Execution, GradientBytes, JobEvent, JobEventKind, Progress, RankReport, Summary,
+    Evaluation, Execution, GradientBytes, JobEvent, JobEventKind, Progress, RankReport, Restart,
+    Summary,
 };
 pub use schedule::{Anneal, Decay, Milestones, OneCycle, Period, ScheduleSpec};
 pub use spec::{

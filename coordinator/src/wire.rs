@@ -1,5 +1,6 @@
 //! The core's commands and views to messages.
 
+use ringfold_common::job::Restart;
 use ringfold_coordinator_core::{Assignment, Command, JobView, SlotState, SlotView};
 use ringfold_proto::v1::session_response::Message;
 use ringfold_proto::{failure_to_wire, timestamp, v1};
@@ -54,6 +55,16 @@ pub(crate) fn job(view: &JobView<'_>) -> v1::Job {
         evaluation: view.evaluation.map(Into::into),
         summary: record.summary.as_ref().map(Into::into),
         dataset: Some((&record.dataset).into()),
+        restarts_used: record.restarts_used,
+        restarts: record.restarts.iter().map(restart).collect(),
+    }
+}
+
+fn restart(restart: &Restart) -> v1::Restart {
+    v1::Restart {
+        membership_epoch: restart.membership_epoch.0,
+        at: Some(timestamp(restart.at)),
+        cause: restart.cause.clone(),
     }
 }
 

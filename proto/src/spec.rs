@@ -61,6 +61,8 @@ impl From<&JobSpec> for v1::JobSpec {
                 overlap: v1::Overlap::from(spec.cluster.overlap).into(),
                 bucket_bytes: spec.cluster.bucket_bytes,
                 compression: spec.cluster.compression.map(Into::into),
+                min_workers: spec.cluster.min_workers,
+                restarts_max: Some(spec.cluster.restarts_max),
             }),
             output: Some(v1::OutputSpec {
                 dir: spec.output.dir.clone(),
@@ -83,6 +85,11 @@ impl TryFrom<v1::JobSpec> for JobSpec {
             train: required(spec.train, "spec.train")?.try_into()?,
             cluster: ClusterSpec {
                 workers: cluster.workers,
+                min_workers: match cluster.min_workers {
+                    0 => ClusterSpec::min_workers_default(),
+                    workers => workers,
+                },
+                restarts_max: cluster.restarts_max.unwrap_or(ClusterSpec::RESTARTS_MAX),
                 replicas: match cluster.replicas {
                     0 => cluster.workers,
                     replicas => replicas,

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Cluster, ENDLESS, Signal, pid_of_rank, signal, until};
+use crate::support::{Cluster, FRAGILE, Signal, pid_of_rank, signal, until};
 
 /// A job of three ranks that trains, on the nodes given.
 #[track_caller]
@@ -11,7 +11,7 @@ fn endless_job(cluster: &mut Cluster, nodes: &[(&str, usize)]) -> (String, Value
     for (node, slots) in nodes {
         cluster.worker(node, *slots);
     }
-    let id = cluster.submit(&[&ENDLESS[..], &["--workers", "3"]].concat());
+    let id = cluster.submit(&[&FRAGILE[..], &["--workers", "3"]].concat());
     let job = cluster.job_in_training(&id);
     (id, job)
 }

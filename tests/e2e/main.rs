@@ -8,6 +8,7 @@
 //! | [`cluster`] | coordinator, agents, `submit`, `jobs`, `job`, `nodes`, `watch`, `cancel` |
 //! | [`queue`] | who waits for what, and tokens |
 //! | [`faults`] | killed, stopped and silent processes |
+//! | [`elastic`] | jobs that go on when ranks are lost |
 //! | [`signals`] | Ctrl-C and SIGKILL of `ringfold train` |
 //! | [`restart`] | a coordinator that comes back |
 //! | [`errors`] | wrong input: one clear line and the right exit code |
@@ -25,6 +26,7 @@
 mod api;
 mod bench;
 mod cluster;
+mod elastic;
 mod errors;
 mod fashion_mnist;
 mod faults;

@@ -50,7 +50,7 @@ fn a_job_that_ran_runs_again_and_ends_with_the_same_weights() {
     let queued_again = lines.iter().any(|line| {
         line["state"] == "queued"
             && line["reason"].as_str().is_some_and(|reason| {
-                reason == "waiting: the coordinator was restarted; the job starts again"
+                reason == "waiting: the coordinator was restarted; the job goes on with its workers"
             })
     });
     assert!(queued_again, "{watched}");

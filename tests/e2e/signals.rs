@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 
 use crate::support::{
-    ENDLESS, Process, Signal, args, digits, group_members, signal, temp_dir, text,
+    FRAGILE, Process, Signal, args, digits, group_members, signal, temp_dir, text,
 };
 
 /// `ringfold train` in training, with three worker processes.
@@ -20,7 +20,7 @@ impl Training {
         let (job, out) = (digits(), text(&dir.path().join("out")));
         let mut process = Process::start(&args(&[
             &["train", &job, "--workers", "3", "--output", &out],
-            &ENDLESS,
+            &FRAGILE,
             flags,
         ]));
         // In either style, this is said when all ranks train.

@@ -54,6 +54,8 @@ fn a_thousand_seeds_keep_every_promise() {
         ("restarts", 1_000),
         ("crashes after a commit", 500),
         ("requeued", 500),
+        ("recovered", 500),
+        ("worlds with fewer ranks", 200),
         ("existing tokens", 200),
         ("refusals", 500),
         ("leases expired", 500),

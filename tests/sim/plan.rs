@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringfold_common::ids::{JobId, MembershipEpoch, NodeName, Rank, SlotId};
-use ringfold_common::job::{Cause, JobState, Phase};
+use ringfold_common::job::{Cause, JobSpec, JobState, Phase};
 use ringfold_coordinator_core::{Event, ExitCause, Fence, RequestId, StreamEnd};
 
 use crate::rig;
@@ -111,7 +111,7 @@ fn submit(world: &mut World) -> Result<(), String> {
     let token = world.draw.pick(&tokens).flatten();
     world.event(Event::Submit {
         request: RequestId(1),
-        spec: rig::spec(workers as u32),
+        spec: elastic(workers as u32),
         dataset: rig::dataset(),
         client_token: token.map(str::to_owned),
     })
@@ -127,6 +127,14 @@ fn any_job(world: &mut World) -> JobId {
 fn cancel(world: &mut World) -> Result<(), String> {
     let (request, job) = (RequestId(2), any_job(world));
     world.event(Event::Cancel { request, job })
+}
+
+/// Most jobs survive some faults, with some ranks fewer; how many depends on their size.
+fn elastic(workers: u32) -> JobSpec {
+    let mut spec = rig::spec(workers);
+    spec.cluster.restarts_max = [1, 0, 2, 1, 3][workers as usize % 5];
+    spec.cluster.min_workers = workers.div_ceil(2).max(1);
+    spec
 }
 
 fn rank_fails(world: &mut World) -> Result<(), String> {

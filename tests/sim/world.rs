@@ -147,6 +147,12 @@ impl World {
                 if matches!(command, ringfold_coordinator_core::Command::Abort { .. }) {
                     self.count("aborts");
                 }
+                if let ringfold_coordinator_core::Command::Assign(assignment) = command
+                    && assignment.fence.rank.0 == 0
+                    && assignment.world < assignment.spec.cluster.workers
+                {
+                    self.count("worlds with fewer ranks");
+                }
                 // A stream may have ended before the core has heard of it.
                 if let Some(worker) = self.workers.get_mut(slot) {
                     worker.receive(command)?;
@@ -175,8 +181,10 @@ impl World {
                         JobState::Cancelled => self.count("cancelled"),
                         _ => {}
                     }
-                    if *reason == Reason::CoordinatorRestarted {
-                        self.count("requeued");
+                    match reason {
+                        Reason::CoordinatorRestarted => self.count("requeued"),
+                        Reason::Recovering { .. } => self.count("recovered"),
+                        _ => {}
                     }
                 }
             }

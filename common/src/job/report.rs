@@ -18,6 +18,17 @@ pub struct GradientBytes {
     pub saved: i64,
 }
 
+/// Why a job went on in another world.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// The number of the world that ended.
+    pub membership_epoch: MembershipEpoch,
+    /// When.
+    pub at: UnixMillis,
+    /// Why, in words.
+    pub cause: String,
+}
+
 /// How training goes, as rank 0 reports it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {

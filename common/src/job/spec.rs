@@ -520,8 +520,14 @@ pub enum EvaluateEvery {
 /// `[cluster]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClusterSpec {
-    /// Ranks of the job's world.
+    /// Ranks of the job's world, as long as enough slots are there.
     pub workers: u32,
+    /// The fewest ranks that the job goes on with after it has lost some; at most `workers`.
+    #[serde(default = "ClusterSpec::min_workers_default")]
+    pub min_workers: u32,
+    /// Faults that the job survives; the next one fails it.
+    #[serde(default)]
+    pub restarts_max: u32,
     /// Logical data-parallel workers, at least as many as ranks. A batch is cut into this many
     /// parts, whatever ranks compute them: with [`FoldMode::Reproducible`] the result depends on
     /// this number and not on that of ranks.
@@ -540,6 +546,17 @@ pub struct ClusterSpec {
     /// The most bytes of gradient that are summed as one message then, unless one parameter has
     /// more; 0 lets the cost model choose.
     pub bucket_bytes: u64,
+}
+
+impl ClusterSpec {
+    /// `cluster.restarts_max` of a job file that doesn't say.
+    pub const RESTARTS_MAX: u32 = 16;
+
+    /// `cluster.min_workers` of a job file that doesn't say.
+    #[must_use]
+    pub fn min_workers_default() -> u32 {
+        1
+    }
 }
 
 /// `cluster.overlap`.

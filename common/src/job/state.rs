@@ -71,8 +71,17 @@ pub enum Reason {
         /// Jobs before this one.
         ahead: u32,
     },
-    /// It ran, the coordinator was restarted, and it waits to run again from the start.
+    /// It ran, the coordinator was restarted, and it waits for its workers to go on.
     CoordinatorRestarted,
+    /// A fault took a rank away, and the job goes on with those that it can get.
+    Recovering {
+        /// What happened.
+        failure: Failure,
+        /// Faults that it has survived, this one included.
+        used: u32,
+        /// Faults that it may survive.
+        budget: u32,
+    },
     /// Ranks are loading data and opening their listeners.
     FormingRing {
         /// Ranks that are ready.
@@ -105,9 +114,14 @@ impl fmt::Display for Reason {
             Self::Behind { head, ahead } => {
                 write!(f, "waiting: {ahead} ahead in the queue, {head} is first")
             }
-            Self::CoordinatorRestarted => {
-                f.write_str("waiting: the coordinator was restarted; the job starts again")
-            }
+            Self::CoordinatorRestarted => f.write_str(
+                "waiting: the coordinator was restarted; the job goes on with its workers",
+            ),
+            Self::Recovering {
+                failure,
+                used,
+                budget,
+            } => write!(f, "recovering from fault {used} of {budget}: {failure}"),
             Self::FormingRing { ready, world } => {
                 write!(
                     f,
@@ -231,6 +245,21 @@ impl Cause {
     #[must_use]
     pub fn is_secondary(&self) -> bool {
         matches!(self, Self::PeerLost(_))
+    }
+
+    /// True if a job can go on without the rank: its process, its host or its connection is gone.
+    /// What a rank says of its work would happen again elsewhere.
+    #[must_use]
+    pub fn is_survivable(&self) -> bool {
+        match self {
+            Self::Exited(_)
+            | Self::Signalled(_)
+            | Self::ConnectionLost
+            | Self::LeaseExpired { .. }
+            | Self::WorkerStopped
+            | Self::PeerLost(_) => true,
+            Self::Error(_) | Self::WeightsDiffer(_) => false,
+        }
     }
 
     /// True if the rank itself said what happened: its log adds nothing.

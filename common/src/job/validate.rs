@@ -49,6 +49,8 @@ pub mod limits {
     pub const STEPS_MAX: u64 = 1 << 40;
     /// Ranks of a job.
     pub const WORKERS_MAX: u32 = 1024;
+    /// Faults that a job may be told to survive.
+    pub const RESTARTS_MAX: u32 = 1_000_000;
     /// Logical data-parallel workers of a job.
     pub const REPLICAS_MAX: u32 = 1 << 16;
     /// Rounds of a batch.
@@ -184,6 +186,18 @@ impl JobSpec {
             self.cluster.workers.into(),
             1,
             limits::WORKERS_MAX.into(),
+        )?;
+        check_count(
+            "cluster.min_workers",
+            self.cluster.min_workers.into(),
+            1,
+            self.cluster.workers.into(),
+        )?;
+        check_count(
+            "cluster.restarts_max",
+            self.cluster.restarts_max.into(),
+            0,
+            limits::RESTARTS_MAX.into(),
         )?;
         check_count(
             "cluster.replicas",

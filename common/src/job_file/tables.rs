@@ -170,6 +170,8 @@ fn test_data(table: Reader<'_>, source: &DataSource) -> Result<TestData, Located
 fn cluster(table: Option<Reader<'_>>) -> Result<ClusterSpec, Located> {
     let mut spec = ClusterSpec {
         workers: 1,
+        min_workers: ClusterSpec::min_workers_default(),
+        restarts_max: ClusterSpec::RESTARTS_MAX,
         replicas: 1,
         mode: FoldMode::Auto,
         threads: 0,
@@ -180,6 +182,9 @@ fn cluster(table: Option<Reader<'_>>) -> Result<ClusterSpec, Located> {
     };
     if let Some(table) = table {
         spec.workers = table.whole_u32("workers")?.unwrap_or(1);
+        spec.min_workers = table.whole_u32("min_workers")?.unwrap_or(spec.min_workers);
+        let restarts_max = table.whole_u32("restarts_max")?;
+        spec.restarts_max = restarts_max.unwrap_or(spec.restarts_max);
         spec.replicas = table.whole_u32("replicas")?.unwrap_or(spec.workers);
         let modes = [
             ("auto", FoldMode::Auto),

@@ -10,6 +10,12 @@ pub struct CoreConfig {
     pub lease: Duration,
     /// How long a job that shows only a secondary sign of a fault waits for the first cause.
     pub blame_grace: Duration,
+    /// How long a job that goes on after a fault waits for the ranks of its last world to stop:
+    /// they hold its state.
+    pub stop_wait: Duration,
+    /// How long a job that ran waits, after a restart of the coordinator, until as many slots are
+    /// free as it has workers. Then it goes on with those that are there.
+    pub rejoin_wait: Duration,
     /// Jobs that may be queued. More are refused.
     pub queued_jobs_max: usize,
     /// Ended jobs that are kept. Those that ended first are dropped.
@@ -27,6 +33,10 @@ impl CoreConfig {
     pub const LEASE: Duration = Duration::from_secs(10);
     /// Default of [`Self::blame_grace`].
     pub const BLAME_GRACE: Duration = Duration::from_secs(2);
+    /// Default of [`Self::stop_wait`].
+    pub const STOP_WAIT: Duration = Duration::from_secs(30);
+    /// Default of [`Self::rejoin_wait`].
+    pub const REJOIN_WAIT: Duration = Duration::from_secs(10);
     /// Default of [`Self::queued_jobs_max`].
     pub const QUEUED_JOBS_MAX: usize = 1_000;
     /// Default of [`Self::ended_jobs_max`].
@@ -44,6 +54,8 @@ impl Default for CoreConfig {
         Self {
             lease: Self::LEASE,
             blame_grace: Self::BLAME_GRACE,
+            stop_wait: Self::STOP_WAIT,
+            rejoin_wait: Self::REJOIN_WAIT,
             queued_jobs_max: Self::QUEUED_JOBS_MAX,
             ended_jobs_max: Self::ENDED_JOBS_MAX,
             events_per_job_max: Self::EVENTS_PER_JOB_MAX,

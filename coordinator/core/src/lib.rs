@@ -31,6 +31,22 @@
 //! slots are free as it has ranks, all at once; the others wait behind it. Ranks are packed on few
 //! hosts, and on few nodes of a host, in an order that depends on names and numbers only.
 //!
+//! # Going on after a fault
+//!
+//! A job may survive `cluster.restarts_max` faults. A fault is survivable if a process, a host or a
+//! connection is gone; what a rank says of its own work would happen again. The job is queued again
+//! at its old place with [`Reason::Recovering`], before all that have not started yet. Its other ranks
+//! stop, and their slots are for nobody else; once all have stopped, or after
+//! [`CoreConfig::stop_wait`], it starts in the next membership epoch with as many slots as are free,
+//! from `cluster.min_workers` to `cluster.workers`. Slots of its last world come first, and its rank 0
+//! stays rank 0. While a first cause is sought that a job may survive, no job starts. Once rank 0 has
+//! finished, the model is saved, and a rank that is lost counts as finished.
+//!
+//! After a restart of the coordinator a job that ran waits for as many slots as it has workers, but
+//! for [`CoreConfig::rejoin_wait`] only.
+//!
+//! [`Reason::Recovering`]: ringfold_common::job::Reason::Recovering
+//!
 //! # A failure's first cause
 //!
 //! The first sign of a fault aborts the other ranks at once. If the sign may be the consequence of

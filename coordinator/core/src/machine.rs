@@ -7,6 +7,7 @@
 //!   looks for no one to blame;
 //! - what differs between a job's record and the store is its reason, by `durable_reason`.
 
+mod elastic;
 mod faults;
 mod queries;
 mod queue;
@@ -211,7 +212,10 @@ impl Core {
             Event::RankStopped { slot, fence } => {
                 self.rank(slot, fence, RankMessage::Stopped, turn);
             }
-            Event::Tick => self.expire_leases(turn),
+            Event::Tick => {
+                self.expire_leases(turn);
+                self.wake_waiting(turn);
+            }
         }
     }
 

@@ -3,7 +3,9 @@
 use ringfold_common::clock::UnixMillis;
 use ringfold_common::dataset::DatasetInfo;
 use ringfold_common::ids::{JobId, MembershipEpoch, Revision};
-use ringfold_common::job::{Evaluation, JobSpec, JobState, Progress, RankReport, Reason, Summary};
+use ringfold_common::job::{
+    Evaluation, JobSpec, JobState, Progress, RankReport, Reason, Restart, Summary,
+};
 use serde::{Deserialize, Serialize};
 
 /// A job, as the store keeps it.
@@ -36,6 +38,13 @@ pub struct JobRecord {
     pub progress: Option<Progress>,
     /// The last evaluation of its world.
     pub evaluation: Option<Evaluation>,
+    /// Faults that it has survived, of those that its spec allows.
+    #[serde(default)]
+    pub restarts_used: u32,
+    /// What took it out of a world before its end, oldest first: the last
+    /// [`RESTARTS_KEPT`](Self::RESTARTS_KEPT).
+    #[serde(default)]
+    pub restarts: Vec<Restart>,
     /// How it ended, in [`JobState::Succeeded`] only.
     pub summary: Option<Summary>,
     /// No event of the job that was published has this number or a higher one. Numbers are
@@ -45,6 +54,11 @@ pub struct JobRecord {
     pub next_event_sequence: u64,
     /// The commit that ended it: the order in which ended jobs are dropped.
     pub ended_revision: Option<Revision>,
+}
+
+impl JobRecord {
+    /// The most [`restarts`](Self::restarts) that are kept.
+    pub const RESTARTS_KEPT: usize = 16;
 }
 
 /// One durable change.

@@ -86,6 +86,8 @@ fn full() -> JobSpec {
         },
         cluster: ClusterSpec {
             workers: 3,
+            min_workers: 2,
+            restarts_max: 0,
             replicas: 6,
             mode: FoldMode::Reproducible,
             threads: 2,

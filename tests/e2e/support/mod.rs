@@ -161,3 +161,13 @@ pub const ENDLESS: [&str; 4] = [
     "--set",
     "train.evaluate_epochs=1000",
 ];
+
+/// And one that ends with its first rank.
+pub const FRAGILE: [&str; 6] = [
+    "--steps",
+    "100000000",
+    "--set",
+    "train.evaluate_epochs=1000",
+    "--set",
+    "cluster.restarts_max=0",
+];

@@ -35,7 +35,16 @@ impl Checker for Gangs {
             .collect();
         for (job, gang) in &gangs {
             let view = step.core.job(*job).ok_or("a job that is not there")?;
-            let world = view.record.spec.cluster.workers;
+            let cluster = &view.record.spec.cluster;
+            let world = gang.len() as u32;
+            // Only a job that ran before may do with less.
+            let fewest = match view.record.membership_epoch.0 {
+                1 => cluster.workers,
+                _ => cluster.min_workers,
+            };
+            if !(fewest..=cluster.workers).contains(&world) {
+                return Err(format!("{job} started with {world} ranks: {gang:?}"));
+            }
             let ranks = gang.iter().map(|(_, assignment)| assignment.fence.rank.0);
             if !ranks.eq(0..world) || view.record.state != JobState::Starting {
                 return Err(format!("{job} of {world} started with {gang:?}"));
@@ -54,11 +63,13 @@ impl Checker for Gangs {
         // What runs has all its ranks; what does not has none.
         for view in step.core.jobs() {
             let ranks = view.ranks.len();
-            let world = view.record.spec.cluster.workers as usize;
+            let cluster = &view.record.spec.cluster;
+            let world = cluster.min_workers as usize..=cluster.workers as usize;
             let running = matches!(view.record.state, JobState::Starting | JobState::Running);
-            if (running && ranks != world) || (view.record.state == JobState::Queued && ranks != 0)
+            if (running && !world.contains(&ranks))
+                || (view.record.state == JobState::Queued && ranks != 0)
             {
-                return Err(format!("{} has {ranks} ranks of {world}", view.record.id));
+                return Err(format!("{} has {ranks} ranks of {world:?}", view.record.id));
             }
         }
         Ok(())

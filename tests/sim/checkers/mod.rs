@@ -1,5 +1,6 @@
 //! One promise a file. A checker sees what the shell sees, and keeps its own memory.
 
+mod budgets;
 mod ended;
 mod epochs;
 mod events;
@@ -28,6 +29,7 @@ pub trait Checker {
 
 pub fn all() -> Vec<Box<dyn Checker>> {
     vec![
+        Box::new(budgets::Budgets),
         Box::<ended::Ended>::default(),
         Box::<epochs::Epochs>::default(),
         Box::<events::Events>::default(),

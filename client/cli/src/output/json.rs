@@ -211,6 +211,8 @@ pub fn job(job: &api::Job) -> Value {
         "reason": job.reason,
         "failure": job.failure.as_ref().map(failure),
         "membership_epoch": job.membership_epoch,
+        "restarts_used": job.restarts_used,
+        "restarts": job.restarts.iter().map(restart).collect::<Vec<_>>(),
         "submitted_unix_ms": job.submitted_at.as_ref().map(millis),
         "started_unix_ms": job.started_at.as_ref().map(millis),
         "finished_unix_ms": job.finished_at.as_ref().map(millis),
@@ -233,6 +235,14 @@ fn rank(rank: &api::RankInfo) -> Value {
         "host": rank.host,
         "pid": rank.pid,
         "ring_address": rank.ring_address,
+    })
+}
+
+fn restart(restart: &api::Restart) -> Value {
+    json!({
+        "membership_epoch": restart.membership_epoch,
+        "at_unix_ms": restart.at.as_ref().map(millis),
+        "cause": restart.cause,
     })
 }
 

@@ -154,6 +154,14 @@ pub fn job(out: &mut impl Write, job: &api::Job) -> io::Result<()> {
             evaluated(evaluation).trim_start()
         )?;
     }
+    if let Some(last) = job.restarts.last() {
+        let (used, epoch) = (job.restarts_used, last.membership_epoch);
+        writeln!(
+            out,
+            "  {:<16} {used}; world {epoch} ended: {}",
+            "faults survived", last.cause
+        )?;
+    }
     if let Some(done) = &job.summary {
         for line in summary(done) {
             writeln!(out, "{line}")?;

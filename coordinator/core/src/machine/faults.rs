@@ -93,6 +93,7 @@ impl Core {
         if job.record.membership_epoch != fence.membership_epoch {
             return;
         }
+        let elastic = job.record.spec.cluster.restarts_max > 0;
         let Some(run) = job.run.as_mut() else {
             return;
         };
@@ -100,6 +101,11 @@ impl Core {
             return;
         };
         if seat.stage == Stage::Finished {
+            return;
+        }
+        if run.summary.is_some() && cause.is_survivable() && elastic {
+            // The model is saved: nothing is left to do that this rank is needed for.
+            self.finish_without(fence, turn);
             return;
         }
         let suspect = Suspect {
@@ -161,7 +167,8 @@ impl Core {
         }
     }
 
-    /// Fails the jobs whose first cause is known, or will not be known in time.
+    /// The jobs whose first cause is known, or will not be known in time, go on without the rank, or
+    /// fail.
     pub(super) fn settle_blames(&mut self, turn: &mut Turn) {
         let now = turn.now.monotonic;
         let mut verdicts = Vec::new();
@@ -173,6 +180,9 @@ impl Core {
             }
         }
         for (id, failure) in verdicts {
+            if self.recover(id, &failure, turn) {
+                continue;
+            }
             let reason = Reason::Failed(failure);
             self.end(id, JobState::Failed, reason, None, turn);
         }

@@ -6,11 +6,10 @@ use ringfold_common::dataset::{DatasetInfo, RankPart};
 use ringfold_common::ids::{JobId, MembershipEpoch, Rank, SlotId};
 use ringfold_common::job::{JobSpec, JobState, Phase, RankReport, Reason};
 
-use super::state::{Job, Post, Run, Seat, Stage};
+use super::state::{Job, Post, Run, Seat, Stage, Wait};
 use super::{Core, Turn};
 use crate::effect::{Assignment, Command, Effect, Refusal, Reply};
 use crate::event::{Fence, RequestId};
-use crate::placement::{FreeSlot, place};
 use crate::record::JobRecord;
 
 impl Core {
@@ -41,7 +40,7 @@ impl Core {
         if let Some(token) = &client_token {
             self.tokens.insert(token.clone(), id);
         }
-        let reason = self.waiting_reason(&spec, self.queue.len());
+        let reason = self.waiting_reason(spec.cluster.workers, self.queue.len());
         let record = JobRecord {
             id,
             spec,
@@ -57,6 +56,8 @@ impl Core {
             progress: None,
             evaluation: None,
             summary: None,
+            restarts_used: 0,
+            restarts: Vec::new(),
             next_event_sequence: 1,
             ended_revision: None,
         };
@@ -130,7 +131,9 @@ impl Core {
 
     /// Puts a job that a former coordinator ran back at its place in the queue.
     pub(super) fn requeue(&mut self, id: JobId, turn: &mut Turn) {
+        let until = turn.now.monotonic.saturating_add(self.config.rejoin_wait);
         if let Some(job) = self.jobs.get_mut(&id) {
+            job.wait = Some(Wait::Workers(until));
             job.record.started = None;
             job.record.ranks.clear();
             job.record.progress = None;
@@ -141,21 +144,14 @@ impl Core {
 
     /// Starts jobs from the head of the queue for as long as the head's gang fits.
     pub(super) fn start_gangs(&mut self, turn: &mut Turn) {
-        while let Some(&head) = self.queue.first() {
+        while let Some(&head) = self.queue.first()
+            && !self.may_recover()
+        {
             let Some(job) = self.jobs.get(&head) else {
                 self.queue.remove(&head);
                 continue;
             };
-            let workers = usize::try_from(job.record.spec.cluster.workers).unwrap_or(usize::MAX);
-            let idle = self.slots.iter().filter(|(_, slot)| slot.post.is_none());
-            let free: Vec<_> = idle
-                .map(|(id, slot)| FreeSlot {
-                    host: &slot.info.host,
-                    node: &slot.info.node,
-                    slot: *id,
-                })
-                .collect();
-            let Some(gang) = place(&free, workers) else {
+            let Some(gang) = self.gang(job, turn.now) else {
                 return;
             };
             self.start(head, &gang, turn);
@@ -221,6 +217,7 @@ impl Core {
         };
         job.record.ranks = run.reports();
         job.run = Some(run);
+        job.wait = None;
         self.queue.remove(&id);
         self.active.insert(id);
         let reason = Reason::FormingRing { ready: 0, world };
@@ -235,15 +232,15 @@ impl Core {
             let Some(job) = self.jobs.get(&id) else {
                 continue;
             };
-            if !keep(&job.record.reason) {
-                let reason = self.waiting_reason(&job.record.spec, position);
+            if !keep(&job.record.reason) && !self.waits_for_its_ranks(job, turn.now) {
+                let reason = self.waiting_reason(Self::fewest(job, turn.now), position);
                 self.set_reason(id, reason, turn);
             }
         }
     }
 
-    /// Why a job with so many jobs before it waits.
-    fn waiting_reason(&self, spec: &JobSpec, position: usize) -> Reason {
+    /// Why a job that needs so many slots, with so many jobs before it, waits.
+    fn waiting_reason(&self, needed: u32, position: usize) -> Reason {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         match self.queue.first() {
             Some(&head) if position > 0 => Reason::Behind {
@@ -253,7 +250,7 @@ impl Core {
             _ => {
                 let free = self.slots.values().filter(|slot| slot.post.is_none());
                 Reason::NeedsSlots {
-                    needed: spec.cluster.workers,
+                    needed,
                     free: count(free.count()),
                     registered: count(self.slots.len()),
                 }

@@ -193,6 +193,22 @@ impl Core {
         }
     }
 
+    /// A rank that has gone, of a job whose model is saved, counts as done.
+    pub(super) fn finish_without(&mut self, fence: Fence, turn: &mut Turn) {
+        if let Some(seat) = self
+            .run_mut(fence.job)
+            .and_then(|run| run.seat_mut(fence.rank))
+        {
+            seat.stage = Stage::Finished;
+        }
+        // It may have gone before it could say that it trains.
+        let state = self.jobs.get(&fence.job).map(|job| job.record.state);
+        if state == Some(JobState::Starting) {
+            self.set_state(fence.job, JobState::Running, Reason::Training, turn);
+        }
+        self.end_if_finished(fence.job, turn);
+    }
+
     /// One more rank is done; with the last, the job is, and its slots are free.
     fn rank_finished(&mut self, fence: Fence, summary: Option<Summary>, turn: &mut Turn) {
         let Some(run) = self.run_mut(fence.job) else {
@@ -201,11 +217,18 @@ impl Core {
         if fence.rank == Rank(0) {
             run.summary = summary;
         }
+        self.end_if_finished(fence.job, turn);
+    }
+
+    fn end_if_finished(&mut self, id: JobId, turn: &mut Turn) {
+        let Some(run) = self.run_mut(id) else {
+            return;
+        };
         if run.all_at(Stage::Finished) {
             let summary = run.summary.take();
-            self.stop_ranks(fence.job, "finished", turn);
+            self.stop_ranks(id, "finished", turn);
             let (state, reason) = (JobState::Succeeded, Reason::Finished);
-            self.end(fence.job, state, reason, summary, turn);
+            self.end(id, state, reason, summary, turn);
         }
     }
 }

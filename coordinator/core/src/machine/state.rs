@@ -35,6 +35,10 @@ pub(super) struct Job {
     pub(super) durable_reason: Reason,
     pub(super) log: EventLog,
     pub(super) run: Option<Run>,
+    /// Set while it is queued again: what it waits for before it goes on with fewer ranks.
+    pub(super) wait: Option<Wait>,
+    /// The slots of its last world, in rank order: they may hold its state.
+    pub(super) last_seats: Vec<SlotId>,
     /// The last progress of the run.
     pub(super) progress: Option<Progress>,
 }
@@ -46,6 +50,8 @@ impl Job {
             durable_reason: record.reason.clone(),
             record,
             run: None,
+            wait: None,
+            last_seats: Vec::new(),
             progress: None,
         }
     }
@@ -72,6 +78,15 @@ impl Job {
         }
         job
     }
+}
+
+/// What a job that ran before waits for. Then its minimum of slots is enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// For the ranks of its last world to stop, but not past this time.
+    ItsRanks(Duration),
+    /// For as many slots as it has workers, but not past this time.
+    Workers(Duration),
 }
 
 /// One world of a job.

@@ -4,6 +4,7 @@
 mod rig;
 
 mod cancel;
+mod elastic;
 mod faults;
 mod limits;
 mod restart;

@@ -64,6 +64,25 @@ impl Rig {
         (rig, job, slots)
     }
 
+    /// The same with a job that survives `restarts_max` faults, with `min_workers` at least.
+    pub fn with_elastic_job(
+        workers: u32,
+        min_workers: u32,
+        restarts_max: u32,
+    ) -> (Self, JobId, Vec<SlotId>) {
+        let mut rig = Self::new();
+        let slots: Vec<_> = (0..workers).map(|_| rig.register("alpha")).collect();
+        let mut spec = spec(workers);
+        spec.cluster.min_workers = min_workers;
+        spec.cluster.restarts_max = restarts_max;
+        let Ok(Reply::Submitted { job, .. }) = rig.try_submit(spec, None) else {
+            panic!("refused");
+        };
+        rig.run(&slots);
+        assert_eq!(rig.state(job), JobState::Running);
+        (rig, job, slots)
+    }
+
     pub fn event(&mut self, event: Event) -> Vec<Effect> {
         let effects = self.core.apply(self.now, event);
         self.commit(&effects);
@@ -370,6 +389,8 @@ pub fn spec(workers: u32) -> JobSpec {
         },
         cluster: ClusterSpec {
             workers,
+            min_workers: 1,
+            restarts_max: 0,
             replicas: workers,
             mode: FoldMode::Auto,
             threads: 0,

@@ -1,0 +1,132 @@
+//! Jobs that go on after a fault, in another world.
+//!
+//! A job whose rank was lost is queued again at its old place: it is before all that have not started
+//! yet, so that nobody takes its slots. The ranks that are left stop, but their processes keep what
+//! they have learned; the job starts again as soon as all of them have stopped, with as many slots as
+//! are free, from `cluster.min_workers` to `cluster.workers`.
+
+use ringfold_common::ids::{JobId, SlotId};
+use ringfold_common::job::{Cause, Failure, JobState, Reason, Restart};
+
+use super::state::{Job, Wait};
+use super::{Core, Turn};
+use crate::event::Now;
+use crate::placement::{FreeSlot, place};
+use crate::record::JobRecord;
+
+impl Core {
+    /// Queues a job again whose ranks have been told to stop. False if it may not go on: what
+    /// happened would happen again, or its faults are used up.
+    pub(super) fn recover(&mut self, id: JobId, failure: &Failure, turn: &mut Turn) -> bool {
+        let until = turn.now.monotonic.saturating_add(self.config.stop_wait);
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return false;
+        };
+        let budget = job.record.spec.cluster.restarts_max;
+        // A worker that leaves in order is no fault.
+        let is_fault = failure.cause != Cause::WorkerStopped;
+        let used = (job.record.restarts_used).saturating_add(u32::from(is_fault));
+        if !failure.cause.is_survivable() || budget == 0 || used > budget {
+            return false;
+        }
+        let Some(run) = job.run.take() else {
+            return false;
+        };
+        job.last_seats = run.seats.iter().map(|seat| seat.slot).collect();
+        job.wait = Some(Wait::ItsRanks(until));
+        let record = &mut job.record;
+        record.started = None;
+        record.ranks.clear();
+        record.restarts_used = used;
+        if record.restarts.len() >= JobRecord::RESTARTS_KEPT {
+            record.restarts.remove(0);
+        }
+        record.restarts.push(Restart {
+            membership_epoch: record.membership_epoch,
+            at: turn.now.wall,
+            cause: failure.to_string(),
+        });
+        self.active.remove(&id);
+        self.queue.insert(id);
+        turn.queue_moved = true;
+        let reason = Reason::Recovering {
+            failure: failure.clone(),
+            used,
+            budget,
+        };
+        self.set_state(id, JobState::Queued, reason, turn);
+        true
+    }
+
+    /// True while the first cause of a fault is sought that a job may survive: the slots of its
+    /// ranks, free or not, are not for others.
+    pub(super) fn may_recover(&self) -> bool {
+        let jobs = self.active.iter().filter_map(|id| self.jobs.get(id));
+        let mut elastic = jobs.filter(|job| job.record.spec.cluster.restarts_max > 0);
+        elastic.any(|job| job.run.as_ref().is_some_and(|run| run.blame.is_some()))
+    }
+
+    /// Time has passed: the head of the queue may have waited long enough.
+    pub(super) fn wake_waiting(&self, turn: &mut Turn) {
+        let head = self.queue.first().and_then(|id| self.jobs.get(id));
+        turn.queue_moved |= head.is_some_and(|job| job.wait.is_some());
+    }
+
+    /// True if the ranks of a job's last world are still stopping, and it waits for them.
+    pub(super) fn waits_for_its_ranks(&self, job: &Job, now: Now) -> bool {
+        let Some(Wait::ItsRanks(until)) = job.wait else {
+            return false;
+        };
+        let posts = self.slots.values().filter_map(|slot| slot.post);
+        let mut of_job = posts.filter(|post| post.fence.job == job.record.id);
+        now.monotonic < until && of_job.next().is_some()
+    }
+
+    /// Slots that a queued job needs to start.
+    pub(super) fn fewest(job: &Job, now: Now) -> u32 {
+        let cluster = &job.record.spec.cluster;
+        match job.wait {
+            None => cluster.workers,
+            Some(Wait::Workers(until)) if now.monotonic < until => cluster.workers,
+            Some(Wait::Workers(_) | Wait::ItsRanks(_)) => cluster.min_workers,
+        }
+    }
+
+    /// The slots that a queued job starts with, in rank order; `None` if it has to wait. Those of its
+    /// last world are taken first, and if rank 0 of that is among them, it is rank 0 again: it has
+    /// the job's files.
+    pub(super) fn gang(&self, job: &Job, now: Now) -> Option<Vec<SlotId>> {
+        if self.waits_for_its_ranks(job, now) {
+            return None;
+        }
+        let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        let fewest = count(Self::fewest(job, now));
+        let idle = self.slots.iter().filter(|(_, slot)| slot.post.is_none());
+        let free: Vec<_> = idle
+            .map(|(id, slot)| FreeSlot {
+                host: &slot.info.host,
+                node: &slot.info.node,
+                slot: *id,
+            })
+            .collect();
+        if free.len() < fewest {
+            return None;
+        }
+        let needed = free.len().min(count(job.record.spec.cluster.workers));
+        let held = |slot: &FreeSlot<'_>| job.last_seats.contains(&slot.slot);
+        let (held, others): (Vec<_>, Vec<_>) = free.iter().copied().partition(held);
+        let mut gang = if held.len() >= needed {
+            place(&held, needed)?
+        } else {
+            let added = place(&others, needed - held.len())?;
+            let mut chosen = held;
+            chosen.extend(others.iter().filter(|slot| added.contains(&slot.slot)));
+            place(&chosen, needed)?
+        };
+        let first = job.last_seats.first();
+        if let Some(at) = gang.iter().position(|slot| Some(slot) == first) {
+            gang.rotate_left(at);
+        }
+        Some(gang)
+    }
+}
