@@ -238,6 +238,7 @@ impl Runner {
             &self.abort,
             self,
             &clock,
+            &mut None,
         )?)
     }
 

@@ -27,6 +27,21 @@ pub enum OptimizerSpec {
 }
 
 impl OptimizerSpec {
+    /// `train.optimizer.kind`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sgd(_) => "sgd",
+            Self::RmsProp(_) => "rmsprop",
+            Self::AdaGrad(_) => "adagrad",
+            Self::Adam(_) => "adam",
+            Self::AdamW(_) => "adamw",
+            Self::Lamb(_) => "lamb",
+            Self::Lion(_) => "lion",
+            Self::BarzilaiBorwein(_) => "barzilai_borwein",
+        }
+    }
+
     /// The learning rate before any schedule.
     #[must_use]
     pub fn learning_rate(&self) -> f64 {

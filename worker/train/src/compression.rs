@@ -1,8 +1,8 @@
 //! The sum of what all replicas add to a step, compressed on its way if the job says so.
 //!
 //! # Contract
-//! - Gradients are compressed, the model's state is not: counts and running statistics are summed as
-//!   32-bit floats in an operation of their own.
+//! - Gradients are compressed, the model's state and the loss are not: counts, running statistics and
+//!   loss are summed as 32-bit floats in an operation of their own.
 //! - In fast mode a rank adds up its replicas as ever and compresses their sum: the result depends on
 //!   the number of ranks. In a world of one nothing is sent, so nothing is compressed.
 //! - In reproducible mode, which takes 16-bit floats only, each replica's gradient is rounded and so is
@@ -31,8 +31,8 @@ use crate::error::TrainError;
 pub struct Summed<'a> {
     /// The gradient.
     pub layout: &'a ParameterLayout,
-    /// Elements of the model's state.
-    pub states: usize,
+    /// Elements after the gradient: the model's state and the loss.
+    pub rest: usize,
     /// The replicas and their ranks.
     pub replicas: Replicas,
     /// This rank.
@@ -48,9 +48,9 @@ pub struct GradientSum {
     mode: FoldMode,
     replicas: Replicas,
     rank: Rank,
-    /// Elements of the gradient, which is followed by the state.
+    /// Elements of the gradient, which is followed by the state and the loss.
     gradients: usize,
-    states: usize,
+    rest: usize,
     start_step: u64,
     scheme: Scheme,
     /// Where the buckets of the last step that had some end.
@@ -106,7 +106,7 @@ impl GradientSum {
             replicas,
             rank: summed.rank,
             gradients: layout.len(),
-            states: summed.states,
+            rest: summed.rest,
             start_step: spec.map_or(1, |spec| spec.start_step),
             scheme,
             ends: Vec::new(),
@@ -137,7 +137,7 @@ impl GradientSum {
         fold: &mut ReplicaBuffers<f32, Contribution>,
     ) -> Result<(), TrainError> {
         self.begin(step);
-        let (gradients, states, compresses) = (self.gradients, self.states, self.compresses(step));
+        let (gradients, rest, compresses) = (self.gradients, self.rest, self.compresses(step));
         let summed = match &mut self.scheme {
             Scheme::Compressed(compressor) if compresses => {
                 let compressor = compressor.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -147,8 +147,8 @@ impl GradientSum {
                 let sum = match whole {
                     Some(sum) => sum,
                     None => {
-                        let (replicas, rank) = (self.replicas, self.rank);
-                        whole.insert(HalfSum::new(*half, replicas, rank, gradients, states)?)
+                        let (replicas, this_rank) = (self.replicas, self.rank);
+                        whole.insert(HalfSum::new(*half, replicas, this_rank, gradients, rest)?)
                     }
                 };
                 sum.all_reduce(ring, fold)
@@ -156,17 +156,17 @@ impl GradientSum {
             _ if self.mode == FoldMode::Fast => fold
                 .add_up()
                 .and_then(|sum| ring.all_reduce_sum_f32(sum))
-                .map(|()| self.plain(gradients + states)),
+                .map(|()| self.plain(gradients + rest)),
             _ => ring
                 .reproducible_all_reduce(fold)
-                .map(|_| self.plain(gradients + states)),
+                .map(|_| self.plain(gradients + rest)),
         };
         let traffic = summed.map_err(|error| self.error(error))?;
         self.count(traffic);
         Ok(())
     }
 
-    /// Begins a step that is summed in buckets: those of gradients, then the state if there is any,
+    /// Begins a step that is summed in buckets: those of gradients, then the state with the loss,
     /// which end before the elements `ends`.
     ///
     /// # Errors
@@ -324,12 +324,10 @@ fn compressed(
     ring: &mut Ring,
     sum: &mut Contribution,
 ) -> Result<Traffic, CollectiveError> {
-    let (gradients, state) = sum.split();
+    let (gradients, rest) = sum.split();
     let mut traffic = compressor.all_reduce(ring, 0, gradients)?;
-    if !state.is_empty() {
-        ring.all_reduce_sum_f32(state)?;
-        traffic += Traffic::plain(state.len(), ring.world());
-    }
+    ring.all_reduce_sum_f32(rest)?;
+    traffic += Traffic::plain(rest.len(), ring.world());
     Ok(traffic)
 }
 

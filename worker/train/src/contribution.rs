@@ -1,20 +1,20 @@
-//! What some samples add to a step: their gradient, and what they make of the model's state.
+//! What some samples add to a step: their gradient, what they make of the model's state, their loss.
 
 use std::ops::{Deref, DerefMut};
 
 use ringfold_compute::{Arena, ComputeError, StateLayout};
 
-/// The weighted gradient of some samples of a step, and the state after them times the same
-/// weight, one after the other in one arena. The weights of a step's parts add up to 1, so the sum
-/// of all contributions is the gradient of the whole batch and the mean of the states; one
-/// all-reduce makes it.
+/// The weighted gradient of some samples of a step, and the state after them and their mean loss
+/// times the same weight, one after the other in one arena. The weights of a step's parts add up to
+/// 1, so the sum of all contributions is the gradient of the whole batch, the mean of the states and
+/// the mean loss, the same bits on all ranks; one all-reduce makes it.
 #[derive(Debug)]
 pub struct Contribution {
     arena: Arena<f32>,
     gradients_len: usize,
 }
 
-/// Gradient and state, one after the other: what is summed over replicas.
+/// Gradient, state and loss, one after the other: what is summed over replicas.
 impl Deref for Contribution {
     type Target = [f32];
 
@@ -30,13 +30,20 @@ impl DerefMut for Contribution {
 }
 
 impl Contribution {
+    /// Elements after the gradient, for a model with so many of state: that, and the loss. A step's
+    /// mean loss is an `f32` already, and rounded once more by each addition of the fold.
+    #[must_use]
+    pub fn rest_len(states: usize) -> usize {
+        states + 1
+    }
+
     /// Zeros for `parameters` and `states` elements.
     ///
     /// # Errors
     /// [`ComputeError::TooLarge`].
     pub fn new(parameters: usize, states: usize) -> Result<Self, ComputeError> {
         Ok(Self {
-            arena: Arena::zeros(parameters + states)?,
+            arena: Arena::zeros(parameters + Self::rest_len(states))?,
             gradients_len: parameters,
         })
     }
@@ -54,12 +61,19 @@ impl Contribution {
 
     /// Gradient and state, for a run: the state starts as `before`, which the run updates.
     pub fn start(&mut self, before: &[f32]) -> (&mut [f32], &mut [f32]) {
-        let (gradients, state) = self.split();
-        state.copy_from_slice(before);
-        (gradients, state)
+        let (gradients, rest) = self.start_rest(before);
+        let states = rest.len() - 1;
+        (gradients, &mut rest[..states])
     }
 
-    /// Gradient and state.
+    /// As [`start`](Self::start), with the element of the loss behind the state.
+    pub fn start_rest(&mut self, before: &[f32]) -> (&mut [f32], &mut [f32]) {
+        let (gradients, rest) = self.split();
+        rest[..before.len()].copy_from_slice(before);
+        (gradients, rest)
+    }
+
+    /// The gradient, and what follows it: state and loss.
     pub fn split(&mut self) -> (&mut [f32], &mut [f32]) {
         self.arena.split_at_mut(self.gradients_len)
     }
@@ -67,12 +81,25 @@ impl Contribution {
     /// The state.
     #[must_use]
     pub fn state(&self) -> &[f32] {
-        &self.arena[self.gradients_len..]
+        &self.arena[self.gradients_len..self.arena.len() - 1]
+    }
+
+    /// The mean loss of the samples, weighed.
+    #[must_use]
+    pub fn loss(&self) -> f32 {
+        self.arena[self.arena.len() - 1]
+    }
+
+    /// Sets the mean loss of the samples, weighed.
+    pub fn set_loss(&mut self, loss: f64) {
+        let at = self.arena.len() - 1;
+        self.arena[at] = loss as f32;
     }
 
     /// Weighs the state that a run left; the run weighs its gradient itself.
     pub fn weigh_state(&mut self, weight: f64) {
-        Self::weigh(&mut self.arena[self.gradients_len..], weight);
+        let states = self.gradients_len..self.arena.len() - 1;
+        Self::weigh(&mut self.arena[states], weight);
     }
 
     /// Weighs a state.
@@ -99,7 +126,7 @@ impl Contribution {
     /// # Panics
     /// If `state` is of another layout.
     pub fn finish_state(&self, states: &StateLayout, state: &mut [f32]) {
-        state.copy_from_slice(&self.arena[self.gradients_len..]);
+        state.copy_from_slice(self.state());
         for slot in states.slots().iter().filter(|slot| slot.counts) {
             let counts = &mut state[slot.range()];
             counts.iter_mut().for_each(|count| *count = count.round());
@@ -140,10 +167,12 @@ mod tests {
                 after[mean.clone()].fill(value);
                 after[tracked.clone()][0] += 1.0;
                 part.weigh_state(weight);
+                part.set_loss(f64::from(value) * weight);
                 sum.add(&part);
             }
             sum.finish_state(&states, &mut state);
             assert!((sum.gradients()[0] - 1.0).abs() < 1e-6);
+            assert!((sum.loss() - 19.0 / 7.0).abs() < 1e-6);
             assert!((state[mean.clone()][1] - 19.0 / 7.0).abs() < 1e-6);
             assert_eq!(state[tracked.clone()], [f32::from(step) + 1.0]);
             sum.clear();

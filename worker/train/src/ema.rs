@@ -67,6 +67,12 @@ impl Ema {
     pub fn average(&self) -> &[f32] {
         &self.average
     }
+
+    /// The average, to be restored as it was after so many updates.
+    pub fn restore(&mut self, updates: u64) -> &mut [f32] {
+        self.updates = updates;
+        &mut self.average
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Why a rank stopped.
 
+use std::ops::Range;
+
 use ringfold_collective::{AbortSignal, CollectiveError};
 use ringfold_common::dataset::StepPlanError;
 use ringfold_common::error::one_line;
@@ -10,6 +12,8 @@ use ringfold_graph::GraphError;
 use ringfold_graph::job::ModelError;
 use ringfold_graph::onnx::OnnxError;
 use ringfold_storage::StorageError;
+
+use crate::state::Misfit;
 
 /// Why training, evaluation or prediction failed.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +71,40 @@ pub enum TrainError {
         /// The ranks that differ from the most common weights; all but the first if none are more
         /// common.
         ranks: Vec<Rank>,
+    },
+    /// A training state that isn't the job's.
+    #[error("the training state can't go on in this job")]
+    State(#[from] Misfit),
+    /// Other ranks hold training states that aren't the job's.
+    #[error("{} holds the training state of another job", list(.ranks))]
+    StatesOfOthers {
+        /// Those ranks.
+        ranks: Vec<Rank>,
+    },
+    /// Ranks that must hold the same training state don't.
+    #[error(
+        "after step {step} the training states of {} differ from those of the other ranks",
+        list(.ranks)
+    )]
+    StatesDiffer {
+        /// The step after which they hold it.
+        step: Step,
+        /// The ranks that differ from the first that holds it, or two that differ.
+        ranks: Vec<Rank>,
+    },
+    /// A part of a training state that didn't arrive as it was sent.
+    #[error(
+        "elements {} to {} of the training state after step {step}, from rank {root}, don't have \
+         their hash",
+        .range.start, .range.end
+    )]
+    StateDamaged {
+        /// The step.
+        step: Step,
+        /// Who sent it.
+        root: Rank,
+        /// Elements over all parts; of a header, bytes.
+        range: Range<u64>,
     },
     /// The threads can't be had.
     #[error("can't start {threads} threads: {reason}")]

@@ -163,7 +163,7 @@ struct Lane {
     contribution: Option<Contribution>,
     /// What a round after the first adds; unset if there is none.
     round: Option<Contribution>,
-    result: Result<f64, TrainError>,
+    result: Result<(), TrainError>,
     /// What was done since they were taken, if a clock is read for it.
     spans: Vec<Span>,
 }
@@ -230,7 +230,7 @@ impl Lanes {
                 batches: None,
                 contribution: Some(Contribution::new(parameters, states)?),
                 round: round.transpose()?,
-                result: Ok(0.0),
+                result: Ok(()),
                 spans: Vec::new(),
             })
         };
@@ -270,7 +270,6 @@ impl Lanes {
     }
 
     /// Computes what all hosted replicas add to a step, and folds it into `fold`, which was cleared.
-    /// Returns the sum of the losses of their samples.
     ///
     /// # Errors
     /// The first that a replica has; an abort.
@@ -279,15 +278,14 @@ impl Lanes {
         input: &StepInput<'_>,
         fold: &mut ReplicaBuffers<f32, Contribution>,
         clock: &dyn Clock,
-    ) -> Result<f64, TrainError> {
+    ) -> Result<(), TrainError> {
         let split = self.split();
         let began = clock.monotonic();
-        let mut loss = 0.0;
         for wave in self.replicas.chunks_mut(split.at_once) {
-            loss += run_wave(&mut self.lanes, wave, split, input, fold)?;
+            run_wave(&mut self.lanes, wave, split, input, fold)?;
         }
         self.record(clock.monotonic().saturating_sub(began));
-        Ok(loss)
+        Ok(())
     }
 
     /// Takes the time of a step.
@@ -306,15 +304,14 @@ impl Lanes {
     }
 }
 
-/// Computes what replicas that run at the same time add, and folds it. Returns the sum of the losses
-/// of their samples.
+/// Computes what replicas that run at the same time add, and folds it.
 fn run_wave(
     lanes: &mut [Lane],
     wave: &mut [Batches],
     split: Split,
     input: &StepInput<'_>,
     fold: &mut ReplicaBuffers<f32, Contribution>,
-) -> Result<f64, TrainError> {
+) -> Result<(), TrainError> {
     let rounding = input.rounding.map(|half| (half, input.parameters.len()));
     let lanes = &mut lanes[..wave.len()];
     for (lane, batches) in lanes.iter_mut().zip(&*wave) {
@@ -325,16 +322,15 @@ fn run_wave(
     team::each_on(split.threads, lanes, |_, lane| {
         lane.run(input, split.threads)
     });
-    let mut loss = 0.0;
     for (lane, batches) in lanes.iter_mut().zip(wave) {
         *batches = lane.batches.take().unwrap_or(*batches);
-        loss += std::mem::replace(&mut lane.result, Ok(0.0))?;
+        std::mem::replace(&mut lane.result, Ok(()))?;
         if let Some(contribution) = lane.contribution.take() {
             let add = |sums: &mut [f32], terms: &[f32]| add_terms(sums, terms, rounding);
             fold.push_with(contribution, add)?;
         }
     }
-    Ok(loss)
+    Ok(())
 }
 
 /// Adds the second slice to the first, on the whole team, and rounds so many elements at its start.
@@ -356,7 +352,7 @@ fn add_terms(sums: &mut [f32], terms: &[f32], rounding: Option<(Half, usize)>) {
 }
 
 impl Lane {
-    /// Computes what the replica adds; the result is the sum of the losses of its samples.
+    /// Computes what the replica adds.
     fn run(&mut self, input: &StepInput<'_>, threads: usize) {
         if let Some(mut batches) = self.batches {
             self.result = self.contribute(&mut batches, input, threads);
@@ -369,7 +365,7 @@ impl Lane {
         batches: &mut Batches,
         input: &StepInput<'_>,
         threads: usize,
-    ) -> Result<f64, TrainError> {
+    ) -> Result<(), TrainError> {
         let mut contribution = match self.contribution.take() {
             Some(contribution) => contribution,
             None => Contribution::new(input.parameters.len(), input.state.len())?,
@@ -402,11 +398,12 @@ impl Lane {
         if first {
             contribution.clear();
         }
+        contribution.set_loss(loss / micro_batch.global_len() as f64);
         if let Some(half) = input.rounding {
             half.round(contribution.gradients_mut());
         }
         self.contribution = Some(contribution);
-        Ok(loss)
+        Ok(())
     }
 }
 

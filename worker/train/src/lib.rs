@@ -12,10 +12,15 @@
 //! - **Uneven shares.** A batch that *R* does not divide, and an epoch's last partial batch, are
 //!   weighted by samples: the update is that of the mean over the whole batch. A replica without a
 //!   sample adds zeros.
+//! - **Going on.** A rank hands in the [training state](state) that it holds, if it holds any, and holds
+//!   that after its last complete step when [`train`] returns, be it with an error: the next call, with
+//!   another ring of any number of ranks, goes on from there. A rank that is behind or holds nothing
+//!   gets the state from those that are furthest. In reproducible mode nothing of this changes a bit.
 //! - **State** (running statistics). Every part of a step, whether a replica or a round of one, starts
 //!   from the state before the step and updates it by its own samples; the state after the step is
 //!   the mean of what the parts made of it, weighted by samples, summed in the same all-reduce as
-//!   the gradient. So all ranks hold the same bits of it too. Evaluation uses it, a saved model
+//!   the gradient. So all ranks hold the same bits of it too. So do they of the mean loss, which is
+//!   summed there as well. Evaluation uses it, a saved model
 //!   holds it beside the weights under PyTorch's names, and a moving average of the weights leaves
 //!   it as it is. One worker in one round does what PyTorch does.
 //! - **Identical weights.** Every `check_steps` steps and at the end, ranks compare the BLAKE3 of
@@ -42,6 +47,7 @@
 //! | [`buckets`] | the messages in which gradients are summed while others are computed |
 //! | [`lanes`] | the replicas of a rank: how many at once, on which threads, and what is summed meanwhile |
 //! | [`timeline`] | what all ranks did when, as a file |
+//! | [`state`] | what a rank needs to go on from a step: its parts by name; how ranks agree on one |
 //! | [`trainer`] | the loop |
 //! | [`evaluate`] | sharded evaluation; confusion matrix |
 //! | [`predict`] | a saved model applied to records |
@@ -65,6 +71,7 @@ pub mod optimizer;
 pub mod predict;
 pub mod sampling;
 pub mod schedule;
+pub mod state;
 pub mod timeline;
 pub mod trainer;
 
@@ -72,4 +79,5 @@ pub use error::TrainError;
 pub use generate::Generator;
 pub use predict::Predictor;
 pub use sampling::{Sampler, SamplingOptions};
+pub use state::TrainingState;
 pub use trainer::{Observer, RankJob, train};

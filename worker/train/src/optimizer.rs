@@ -27,6 +27,7 @@ mod rmsprop;
 mod segments;
 mod sgd;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ringfold_common::job::OptimizerSpec;
@@ -81,6 +82,43 @@ impl Update {
 trait Rule: fmt::Debug + Send {
     /// Updates the elements of all `segments`.
     fn update(&mut self, update: Update, segments: &[Segment], w: &mut [f32], g: &[f32]);
+
+    /// The arenas of state by name, in one order.
+    fn slots(&self) -> Vec<Slot<'_>>;
+
+    /// The same arenas, to be restored.
+    fn slots_mut(&mut self) -> Vec<&mut [f32]>;
+
+    /// What is kept beside the arenas, by name.
+    fn scalars(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+
+    /// Takes what was kept under a name; false if there is no such name.
+    fn restore(&mut self, _name: &str, _value: f64) -> bool {
+        false
+    }
+}
+
+/// An arena of state that a rule keeps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Slot<'a> {
+    /// Its name, which no other of the rule has.
+    pub name: &'static str,
+    /// As long as the parameters, and laid out as they are.
+    pub values: &'a [f32],
+}
+
+/// Those of `arenas` that are kept: the others are empty.
+fn kept<'a, const N: usize>(arenas: [(&'static str, &'a [f32]); N]) -> Vec<Slot<'a>> {
+    let kept = arenas.into_iter().filter(|(_, values)| !values.is_empty());
+    kept.map(|(name, values)| Slot { name, values }).collect()
+}
+
+/// [`kept`], to be restored.
+fn kept_mut<const N: usize>(arenas: [&mut [f32]; N]) -> Vec<&mut [f32]> {
+    let arenas = arenas.into_iter();
+    arenas.filter(|values| !values.is_empty()).collect()
 }
 
 /// An update rule over the segments of the arenas.
@@ -146,6 +184,45 @@ impl Optimizer {
         };
         self.rule
             .update(update, &self.segments, parameters, gradients);
+    }
+
+    /// The arenas of state by name, in an order that depends on the rule alone. None of a model
+    /// without parameters.
+    #[must_use]
+    pub fn slots(&self) -> Vec<Slot<'_>> {
+        self.rule.slots()
+    }
+
+    /// The values of [`slots`](Self::slots), to be restored.
+    pub fn slots_mut(&mut self) -> Vec<&mut [f32]> {
+        self.rule.slots_mut()
+    }
+
+    /// Numbers that are kept beside the slots, by name. All are finite.
+    #[must_use]
+    pub fn scalars(&self) -> BTreeMap<String, f64> {
+        let scalars = self.rule.scalars().into_iter();
+        scalars
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+
+    /// Goes on after so many updates, with these [`scalars`](Self::scalars).
+    ///
+    /// # Errors
+    /// The name of one that the rule doesn't have, or lacks. What was taken by then stays.
+    pub fn restore(&mut self, updates: u64, scalars: &BTreeMap<String, f64>) -> Result<(), String> {
+        for (name, &value) in scalars {
+            if !value.is_finite() || !self.rule.restore(name, value) {
+                return Err(name.clone());
+            }
+        }
+        let own = self.rule.scalars();
+        if let Some((name, _)) = own.iter().find(|(name, _)| !scalars.contains_key(*name)) {
+            return Err((*name).to_owned());
+        }
+        self.updates = updates;
+        Ok(())
     }
 }
 

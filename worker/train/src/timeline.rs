@@ -54,7 +54,7 @@ pub enum Doing {
     Sum,
     /// Clipping and the optimizer.
     Update,
-    /// Losses are summed and weights compared.
+    /// Weights are compared.
     Check,
     /// Test records are evaluated.
     Evaluate,

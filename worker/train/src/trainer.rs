@@ -13,7 +13,6 @@ use ringfold_common::ids::{Rank, Step};
 use ringfold_common::job::{
     EvaluateEvery, Evaluation, FoldMode, JobSpec, Period, Phase, Progress, Summary, TrainSpec,
 };
-use ringfold_compute::Arena;
 use ringfold_compute::cpu::team::Team;
 use ringfold_storage::{
     Dataset, MetricsWriter, ModelDescription, ModelFiles, ModelSources, check_output_dir,
@@ -25,15 +24,15 @@ use crate::batches::Batches;
 use crate::buckets::Buckets;
 use crate::compression::{GradientSum, Summed};
 use crate::contribution::Contribution;
-use crate::ema::Ema;
 use crate::error::{TrainError, check_abort};
 use crate::evaluate::evaluate;
 use crate::lanes::overlapped::Overlapped;
 use crate::lanes::{Lanes, StepInput};
 use crate::network::{Network, Sourced};
-use crate::optimizer::{Optimizer, clip_scale, clip_values, global_norm, segments};
+use crate::optimizer::{clip_scale, clip_values, global_norm};
 use crate::predict::to_onnx;
 use crate::schedule::Schedule;
+use crate::state::{Make, Misfit, TrainingState, agree};
 use crate::timeline::{Doing, Timeline};
 
 /// Hears what a rank does. Calls are short: they hold up the step.
@@ -69,6 +68,11 @@ pub struct RankJob<'a> {
 /// Trains to the end. Rank 0 saves the model and returns the summary; the others return `None`
 /// once it has.
 ///
+/// `warm` is the [state](crate::state) that this rank holds: that of an earlier call with another
+/// ring, or one from elsewhere. All ranks go on from the furthest state that any of them holds, or
+/// begin if nobody holds any. Afterwards, whether this call failed or not, it is the state after the
+/// last step that this rank has completed.
+///
 /// # Errors
 /// The first thing that goes wrong on this rank or in the ring.
 pub fn train(
@@ -77,12 +81,13 @@ pub fn train(
     abort: &AbortSignal,
     observer: &dyn Observer,
     clock: &dyn Clock,
+    warm: &mut Option<TrainingState>,
 ) -> Result<Option<Summary>, TrainError> {
     let mut team = Team::new(job.threads as usize).map_err(|error| TrainError::Threads {
         threads: job.threads,
         reason: error.to_string(),
     })?;
-    team.install(|| Run::new(job, abort, observer, clock)?.train(ring))
+    team.install(|| Run::new(job, abort, observer, clock)?.train(ring, warm))
 }
 
 /// The state of a run.
@@ -92,8 +97,8 @@ struct Run<'a> {
     observer: &'a dyn Observer,
     clock: &'a dyn Clock,
     network: Network,
-    /// The ONNX file that the network is from.
-    onnx: Option<Vec<u8>>,
+    /// The files of the model; once there is a state, the ONNX file only.
+    sources: ModelSources,
     lanes: Lanes,
     fold: ReplicaBuffers<f32, Contribution>,
     mode: FoldMode,
@@ -104,38 +109,25 @@ struct Run<'a> {
     /// What the first replica sees, for what all have in common.
     batches: Batches,
     schedule: Schedule,
-    optimizer: Optimizer,
-    parameters: Arena<f32>,
-    /// The model's state after the last step: running statistics.
-    state: Arena<f32>,
-    ema: Option<Ema>,
     timeline: Option<Timeline>,
     metrics: Option<MetricsWriter>,
     started: Duration,
-    tally: Tally,
+    pace: Pace,
 }
 
-/// What is counted between reports and over the job.
+/// How fast this run goes, which isn't part of its state.
 #[derive(Default)]
-struct Tally {
-    /// Samples of all ranks since the start.
+struct Pace {
+    /// Samples of all ranks since the run began.
     samples: u64,
-    /// Time in steps since the start.
+    /// Time in steps since then.
     step_time: Duration,
-    /// This rank's sum of losses since the last report.
-    report_loss: f64,
-    /// Samples of all ranks since the last report.
+    /// Samples of all ranks since the run's last report.
     report_samples: u64,
-    /// Time in steps since the last report.
+    /// Time in steps since then.
     report_time: Duration,
-    /// Time in the all-reduce since the last report.
+    /// Time in the all-reduce since then.
     report_ring_time: Duration,
-    /// The sum of losses of all ranks in this epoch, up to the last report.
-    epoch_loss: f64,
-    /// Samples of all ranks in this epoch, up to the last report.
-    epoch_samples: u64,
-    /// The mean loss of the last complete epoch.
-    last_epoch_loss: Option<f64>,
 }
 
 /// A line of `metrics.jsonl`.
@@ -198,43 +190,27 @@ impl<'a> Run<'a> {
             batches.steps_total(),
             batches.steps_per_epoch(),
         );
-        let layout = network.layout();
-        let optimizer = Optimizer::new(
-            &spec.train.optimizer,
-            segments(layout, &spec.train)?,
-            batches.steps_per_epoch(),
-        );
-        let (parameters, state) = network.initial(spec.train.seed, &sources)?;
-        let states = network.states();
+        let (layout, states) = (network.layout(), network.states());
         let of_ranks = Replicas::new(replicas, job.world).ok_or(TrainError::Replicas {
             replicas,
             world: job.world,
         })?;
-        let elements = layout.len() + states.len();
+        let elements = layout.len() + Contribution::rest_len(states.len());
         let fold = ReplicaBuffers::new(of_ranks, job.rank, elements)?;
         let sum = GradientSum::new(None, &summed(job, &network, of_ranks, FoldMode::Fast))?;
-        let ema = spec.train.ema.map(|ema| Ema::new(ema, layout.len()));
-        let ema = ema.transpose()?;
         let timeline = spec.output.timeline.as_deref();
-        let metrics = if job.rank.0 == 0 {
+        if job.rank.0 == 0 {
             timeline.map_or(Ok(()), |path| Timeline::check(Path::new(path)))?;
             let dir = Path::new(&spec.output.dir);
             check_output_dir(dir)?;
-            if sources.onnx.is_some() {
-                // Better found before training than after.
-                to_onnx(&network, job.dataset.scaler(), (&parameters, &state))?;
-            }
-            Some(MetricsWriter::create(dir)?)
-        } else {
-            None
-        };
+        }
         Ok(Self {
             job,
             abort,
             observer,
             clock,
             network,
-            onnx: sources.onnx,
+            sources,
             lanes,
             fold,
             mode: spec.cluster.mode,
@@ -242,44 +218,99 @@ impl<'a> Run<'a> {
             buckets: None,
             batches,
             schedule,
-            optimizer,
-            parameters,
-            state,
-            ema,
             timeline: timeline.map(|_| Timeline::new(job.world)),
-            metrics,
+            metrics: None,
             started,
-            tally: Tally::default(),
+            pace: Pace::default(),
         })
     }
 
-    fn train(mut self, ring: &mut Ring) -> Result<Option<Summary>, TrainError> {
-        self.choose_mode(ring)?;
+    fn train(
+        mut self,
+        ring: &mut Ring,
+        warm: &mut Option<TrainingState>,
+    ) -> Result<Option<Summary>, TrainError> {
+        let state = self.begin(ring, warm)?;
+        self.choose_mode(ring, state)?;
         self.choose_overlap(ring)?;
         let steps_total = self.batches.steps_total();
-        self.observer.phase(Phase::Training(Step(1)));
+        let done = state.step();
+        self.observer.phase(Phase::Training(done.next()));
         let mut last_evaluation = None;
-        for number in 1..=steps_total {
+        if done > Step(0) {
+            // Nobody knows how much of it was done.
+            last_evaluation = self.after(done, state, ring)?;
+        }
+        for number in done.0 + 1..=steps_total {
             let step = Step(number);
             self.observer.step(step);
             check_abort(self.abort)?;
-            let samples = self.step(step, ring)?;
-            let (check_steps, last) = (self.job.spec.train.check_steps, number == steps_total);
-            if last || (check_steps > 0 && number.is_multiple_of(check_steps)) {
-                let began = self.clock.monotonic();
-                check_weights(ring, step, &[&self.parameters, &self.state])?;
-                self.note(step, Doing::Check, began);
-            }
-            if last || self.evaluates_after(step, &samples) {
-                let began = self.clock.monotonic();
-                last_evaluation = self.evaluate(step, &samples, ring)?;
-                self.note(step, Doing::Evaluate, began);
-                if !last {
-                    self.observer.phase(Phase::Training(step.next()));
-                }
-            }
+            self.step(step, state, ring)?;
+            last_evaluation = self.after(step, state, ring)?;
         }
-        self.finish(last_evaluation, ring)
+        self.finish(last_evaluation, state, ring)
+    }
+
+    /// The state that all ranks begin with.
+    fn begin<'w>(
+        &mut self,
+        ring: &mut Ring,
+        warm: &'w mut Option<TrainingState>,
+    ) -> Result<&'w mut TrainingState, TrainError> {
+        let state = agree(ring, warm, &*self)?;
+        self.sources.forget_weights();
+        let (step, steps_total) = (state.step(), self.batches.steps_total());
+        if step.0 > steps_total {
+            return Err(TrainError::State(Misfit {
+                field: "the step".to_owned(),
+                state: step.to_string(),
+                job: format!("at most {steps_total}"),
+            }));
+        }
+        if self.job.rank == Rank(0) {
+            if self.sources.onnx.is_some() && step == Step(0) {
+                // Better found before training than after.
+                let tensors = (&*state.parameters, &*state.statistics);
+                to_onnx(&self.network, self.job.dataset.scaler(), tensors)?;
+            }
+            if step > Step(0) {
+                tracing::info!("training goes on after step {step}");
+            }
+            let dir = Path::new(&self.job.spec.output.dir);
+            self.metrics = Some(MetricsWriter::go_on(dir, step.0)?);
+        }
+        Ok(state)
+    }
+
+    /// What follows a step: a report, a comparison of weights, an evaluation. It depends on the state
+    /// alone.
+    fn after(
+        &mut self,
+        step: Step,
+        state: &TrainingState,
+        ring: &mut Ring,
+    ) -> Result<Option<Evaluation>, TrainError> {
+        let samples = self.batches.samples(step);
+        if self.reports_after(step) {
+            self.report(step, &samples, state)?;
+        }
+        let last = step.0 == self.batches.steps_total();
+        let check_steps = self.job.spec.train.check_steps;
+        if last || (check_steps > 0 && step.0.is_multiple_of(check_steps)) {
+            let began = self.clock.monotonic();
+            check_weights(ring, step, &[&state.parameters, &state.statistics])?;
+            self.note(step, Doing::Check, began);
+        }
+        if !last && !self.evaluates_after(step, &samples) {
+            return Ok(None);
+        }
+        let began = self.clock.monotonic();
+        let evaluation = self.evaluate(step, &samples, state, ring)?;
+        self.note(step, Doing::Evaluate, began);
+        if !last {
+            self.observer.phase(Phase::Training(step.next()));
+        }
+        Ok(evaluation)
     }
 
     /// Something in the timeline, if there is one, that has just ended.
@@ -289,8 +320,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// One optimizer update.
-    fn step(&mut self, step: Step, ring: &mut Ring) -> Result<StepSamples, TrainError> {
+    /// One optimizer update. An error leaves the state after the step before.
+    fn step(
+        &mut self,
+        step: Step,
+        state: &mut TrainingState,
+        ring: &mut Ring,
+    ) -> Result<(), TrainError> {
         let began = self.clock.monotonic();
         let train = &self.job.spec.train;
         let samples = self.batches.samples(step);
@@ -298,15 +334,15 @@ impl<'a> Run<'a> {
             step,
             dataset: self.job.dataset,
             seed: train.seed,
-            parameters: &self.parameters,
-            state: &self.state,
+            parameters: &state.parameters,
+            state: &state.statistics,
             abort: self.abort,
             clock: self.timeline.as_ref().map(|_| self.clock),
             rounding: self.sum.rounding(step),
         };
         self.fold.clear();
         let mut transfers = Vec::new();
-        let (loss, before_ring) = match &self.buckets {
+        let before_ring = match &self.buckets {
             Some(buckets) => {
                 let overlapped = Overlapped {
                     ring,
@@ -317,13 +353,13 @@ impl<'a> Run<'a> {
                 let ran =
                     (self.lanes).run_overlapped(&input, &mut self.fold, overlapped, self.clock)?;
                 transfers = ran.transfers;
-                (ran.loss, ran.computed)
+                ran.computed
             }
             None => {
-                let loss = self.lanes.run(&input, &mut self.fold, self.clock)?;
+                self.lanes.run(&input, &mut self.fold, self.clock)?;
                 let before_ring = self.clock.monotonic();
                 self.sum.run(step, ring, &mut self.fold)?;
-                (loss, before_ring)
+                before_ring
             }
         };
         let after_ring = self.clock.monotonic();
@@ -335,89 +371,77 @@ impl<'a> Run<'a> {
             timeline.add(step, Doing::Sum, before_ring, after_ring);
         }
 
-        let reports = step.0.is_multiple_of(train.report_steps)
-            || samples.ends_epoch
-            || step.0 == self.batches.steps_total();
+        let reports = self.reports_after(step);
+        let after_report = step.0 > 1 && self.reports_after(Step(step.0 - 1));
+        let train = &self.job.spec.train;
         let total = self.fold.sum()?;
         let norm = (reports || train.clip_norm.is_some()).then(|| global_norm(total.gradients()));
-        if let Some(value) = norm.filter(|norm| !norm.is_finite()) {
-            return Err(TrainError::NotFinite {
-                what: "gradient's norm",
-                value,
-                step,
-            });
-        }
+        let finite = |what, value: f64| match value.is_finite() {
+            true => Ok(()),
+            false => Err(TrainError::NotFinite { what, value, step }),
+        };
+        norm.map_or(Ok(()), |norm| finite("gradient's norm", norm))?;
+        let loss = total.loss();
+        finite("loss", loss.into())?;
+
+        // From here on nothing fails, and all ranks do the same.
+        state.begin_update(self.mode);
         let scale = clip(train, total.gradients_mut(), norm);
         let rate = self.schedule.rate(step);
-        self.optimizer
-            .update(rate, scale, &mut self.parameters, total.gradients());
-        total.finish_state(self.network.states(), &mut self.state);
-        if let Some(ema) = &mut self.ema {
-            ema.update(&self.parameters);
+        let parameters = &mut state.parameters;
+        (state.optimizer).update(rate, scale, parameters, total.gradients());
+        total.finish_state(self.network.states(), &mut state.statistics);
+        if let Some(ema) = &mut state.ema {
+            ema.update(&state.parameters);
         }
+        state.tally.add(&samples, loss, norm, after_report);
+        state.end_update(step);
 
         self.note(step, Doing::Update, after_ring);
         let took = self.clock.monotonic().saturating_sub(began);
-        let tally = &mut self.tally;
+        let pace = &mut self.pace;
         let count = samples.positions.end - samples.positions.start;
-        tally.samples += count;
-        tally.step_time += took;
-        tally.report_loss += loss;
-        tally.report_samples += count;
-        tally.report_time += took;
-        tally.report_ring_time += after_ring.saturating_sub(before_ring);
-        if let (true, Some(norm)) = (reports, norm) {
-            let began = self.clock.monotonic();
-            self.report(step, &samples, rate, norm, ring)?;
-            self.note(step, Doing::Check, began);
-        }
-        Ok(samples)
+        pace.samples += count;
+        pace.step_time += took;
+        pace.report_samples += count;
+        pace.report_time += took;
+        pace.report_ring_time += after_ring.saturating_sub(before_ring);
+        Ok(())
     }
 
-    /// Sums the losses of all ranks; rank 0 reports.
+    fn reports_after(&self, step: Step) -> bool {
+        step.0.is_multiple_of(self.job.spec.train.report_steps)
+            || self.batches.samples(step).ends_epoch
+            || step.0 == self.batches.steps_total()
+    }
+
+    /// Rank 0 reports.
     fn report(
         &mut self,
         step: Step,
         samples: &StepSamples,
-        learning_rate: f64,
-        gradient_norm: f64,
-        ring: &mut Ring,
+        state: &TrainingState,
     ) -> Result<(), TrainError> {
-        let mut loss = [self.tally.report_loss];
-        ring.all_reduce_sum_f64(&mut loss)?;
-        let tally = &mut self.tally;
-        let mean = loss[0] / tally.report_samples as f64;
-        if !mean.is_finite() {
-            return Err(TrainError::NotFinite {
-                what: "loss",
-                value: mean,
-                step,
-            });
-        }
-        tally.epoch_loss += loss[0];
-        tally.epoch_samples += tally.report_samples;
-        if samples.ends_epoch {
-            tally.last_epoch_loss = Some(tally.epoch_loss / tally.epoch_samples as f64);
-            (tally.epoch_loss, tally.epoch_samples) = (0.0, 0);
-        }
-        let seconds = tally.report_time.as_secs_f64().max(1e-9);
+        let pace = std::mem::take(&mut self.pace);
+        self.pace = Pace {
+            samples: pace.samples,
+            step_time: pace.step_time,
+            ..Pace::default()
+        };
+        let seconds = pace.report_time.as_secs_f64().max(1e-9);
         let progress = Progress {
             step,
             steps_total: self.batches.steps_total(),
             epoch: samples.epoch,
             epochs_total: self.batches.epochs_total(),
-            samples: tally.samples,
-            loss: mean,
-            learning_rate,
-            gradient_norm,
-            samples_per_second: tally.report_samples as f64 / seconds,
-            communication_share: tally.report_ring_time.as_secs_f64() / seconds,
+            samples: state.tally().samples,
+            loss: state.tally().report_mean(),
+            learning_rate: self.schedule.rate(step),
+            gradient_norm: state.tally().gradient_norm.unwrap_or(f64::NAN),
+            samples_per_second: pace.report_samples as f64 / seconds,
+            communication_share: pace.report_ring_time.as_secs_f64() / seconds,
             gradient_bytes: self.sum.last(),
         };
-        tally.report_loss = 0.0;
-        tally.report_samples = 0;
-        tally.report_time = Duration::ZERO;
-        tally.report_ring_time = Duration::ZERO;
         if let Some(metrics) = &mut self.metrics {
             metrics.write(&MetricsLine::Progress(&progress))?;
             self.observer.progress(&progress);
@@ -440,6 +464,7 @@ impl<'a> Run<'a> {
         &mut self,
         step: Step,
         samples: &StepSamples,
+        state: &TrainingState,
         ring: &mut Ring,
     ) -> Result<Option<Evaluation>, TrainError> {
         let dataset = self.job.dataset;
@@ -448,11 +473,10 @@ impl<'a> Run<'a> {
         }
         self.observer.phase(Phase::Evaluating(step));
         let abort = self.abort;
-        let weights = averaged(&self.ema, &self.parameters);
         let mut sums = evaluate(
             self.lanes.plans(),
             &self.network,
-            (weights, &self.state),
+            (state.weights(), &state.statistics),
             (dataset.test(), dataset.scaler()),
             self.job.part.test_records.clone(),
             |_, _| {},
@@ -478,11 +502,12 @@ impl<'a> Run<'a> {
     fn finish(
         self,
         evaluation: Option<Evaluation>,
+        state: &TrainingState,
         ring: &mut Ring,
     ) -> Result<Option<Summary>, TrainError> {
         self.observer.phase(Phase::Saving);
         let summary = if self.job.rank.0 == 0 {
-            Some(self.save(evaluation)?)
+            Some(self.save(evaluation, state)?)
         } else {
             None
         };
@@ -493,17 +518,18 @@ impl<'a> Run<'a> {
         Ok(summary)
     }
 
-    fn save(&self, evaluation: Option<Evaluation>) -> Result<Summary, TrainError> {
-        let (spec, tally) = (self.job.spec, &self.tally);
-        let tensors = self
-            .network
-            .tensors(averaged(&self.ema, &self.parameters), &self.state);
+    fn save(
+        &self,
+        evaluation: Option<Evaluation>,
+        state: &TrainingState,
+    ) -> Result<Summary, TrainError> {
+        let (spec, pace, tally) = (self.job.spec, &self.pace, state.tally());
+        let weights = (state.weights(), &*state.statistics);
+        let tensors = self.network.tensors(weights.0, weights.1);
         let mut metrics = evaluation
             .map(|evaluation| evaluation.metrics)
             .unwrap_or_default();
-        let partial =
-            (tally.epoch_samples > 0).then(|| tally.epoch_loss / tally.epoch_samples as f64);
-        if let Some(loss) = partial.or(tally.last_epoch_loss) {
+        if let Some(loss) = tally.epoch_mean() {
             metrics.insert("train_loss".to_owned(), loss);
         }
         let wall = self.clock.monotonic().saturating_sub(self.started);
@@ -512,28 +538,22 @@ impl<'a> Run<'a> {
             epochs: self.batches.epochs_total(),
             samples: tally.samples,
             wall_seconds: wall.as_secs_f64(),
-            samples_per_second: tally.samples as f64 / tally.step_time.as_secs_f64().max(1e-9),
+            samples_per_second: pace.samples as f64 / pace.step_time.as_secs_f64().max(1e-9),
             parameters: self.network.layout().parameter_count() as u64,
             metrics,
             weights_blake3: weights_blake3(&tensors),
             output_dir: spec.output.dir.clone(),
-            execution: self.execution(),
+            execution: self.execution(state),
         };
         let description =
             ModelDescription::new(spec.name.clone(), spec.model.clone(), self.job.dataset);
         let dir = Path::new(&spec.output.dir);
-        let raw = self.ema.is_some();
-        let raw = raw.then(|| self.network.tensors(&self.parameters, &self.state));
+        let raw = state.ema.is_some();
+        let raw = raw.then(|| (self.network).tensors(&state.parameters, &state.statistics));
         ModelFiles::write_raw(dir, &description, raw.as_deref())?;
-        let trained = match &self.onnx {
-            None => None,
-            Some(_) => {
-                let weights = averaged(&self.ema, &self.parameters);
-                let scaler = &description.scaler;
-                Some(to_onnx(&self.network, scaler, (weights, &self.state))?)
-            }
-        };
-        ModelFiles::write_onnx(dir, self.onnx.as_deref(), trained.as_deref())?;
+        let onnx = self.sources.onnx.as_deref();
+        let trained = onnx.map(|_| to_onnx(&self.network, &description.scaler, weights));
+        ModelFiles::write_onnx(dir, onnx, trained.transpose()?.as_deref())?;
         ModelFiles::write(dir, &description, &tensors, &summary)?;
         Ok(summary)
     }
@@ -548,7 +568,7 @@ fn summed<'n>(
 ) -> Summed<'n> {
     Summed {
         layout: network.layout(),
-        states: network.states().len(),
+        rest: Contribution::rest_len(network.states().len()),
         replicas,
         rank: job.rank,
         mode,
@@ -563,9 +583,18 @@ pub fn workspace_bytes_max(train: &TrainSpec) -> Option<usize> {
     Some(megabytes.saturating_mul(1_000_000))
 }
 
-/// The weights that are evaluated and saved.
-fn averaged<'a>(ema: &'a Option<Ema>, parameters: &'a [f32]) -> &'a [f32] {
-    ema.as_ref().map_or(parameters, Ema::average)
+impl Make for Run<'_> {
+    fn initial(&self) -> Result<TrainingState, TrainError> {
+        TrainingState::initial(self.job, &self.network, &self.sources)
+    }
+
+    fn blank(&self) -> Result<TrainingState, TrainError> {
+        TrainingState::blank(self.job, &self.network)
+    }
+
+    fn misfit(&self, state: &TrainingState) -> Option<Misfit> {
+        state.misfit(self.job)
+    }
 }
 
 /// Clips `gradients` by value, and returns what clipping by norm multiplies them by. `norm` is that

@@ -54,6 +54,11 @@ impl ModelSources {
         };
         parse_weights(Path::new(&file.path), bytes, tensor_shapes(expected)).map(Some)
     }
+
+    /// Frees the bytes of the initial weights.
+    pub fn forget_weights(&mut self) {
+        self.weights = None;
+    }
 }
 
 /// Fills in the hashes of the files of `model`, comparing those that are there; returns the bytes of

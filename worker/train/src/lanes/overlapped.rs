@@ -4,13 +4,13 @@
 //! - All replicas of the rank but the last that run at once are computed and folded as ever. Of those
 //!   last ones, a bucket whose gradients are final in all of them is folded with what is there, by
 //!   whoever finished it, and handed to the ring, which sums it over all ranks meanwhile. The model's
-//!   state is the last bucket.
+//!   state and the loss are the last bucket.
 //! - Every rank starts the sums of all buckets in order, so all ranks must have the same [`Buckets`].
 //! - The fold of a bucket is that of the whole: the same tree over replicas, the same additions. A
 //!   reproducible sum has the same bits for any buckets, and as without them. A fast one depends on
 //!   them as it depends on the world: for three ranks and more.
 //! - A replica that computes in rounds sends in its last one.
-//! - Each bucket is compressed for itself, if the job compresses ([`GradientSum`]); the state isn't.
+//! - Each bucket is compressed for itself, if the job compresses ([`GradientSum`]); the last one isn't.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,11 +44,9 @@ pub struct Overlapped<'a> {
 /// What became of a step.
 #[derive(Debug)]
 pub struct Ran {
-    /// The sum of the losses of this rank's samples.
-    pub loss: f64,
     /// When the last gradient was computed.
     pub computed: Duration,
-    /// The sums of the buckets, in order; the model's state last, if there is any.
+    /// The sums of the buckets, in order; that of the model's state and the loss is the last.
     pub transfers: Vec<Transfer>,
 }
 
@@ -90,9 +88,8 @@ impl Lanes {
         let began = clock.monotonic();
         let last = self.replicas.len().saturating_sub(1) / split.at_once * split.at_once;
         let (before, wave) = self.replicas.split_at_mut(last);
-        let mut loss = 0.0;
         for wave in before.chunks_mut(split.at_once) {
-            loss += super::run_wave(&mut self.lanes, wave, split, input, fold)?;
+            super::run_wave(&mut self.lanes, wave, split, input, fold)?;
         }
 
         let lanes = &mut self.lanes[..wave.len()];
@@ -139,7 +136,7 @@ impl Lanes {
         })?;
         for (lane, batches) in lanes.iter_mut().zip(wave) {
             *batches = lane.batches.take().unwrap_or(*batches);
-            loss += std::mem::replace(&mut lane.result, Ok(0.0))?;
+            std::mem::replace(&mut lane.result, Ok(()))?;
         }
         let transfers = transfers?;
         // What was added bucket by bucket is not added again.
@@ -151,19 +148,16 @@ impl Lanes {
         }
         self.record(computed.saturating_sub(began));
         Ok(Ran {
-            loss,
             computed,
             transfers,
         })
     }
 }
 
-/// Where the buckets of gradients end, and the model's state, if there is any.
+/// Where the buckets of gradients end, and that of the model's state and the loss.
 fn ends_of(buckets: &Buckets, input: &StepInput<'_>) -> Vec<usize> {
     let mut ends = buckets.ends().to_vec();
-    if !input.state.is_empty() {
-        ends.push(input.parameters.len() + input.state.len());
-    }
+    ends.push(input.parameters.len() + Contribution::rest_len(input.state.len()));
     ends
 }
 
@@ -206,19 +200,19 @@ impl Lane {
         input: &StepInput<'_>,
         (threads, ends): (usize, &[usize]),
         mut hand_in: HandIn<'_, '_, 'env>,
-    ) -> Result<f64, TrainError> {
+    ) -> Result<(), TrainError> {
         let micro_batch = batches.micro_batch(input.step);
         let rounds = batches.rounds();
         let parts = (0..rounds).map(|round| (round, micro_batch.round(round, rounds)));
         let mut parts: Vec<_> = parts.filter(|(_, part)| !part.is_empty()).collect();
         let Some((round, part)) = parts.pop() else {
             contribution.clear();
-            let (gradients, state) = contribution.split();
+            let (gradients, rest) = contribution.split();
             for (number, piece) in pieces(gradients, ends).into_iter().enumerate() {
                 hand_in.finished(number, piece);
             }
-            hand_in.state(ends.len(), state);
-            return Ok(0.0);
+            hand_in.rest(ends.len(), rest);
+            return Ok(());
         };
         let mut loss = 0.0;
         let accumulates = !parts.is_empty();
@@ -249,9 +243,11 @@ impl Lane {
             ends,
         };
         let (plans, spans) = (&mut self.plans, &mut self.spans);
-        let mean = match (&mut self.round, accumulates) {
+        let (states, samples) = (input.state.len(), part.len() as f64);
+        let global_len = micro_batch.global_len() as f64;
+        match (&mut self.round, accumulates) {
             (Some(added), true) => {
-                let (sums, sum_of_states) = contribution.split();
+                let (sums, rest) = contribution.split();
                 let mut add = AddAndHandIn {
                     sums: pieces(sums, ends).into_iter(),
                     hand_in: &mut hand_in,
@@ -259,20 +255,20 @@ impl Lane {
                 let written = added.start(input.state);
                 let mean = last.run(plans, batches, input, written, spans, &mut add)?;
                 added.weigh_state(part.weight());
-                add_terms(sum_of_states, added.state(), None);
-                hand_in.state(ends.len(), sum_of_states);
-                mean
+                add_terms(&mut rest[..states], added.state(), None);
+                rest[states] = ((loss + mean * samples) / global_len) as f32;
+                hand_in.rest(ends.len(), rest);
             }
             _ => {
-                let (gradients, state) = contribution.start(input.state);
-                let written = (gradients, &mut *state);
+                let (gradients, rest) = contribution.start_rest(input.state);
+                let written = (gradients, &mut rest[..states]);
                 let mean = last.run(plans, batches, input, written, spans, &mut hand_in)?;
-                Contribution::weigh(state, part.weight());
-                hand_in.state(ends.len(), state);
-                mean
+                Contribution::weigh(&mut rest[..states], part.weight());
+                rest[states] = (mean * samples / global_len) as f32;
+                hand_in.rest(ends.len(), rest);
             }
-        };
-        Ok(loss + mean * part.len() as f64)
+        }
+        Ok(())
     }
 }
 
@@ -295,11 +291,9 @@ struct HandIn<'s, 'q, 'env> {
 }
 
 impl<'env> HandIn<'_, '_, 'env> {
-    /// The model's state, if there is any, as bucket `number`.
-    fn state(&self, number: usize, state: &'env mut [f32]) {
-        if !state.is_empty() {
-            self.sums.hand_in(self.replica, number, state);
-        }
+    /// The model's state and the loss as bucket `number`.
+    fn rest(&self, number: usize, rest: &'env mut [f32]) {
+        self.sums.hand_in(self.replica, number, rest);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ringfold_common::job::AdaGradOptions;
 
-use super::{Rule, Segment, Update, each_piece};
+use super::{Rule, Segment, Slot, Update, each_piece, kept, kept_mut};
 
 #[derive(Debug)]
 pub(super) struct AdaGrad {
@@ -38,5 +38,13 @@ impl Rule for AdaGrad {
                 }
             });
         }
+    }
+
+    fn slots(&self) -> Vec<Slot<'_>> {
+        kept([("sum", &self.sum[..])])
+    }
+
+    fn slots_mut(&mut self) -> Vec<&mut [f32]> {
+        kept_mut([&mut self.sum[..]])
     }
 }

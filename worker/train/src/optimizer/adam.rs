@@ -2,7 +2,7 @@
 
 use ringfold_common::job::AdamOptions;
 
-use super::{Rule, Segment, Update, each_piece};
+use super::{Rule, Segment, Slot, Update, each_piece, kept, kept_mut};
 
 #[derive(Debug)]
 pub(super) struct Adam {
@@ -46,6 +46,22 @@ impl Rule for Adam {
                 });
             }
         }
+    }
+
+    fn slots(&self) -> Vec<Slot<'_>> {
+        kept([
+            ("first", &self.first[..]),
+            ("second", &self.second[..]),
+            ("greatest", &self.greatest[..]),
+        ])
+    }
+
+    fn slots_mut(&mut self) -> Vec<&mut [f32]> {
+        kept_mut([
+            &mut self.first[..],
+            &mut self.second[..],
+            &mut self.greatest[..],
+        ])
     }
 }
 

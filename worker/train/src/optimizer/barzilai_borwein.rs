@@ -14,7 +14,7 @@
 
 use ringfold_common::job::{BarzilaiBorweinFormula, BarzilaiBorweinOptions};
 
-use super::{LANES, Rule, Segment, Update};
+use super::{LANES, Rule, Segment, Slot, Update, kept, kept_mut};
 
 /// The least cosine of the angle between *s* and *y* that counts as curvature.
 const COSINE_MIN: f64 = 1e-6;
@@ -146,6 +146,36 @@ impl Rule for BarzilaiBorwein {
             self.turn(update, segments, w);
         }
         self.averaged(update, segments, w, g);
+    }
+
+    fn slots(&self) -> Vec<Slot<'_>> {
+        kept([
+            ("last_weights", &self.last_weights[..]),
+            ("last_gradient", &self.last_gradient[..]),
+            ("mean", &self.mean[..]),
+        ])
+    }
+
+    fn slots_mut(&mut self) -> Vec<&mut [f32]> {
+        kept_mut([
+            &mut self.last_weights[..],
+            &mut self.last_gradient[..],
+            &mut self.mean[..],
+        ])
+    }
+
+    fn scalars(&self) -> Vec<(&'static str, f64)> {
+        // Counts are exact up to 2^53.
+        vec![("step", self.step), ("measured", self.measured as f64)]
+    }
+
+    fn restore(&mut self, name: &str, value: f64) -> bool {
+        match name {
+            "step" => self.step = value,
+            "measured" => self.measured = value as u64,
+            _ => return false,
+        }
+        true
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ringfold_common::job::LambOptions;
 
-use super::{LANES, Rule, Segment, Update};
+use super::{LANES, Rule, Segment, Slot, Update, kept, kept_mut};
 
 #[derive(Debug)]
 pub(super) struct Lamb {
@@ -40,6 +40,14 @@ impl Rule for Lamb {
             let ratio = step.moments(w, g, m, v);
             step.moves((update.rate * segment.rate_factor * ratio) as f32, w, m, v);
         }
+    }
+
+    fn slots(&self) -> Vec<Slot<'_>> {
+        kept([("first", &self.first[..]), ("second", &self.second[..])])
+    }
+
+    fn slots_mut(&mut self) -> Vec<&mut [f32]> {
+        kept_mut([&mut self.first[..], &mut self.second[..]])
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ringfold_common::job::LionOptions;
 
-use super::{Rule, Segment, Update, each_piece};
+use super::{Rule, Segment, Slot, Update, each_piece, kept, kept_mut};
 
 #[derive(Debug)]
 pub(super) struct Lion {
@@ -38,6 +38,14 @@ impl Rule for Lion {
                 }
             });
         }
+    }
+
+    fn slots(&self) -> Vec<Slot<'_>> {
+        kept([("momentum", &self.momentum[..])])
+    }
+
+    fn slots_mut(&mut self) -> Vec<&mut [f32]> {
+        kept_mut([&mut self.momentum[..]])
     }
 }
 

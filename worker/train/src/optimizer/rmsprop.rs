@@ -2,7 +2,7 @@
 
 use ringfold_common::job::RmsPropOptions;
 
-use super::{Rule, Segment, Update, each_piece};
+use super::{Rule, Segment, Slot, Update, each_piece, kept, kept_mut};
 
 #[derive(Debug)]
 pub(super) struct RmsProp {
@@ -60,6 +60,22 @@ impl Rule for RmsProp {
                 }
             }
         }
+    }
+
+    fn slots(&self) -> Vec<Slot<'_>> {
+        kept([
+            ("square", &self.square[..]),
+            ("mean", &self.mean[..]),
+            ("velocity", &self.velocity[..]),
+        ])
+    }
+
+    fn slots_mut(&mut self) -> Vec<&mut [f32]> {
+        kept_mut([
+            &mut self.square[..],
+            &mut self.mean[..],
+            &mut self.velocity[..],
+        ])
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ringfold_common::job::SgdOptions;
 
-use super::{Rule, Segment, Update, each_piece};
+use super::{Rule, Segment, Slot, Update, each_piece, kept, kept_mut};
 
 #[derive(Debug)]
 pub(super) struct Sgd {
@@ -38,6 +38,14 @@ impl Rule for Sgd {
                 each_piece([w, v], g, |[w, v], g| step.momentum(w, g, v));
             }
         }
+    }
+
+    fn slots(&self) -> Vec<Slot<'_>> {
+        kept([("velocity", &self.velocity[..])])
+    }
+
+    fn slots_mut(&mut self) -> Vec<&mut [f32]> {
+        kept_mut([&mut self.velocity[..]])
     }
 }
 

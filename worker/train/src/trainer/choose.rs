@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ringfold_collective::Ring;
 use ringfold_collective::algorithm::Replicas;
-use ringfold_common::ids::Rank;
+use ringfold_common::ids::{Rank, Step};
 use ringfold_common::job::{Execution, FoldMode, Overlap};
 
 use super::{Run, summed};
@@ -12,7 +12,7 @@ use crate::buckets::Buckets;
 use crate::compression::GradientSum;
 use crate::error::TrainError;
 use crate::memory;
-use crate::optimizer::state_arenas;
+use crate::state::TrainingState;
 
 /// What a reproducible sum may cost beyond a fast one for `auto` to choose it.
 const REPRODUCIBLE_OVERHEAD_MAX: f64 = 0.1;
@@ -22,8 +22,13 @@ const REPRODUCIBLE_OVERHEAD_MAX: f64 = 0.1;
 const HIDDEN_MIN: Duration = Duration::from_micros(200);
 
 impl Run<'_> {
-    /// Decides what `auto` stands for; all ranks decide alike.
-    pub(super) fn choose_mode(&mut self, ring: &Ring) -> Result<(), TrainError> {
+    /// Decides what `auto` stands for, once: a state is gone on from in the mode that it was made in.
+    /// All ranks decide alike.
+    pub(super) fn choose_mode(
+        &mut self,
+        ring: &Ring,
+        state: &TrainingState,
+    ) -> Result<(), TrainError> {
         let (spec, world) = (self.job.spec, self.job.world);
         let count = spec.cluster.replicas;
         let replicas = Replicas::new(count, world).ok_or(TrainError::Replicas {
@@ -31,6 +36,9 @@ impl Run<'_> {
             world,
         })?;
         let compression = spec.cluster.compression;
+        if self.mode == FoldMode::Auto && state.step() > Step(0) {
+            self.mode = state.origin().mode;
+        }
         if self.mode == FoldMode::Auto {
             self.mode = match compression {
                 Some(compression) if !compression.method.is_reproducible() => FoldMode::Fast,
@@ -89,13 +97,9 @@ impl Run<'_> {
     }
 
     /// How this rank computed the job.
-    pub(super) fn execution(&self) -> Execution {
-        let spec = self.job.spec;
+    pub(super) fn execution(&self, state: &TrainingState) -> Execution {
         let split = self.lanes.split();
-        let arenas = 1 + state_arenas(&spec.train.optimizer, self.batches.steps_per_epoch());
-        let weights = self.parameters.len() * arenas + self.state.len();
-        let averages = self.ema.as_ref().map_or(0, |ema| ema.average().len());
-        let floats = weights + averages + self.fold.held_elements();
+        let floats = state.held_elements() + self.fold.held_elements();
         Execution {
             mode: self.mode,
             replicas: self.job.part.replicas.len() as u32,

@@ -93,6 +93,8 @@ impl Fixture {
             },
             cluster: ClusterSpec {
                 workers: 1,
+                min_workers: 1,
+                restarts_max: 0,
                 replicas: 1,
                 mode: FoldMode::Fast,
                 threads: 1,
@@ -137,7 +139,14 @@ impl Fixture {
                 part: &RankPart::of(rank, world, spec.cluster.replicas, test_records),
                 threads,
             };
-            train(&job, &mut ring, &AbortSignal::new().unwrap(), &log, &clock)
+            train(
+                &job,
+                &mut ring,
+                &AbortSignal::new().unwrap(),
+                &log,
+                &clock,
+                &mut None,
+            )
         });
         (results, log)
     }
@@ -286,7 +295,7 @@ fn an_abort_ends_every_rank() {
             part: &RankPart::of(Rank(0), 1, 1, dataset.info().test_records),
             threads: 1,
         };
-        train(&job, &mut ring, &abort, &Log::default(), &clock)
+        train(&job, &mut ring, &abort, &Log::default(), &clock, &mut None)
     });
     let error = results.into_iter().next().unwrap().unwrap_err();
     assert_eq!(error.to_string(), "aborted: enough");
@@ -320,6 +329,7 @@ fn a_rank_whose_weights_differ_is_named_by_all() {
 mod compression;
 mod precision;
 mod replicas;
+mod resume;
 mod states;
 mod text;
 mod timeline;

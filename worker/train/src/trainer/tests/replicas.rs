@@ -117,7 +117,7 @@ fn a_peer_that_leaves_while_buckets_are_summed_is_named() {
             threads: 2,
         };
         let (abort, clock) = (AbortSignal::new().unwrap(), SystemClock::new());
-        train(&job, &mut ring, &abort, &Log::default(), &clock).err()
+        train(&job, &mut ring, &abort, &Log::default(), &clock, &mut None).err()
     });
     let error = errors.into_iter().flatten().next().unwrap();
     let TrainError::Collective(source) = &error else {

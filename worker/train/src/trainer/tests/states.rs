@@ -11,7 +11,7 @@ use ringfold_storage::Tensor;
 use super::*;
 
 /// A classifier of four numbers: dense, batch norm, ReLU, dense.
-fn batch_norm_graph() -> Graph {
+pub(super) fn batch_norm_graph() -> Graph {
     let mut graph = Graph::new("bn", DType::F32).unwrap();
     let float = |dims: &[usize]| TensorType::new(DType::F32, Shape::batched(dims));
     let x = graph.add_input(FEATURES, float(&[4])).unwrap();
@@ -87,7 +87,7 @@ fn train_batch_norm(fixture: &Fixture, world: u32) -> (Summary, Vec<Tensor>, Log
             &log,
             &clock,
         )?
-        .train(&mut ring)
+        .train(&mut ring, &mut None)
     });
     let model = ModelFiles::read(&fixture.dir.path().join("out")).unwrap();
     (summary(results), model.tensors, log)

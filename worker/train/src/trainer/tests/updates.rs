@@ -89,9 +89,9 @@ fn losses_do_not_depend_on_the_world_with_rounds_groups_and_averages() {
     }
 }
 
-#[test]
-fn every_rule_trains_alike_in_any_world() {
-    let rules = [
+/// Every rule, with most of the arenas that it can have.
+pub(super) fn rules() -> [OptimizerSpec; 8] {
+    [
         momentum(),
         OptimizerSpec::RmsProp(RmsPropOptions::new(0.01)),
         OptimizerSpec::AdaGrad(AdaGradOptions::new(0.1)),
@@ -106,8 +106,12 @@ fn every_rule_trains_alike_in_any_world() {
             max_rate: 0.5,
             ..BarzilaiBorweinOptions::new(0.1)
         }),
-    ];
-    for rule in rules {
+    ]
+}
+
+#[test]
+fn every_rule_trains_alike_in_any_world() {
+    for rule in rules() {
         let mut fixture = Fixture::new(Loss::CrossEntropy);
         fixture.spec.train.schedule = ScheduleSpec::constant();
         fixture.spec.train.optimizer = rule;
