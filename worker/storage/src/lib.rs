@@ -34,11 +34,16 @@
 //! `summary.json`, `metrics.jsonl`; `source.onnx` and `model.onnx` if it is from an ONNX file. [`ModelFiles`] writes and reads it; each file appears whole or
 //! not at all. [`read_unlabelled`] and [`read_labelled`] read further data for a saved model.
 //!
+//! # Checkpoints
+//!
+//! [`checkpoint`] writes and reads durable training state, in parts, by name and range.
+//!
 //! # What isn't here
 //!
 //! No training, no network, no clocks, no threads. Nothing is read in pieces: a dataset fits in
 //! the memory of each rank.
 
+pub mod checkpoint;
 mod csv;
 mod dataset;
 mod error;

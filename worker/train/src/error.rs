@@ -12,6 +12,7 @@ use ringfold_graph::GraphError;
 use ringfold_graph::job::ModelError;
 use ringfold_graph::onnx::OnnxError;
 use ringfold_storage::StorageError;
+use ringfold_storage::checkpoint::CheckpointError;
 
 use crate::state::Misfit;
 
@@ -75,6 +76,9 @@ pub enum TrainError {
     /// A training state that isn't the job's.
     #[error("the training state can't go on in this job")]
     State(#[from] Misfit),
+    /// A checkpoint can't be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// Other ranks hold training states that aren't the job's.
     #[error("{} holds the training state of another job", list(.ranks))]
     StatesOfOthers {

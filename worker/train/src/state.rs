@@ -26,6 +26,7 @@
 //! - **On joining a ring** all ranks come to hold the furthest state that any of them holds: `agree`.
 
 mod agree;
+mod files;
 mod header;
 
 use std::ops::Range;

@@ -1,5 +1,6 @@
 //! The crate from outside: files in, records out; models out and in again.
 
+mod checkpoints;
 mod csv_files;
 mod digits;
 mod files;
