@@ -10,7 +10,7 @@ use ringfold_common::error::ErrorCode;
 use ringfold_common::ids::SlotId;
 use ringfold_common::job::{JobEvent, JobEventKind};
 use ringfold_coordinator_core::{
-    Core, CoreConfig, Effect, Event, Now, Refusal, Reply, RequestId, SlotInfo,
+    Core, CoreConfig, Effect, Event, Fence, Held, Now, Refusal, Reply, RequestId, SlotInfo,
 };
 use ringfold_coordinator_store::{Store, StoreError};
 use ringfold_proto::v1;
@@ -42,6 +42,7 @@ enum Input {
     Open {
         slot: SlotId,
         info: SlotInfo,
+        held: Option<(Fence, Held)>,
         outbox: Outbox,
     },
     Request {
@@ -87,8 +88,20 @@ impl Handle {
     }
 
     /// Registers a session.
-    pub async fn open(&self, slot: SlotId, info: SlotInfo, outbox: Outbox) -> Result<(), Status> {
-        self.send(Input::Open { slot, info, outbox }).await
+    pub async fn open(
+        &self,
+        slot: SlotId,
+        info: SlotInfo,
+        held: Option<(Fence, Held)>,
+        outbox: Outbox,
+    ) -> Result<(), Status> {
+        let open = Input::Open {
+            slot,
+            info,
+            held,
+            outbox,
+        };
+        self.send(open).await
     }
 
     /// Hands a client's request to the core and waits for its answer, which is durable.
@@ -241,9 +254,22 @@ impl State {
                     }
                     self.apply(event)?;
                 }
-                Input::Open { slot, info, outbox } => {
+                Input::Open {
+                    slot,
+                    info,
+                    held,
+                    outbox,
+                } => {
                     self.outboxes.insert(slot, outbox);
-                    self.apply(Event::SlotRegistered { slot, info })?;
+                    self.apply(match held {
+                        None => Event::SlotRegistered { slot, info },
+                        Some((fence, held)) => Event::SlotReturned {
+                            slot,
+                            info,
+                            fence,
+                            held,
+                        },
+                    })?;
                 }
                 Input::Request {
                     event,

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use ringfold_common::error::ErrorCode;
-use ringfold_common::ids::{NodeName, SlotId};
+use ringfold_common::ids::{JobId, NodeName, SlotId};
 use ringfold_common::job::{Cause, Phase};
-use ringfold_coordinator_core::{Event, ExitCause, SlotInfo, StreamEnd};
+use ringfold_coordinator_core::{Event, ExitCause, Fence, Held, SlotInfo, StreamEnd};
 use ringfold_proto::v1::session_request::Message;
 use ringfold_proto::v1::session_response::Message as Answer;
 use ringfold_proto::v1::worker_service_server::WorkerService;
@@ -58,7 +58,7 @@ impl WorkerService for Sessions {
             )
         })??;
         let Some(v1::SessionRequest {
-            message: Some(Message::Register(register)),
+            message: Some(Message::Register(mut register)),
         }) = first
         else {
             return Err(status::new(
@@ -67,6 +67,8 @@ impl WorkerService for Sessions {
             ));
         };
         check_version(&register)?;
+        let held = register.held.take().map(held).transpose();
+        let held = held.map_err(|error| status::field(&error))?;
         let info = slot_info(register).map_err(|error| status::field(&error))?;
 
         let slot = self.engine.new_slot();
@@ -82,7 +84,7 @@ impl WorkerService for Sessions {
             message: Some(registered),
         }));
         tracing::info!(%slot, node = %info.node, pid = info.pid, "registered");
-        self.engine.open(slot, info, outbox.clone()).await?;
+        self.engine.open(slot, info, held, outbox.clone()).await?;
 
         let (engine, shutdown) = (self.engine.clone(), self.shutdown.clone());
         tokio::spawn(async move {
@@ -138,6 +140,22 @@ fn check_version(register: &v1::Register) -> Result<(), Status> {
             register.version, register.protocol
         ),
     ))
+}
+
+/// The rank that a worker brings along.
+fn held(held: v1::HeldRank) -> Result<(Fence, Held), FieldError> {
+    use v1::held_rank::State;
+    let fence = required_fence(held.fence)?;
+    let held = match required_field(held.state, "held.state")? {
+        State::Training(phase) => Held::Training(phase.try_into()?),
+        State::Finished(m) => Held::Finished(m.summary.map(Into::into)),
+        State::Failed(m) => Held::Failed {
+            cause: Cause::try_from(required_field(m.cause, "held.failed.cause")?)?,
+            phase: Phase::try_from(required_field(m.phase, "held.failed.phase")?)?,
+            log_tail: m.log_tail,
+        },
+    };
+    Ok((fence, held))
 }
 
 fn slot_info(register: v1::Register) -> Result<SlotInfo, FieldError> {
@@ -244,6 +262,14 @@ fn event(slot: SlotId, message: Option<Message>) -> Result<Event, FieldError> {
             slot,
             fence: required_fence(m.fence)?,
         },
+        Message::Prepared(m) => {
+            let job = JobId(m.job);
+            if m.error.is_empty() {
+                return Ok(Event::Prepared { slot, job });
+            }
+            tracing::warn!(%slot, %job, "can't join: {:.1000}", m.error);
+            Event::PrepareFailed { slot, job }
+        }
         Message::Register(_) | Message::Goodbye(_) => {
             return Err(FieldError {
                 field: "message".into(),

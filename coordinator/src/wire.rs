@@ -9,6 +9,13 @@ use ringfold_proto::{failure_to_wire, timestamp, v1};
 pub(crate) fn command(command: &Command) -> v1::SessionResponse {
     let message = match command {
         Command::Assign(assignment) => Message::Assign(assign(assignment)),
+        Command::Prepare(preparation) => Message::Prepare(v1::Prepare {
+            job: preparation.job.0,
+            submitted_unix_ms: preparation.submitted.0,
+            spec: Some(preparation.spec.as_ref().into()),
+            dataset: Some(preparation.dataset.as_ref().into()),
+            spec_hash: preparation.spec_hash.0.to_vec(),
+        }),
         Command::StartRing { fence, peers } => Message::StartRing(v1::StartRing {
             fence: Some((*fence).into()),
             peers: peers.clone(),
@@ -34,6 +41,7 @@ fn assign(assignment: &Assignment) -> v1::Assign {
         test_from: assignment.part.test_records.start,
         test_to: assignment.part.test_records.end,
         spec_hash: assignment.spec_hash.0.to_vec(),
+        submitted_unix_ms: assignment.submitted.0,
     }
 }
 
@@ -70,8 +78,13 @@ fn restart(restart: &Restart) -> v1::Restart {
 
 /// A slot as clients see it.
 pub(crate) fn slot(view: &SlotView<'_>) -> v1::Slot {
+    let mut joining = None;
     let (state, fence) = match view.state {
         SlotState::Free => (v1::SlotState::Free, None),
+        SlotState::Joining(job) => {
+            joining = Some(job);
+            (v1::SlotState::Joining, None)
+        }
         SlotState::Assigned(fence) => (v1::SlotState::Assigned, Some(fence)),
         SlotState::Stopping(fence) => (v1::SlotState::Stopping, Some(fence)),
     };
@@ -82,7 +95,11 @@ pub(crate) fn slot(view: &SlotView<'_>) -> v1::Slot {
         memory_bytes: view.info.memory_bytes,
         version: view.info.version.clone(),
         state: state.into(),
-        job_id: fence.map(|fence| fence.job.to_string()).unwrap_or_default(),
+        job_id: fence
+            .map(|fence| fence.job)
+            .or(joining)
+            .map(|job| job.to_string())
+            .unwrap_or_default(),
         rank: fence.map_or(0, |fence| fence.rank.0),
     }
 }

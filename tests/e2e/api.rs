@@ -316,6 +316,7 @@ async fn a_worker_of_another_version_is_refused() {
         pid: 1,
         cores: 1,
         memory_bytes: 0,
+        held: None,
     };
     let first = v1::SessionRequest {
         message: Some(Message::Register(register)),

@@ -49,12 +49,14 @@ fn a_thousand_seeds_keep_every_promise() {
     // A simulation in which nothing happens proves nothing.
     for (name, at_least) in [
         ("succeeded", 1_000),
-        ("failed", 1_000),
+        ("failed", 800),
         ("cancelled", 1_000),
         ("restarts", 1_000),
         ("crashes after a commit", 500),
         ("requeued", 500),
         ("recovered", 500),
+        ("returned", 500),
+        ("grown", 20),
         ("worlds with fewer ranks", 200),
         ("existing tokens", 200),
         ("refusals", 500),

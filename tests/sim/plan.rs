@@ -15,6 +15,9 @@ const WORKERS_MAX: u64 = 4;
 
 /// One thing happens.
 pub fn act(world: &mut World) -> Result<(), String> {
+    if world.draw.once_in(5) {
+        world.come_back()?;
+    }
     match world.draw.below(100) {
         0..46 => work(world),
         46..56 => register(world),
@@ -25,7 +28,8 @@ pub fn act(world: &mut World) -> Result<(), String> {
         76..80 => process_exits(world),
         80..85 => garbage(world),
         85..95 => time_passes(world),
-        95..97 => long_silence(world),
+        95 => long_silence(world),
+        96 => quiet(world),
         97 => {
             world.crash_after_commit = true;
             Ok(())
@@ -41,6 +45,9 @@ pub fn recover(world: &mut World) -> Result<(), String> {
     for _ in 0..400 {
         if world.core.jobs().all(|job| job.record.state.is_terminal()) {
             return Ok(());
+        }
+        while !world.away.is_empty() {
+            world.come_back()?;
         }
         while (world.workers.len() as u64) < WORKERS_MAX + 2 {
             register(world)?;
@@ -91,8 +98,13 @@ fn register(world: &mut World) -> Result<(), String> {
     let slot = world.next_slot();
     let node = world.draw.pick(&NODES).unwrap_or(NODES[0]);
     let info = rig::info(node, slot);
-    let (pid, rank) = (info.pid, None);
-    world.workers.insert(slot, Worker { node, pid, rank });
+    let worker = Worker {
+        node,
+        pid: info.pid,
+        rank: None,
+        preparing: None,
+    };
+    world.workers.insert(slot, worker);
     world.event(Event::SlotRegistered { slot, info })
 }
 
@@ -137,6 +149,30 @@ fn elastic(workers: u32) -> JobSpec {
     spec
 }
 
+/// Nobody queues any more, and for a while nothing goes wrong: what runs may grow.
+fn quiet(world: &mut World) -> Result<(), String> {
+    let queued =
+        |job: &ringfold_coordinator_core::JobView<'_>| job.record.state == JobState::Queued;
+    let waiting: Vec<_> = world.core.jobs().filter(queued).collect();
+    let waiting: Vec<_> = waiting.iter().map(|job| job.record.id).collect();
+    for job in waiting {
+        let request = RequestId(2);
+        world.event(Event::Cancel { request, job })?;
+    }
+    process_exits(world)?;
+    for round in 0..12 {
+        if round % 6 == 0 {
+            register(world)?;
+        }
+        world.advance(Duration::from_millis(300));
+        world.event(Event::Tick)?;
+        for slot in slots(world) {
+            works(world, slot)?;
+        }
+    }
+    Ok(())
+}
+
 fn rank_fails(world: &mut World) -> Result<(), String> {
     let Some(slot) = any_slot(world) else {
         return Ok(());
@@ -155,7 +191,10 @@ fn stream_ends(world: &mut World) -> Result<(), String> {
         return Ok(());
     };
     if let Some(worker) = world.workers.remove(&slot) {
-        world.unreaped.push((worker.node, worker.pid));
+        match world.draw.once_in(2) {
+            true => world.unreaped.push((worker.node, worker.pid)),
+            false => world.away.push(worker),
+        }
     }
     let ends = [StreamEnd::Lost, StreamEnd::Lost, StreamEnd::Left];
     let end = world.draw.pick(&ends).unwrap_or(StreamEnd::Lost);
@@ -219,7 +258,7 @@ fn garbage(world: &mut World) -> Result<(), String> {
         return Ok(());
     }
     let address = "nowhere:1".to_owned();
-    let event = match world.draw.below(10) {
+    let event = match world.draw.below(12) {
         0 => Event::RankListening {
             slot,
             fence,
@@ -254,6 +293,14 @@ fn garbage(world: &mut World) -> Result<(), String> {
             log_tail: Vec::new(),
         },
         7 => Event::RankStopped { slot, fence },
+        9 => Event::Prepared {
+            slot,
+            job: fence.job,
+        },
+        10 => Event::PrepareFailed {
+            slot,
+            job: fence.job,
+        },
         8 => Event::ProcessExited {
             node: NodeName("nowhere".into()),
             pid: 1,

@@ -1,8 +1,8 @@
 //! A worker that keeps to the protocol: what it may say next.
 
-use ringfold_common::ids::SlotId;
+use ringfold_common::ids::{JobId, SlotId, Step};
 use ringfold_common::job::{Cause, Phase};
-use ringfold_coordinator_core::{Command, Event, Fence};
+use ringfold_coordinator_core::{Command, Event, Fence, Held};
 
 use crate::draw::Draw;
 use crate::rig;
@@ -12,6 +12,8 @@ pub struct Worker {
     pub node: &'static str,
     pub pid: u32,
     pub rank: Option<RankModel>,
+    /// The job whose data it loads.
+    pub preparing: Option<JobId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub struct RankModel {
     pub aborted: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     Loading,
     Listening,
@@ -40,11 +42,18 @@ impl Worker {
                 if let Some(rank) = self.rank.filter(busy) {
                     return Err(format!("{} while {rank:?}", assignment.fence));
                 }
+                self.preparing = None;
                 self.rank = Some(RankModel {
                     fence: assignment.fence,
                     stage: Stage::Loading,
                     aborted: false,
                 });
+            }
+            Command::Prepare(preparation) => {
+                if self.preparing.is_some() {
+                    return Err(format!("{} while it prepares", preparation.job));
+                }
+                self.preparing = Some(preparation.job);
             }
             Command::StartRing { fence, peers } => {
                 let rank = self.expect(*fence, Stage::Listening)?;
@@ -69,8 +78,42 @@ impl Worker {
         }
     }
 
+    /// How its rank stands when it comes back: one that trains goes on, or has ended meanwhile; any other
+    /// has stopped.
+    pub fn held(&mut self, draw: &mut Draw) -> Option<(Fence, Held)> {
+        self.preparing = None;
+        let rank = self.rank.filter(|rank| rank.stage >= Stage::Training);
+        let Some(rank) = rank else {
+            self.rank = None;
+            return None;
+        };
+        let first = rank.fence.rank.0 == 0;
+        let held = match (rank.stage, draw.below(4)) {
+            (Stage::Finished, _) | (_, 0) => Held::Finished(first.then(rig::summary)),
+            (_, 1) => Held::Failed {
+                cause: Cause::PeerLost("a neighbour".into()),
+                phase: Phase::Saving,
+                log_tail: Vec::new(),
+            },
+            _ => Held::Training(Phase::Training(Step(1))),
+        };
+        if !matches!(held, Held::Training(_)) {
+            self.rank = None;
+        }
+        Some((rank.fence, held))
+    }
+
     /// The next thing that it says of its rank, with no fault of its own. `None` if it waits.
     pub fn next(&mut self, slot: SlotId, draw: &mut Draw) -> Option<Event> {
+        if let Some(job) = self.preparing
+            && !draw.once_in(3)
+        {
+            self.preparing = None;
+            return Some(match draw.once_in(4) {
+                true => Event::PrepareFailed { slot, job },
+                false => Event::Prepared { slot, job },
+            });
+        }
         let rank = self.rank.as_mut()?;
         let fence = rank.fence;
         // An abort takes a while to arrive.
@@ -104,7 +147,7 @@ impl Worker {
     fn train(rank: &mut RankModel, slot: SlotId, draw: &mut Draw) -> Event {
         let fence = rank.fence;
         let first = fence.rank.0 == 0;
-        match draw.below(4) {
+        match draw.below(8) {
             0 if first => Event::Progress {
                 slot,
                 fence,
@@ -114,6 +157,11 @@ impl Worker {
                 slot,
                 fence,
                 evaluation: rig::evaluation(draw.below(100)),
+            },
+            2..6 => Event::PhaseChanged {
+                slot,
+                fence,
+                phase: Phase::Training(Step(draw.below(100))),
             },
             _ => {
                 rank.stage = Stage::Finished;

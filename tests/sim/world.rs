@@ -8,7 +8,7 @@ use ringfold_common::clock::UnixMillis;
 use ringfold_common::ids::SlotId;
 use ringfold_common::job::{JobEventKind, JobState, Reason};
 use ringfold_coordinator_core::{
-    Change, CloseReason, Core, CoreConfig, Effect, Event, Now, Reply, Snapshot,
+    Change, CloseReason, Core, CoreConfig, Effect, Event, Fence, Now, Reply, SlotInfo, Snapshot,
 };
 
 use crate::checkers::{Checker, Step, all};
@@ -24,6 +24,8 @@ pub struct World {
     pub workers: BTreeMap<SlotId, Worker>,
     /// Processes whose streams have ended, or will, before their agent says so.
     pub unreaped: Vec<(&'static str, u32)>,
+    /// Workers without a session, that will have one.
+    pub away: Vec<Worker>,
     pub counts: BTreeMap<&'static str, u64>,
     /// Every effect, in words.
     pub history: Vec<String>,
@@ -58,6 +60,7 @@ impl World {
             draw: Draw::new(seed),
             workers: BTreeMap::new(),
             unreaped: Vec::new(),
+            away: Vec::new(),
             counts: BTreeMap::new(),
             history: Vec::new(),
             crash_after_commit: false,
@@ -89,24 +92,67 @@ impl World {
 
     pub fn event(&mut self, event: Event) -> Result<(), String> {
         let words = format!("{event:?}");
+        let returned = match &event {
+            Event::SlotReturned { slot, fence, .. } => Some((*slot, *fence)),
+            _ => None,
+        };
         let before = self.core.stale_messages();
         let effects = self.core.apply(self.now, event);
         *self.counts.entry("stale messages").or_insert(0) += self.core.stale_messages() - before;
-        self.perform(&words, &effects, false)
+        self.perform(&words, &effects, returned, false)
     }
 
     /// The process dies and starts again: streams end, soft state is lost.
     pub fn restart(&mut self) -> Result<(), String> {
         self.count("restarts");
-        let processes = std::mem::take(&mut self.workers).into_values();
-        self.unreaped
-            .extend(processes.map(|worker| (worker.node, worker.pid)));
+        // Most processes live on, and come back with the ranks that they hold.
+        let mut back = Vec::new();
+        for worker in std::mem::take(&mut self.workers).into_values() {
+            match self.draw.once_in(4) {
+                true => self.unreaped.push((worker.node, worker.pid)),
+                false => back.push(worker),
+            }
+        }
         let (core, effects) = Core::restore(self.config.clone(), self.store.clone(), self.now);
         self.core = core;
-        self.perform("restart", &effects, true)
+        self.perform("restart", &effects, None, true)?;
+        self.away.extend(back);
+        Ok(())
     }
 
-    fn perform(&mut self, words: &str, effects: &[Effect], restarted: bool) -> Result<(), String> {
+    /// A worker that has no session opens one.
+    pub fn come_back(&mut self) -> Result<(), String> {
+        let Some(mut worker) = self.away.pop() else {
+            return Ok(());
+        };
+        let slot = self.next_slot();
+        let info = SlotInfo {
+            pid: worker.pid,
+            ..crate::rig::info(worker.node, slot)
+        };
+        let held = worker.held(&mut self.draw);
+        self.workers.insert(slot, worker);
+        match held {
+            None => self.event(Event::SlotRegistered { slot, info }),
+            Some((fence, held)) => {
+                self.count("returned");
+                self.event(Event::SlotReturned {
+                    slot,
+                    info,
+                    fence,
+                    held,
+                })
+            }
+        }
+    }
+
+    fn perform(
+        &mut self,
+        words: &str,
+        effects: &[Effect],
+        returned: Option<(SlotId, Fence)>,
+        restarted: bool,
+    ) -> Result<(), String> {
         self.tell(words, effects);
         for (position, effect) in effects.iter().enumerate() {
             if let Effect::Commit { expected, changes } = effect {
@@ -130,6 +176,7 @@ impl World {
             core: &self.core,
             store: &self.store,
             effects,
+            returned,
             restarted,
         };
         for checker in &mut self.checkers {
@@ -184,6 +231,7 @@ impl World {
                     match reason {
                         Reason::CoordinatorRestarted => self.count("requeued"),
                         Reason::Recovering { .. } => self.count("recovered"),
+                        Reason::Growing { .. } => self.count("grown"),
                         _ => {}
                     }
                 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use ringfold_common::clock::UnixMillis;
 use ringfold_common::dataset::{DatasetInfo, RankPart};
 use ringfold_common::ids::{Fence, SpecHash};
 use ringfold_common::job::JobSpec;
@@ -16,6 +17,7 @@ pub(crate) struct Assignment {
     pub dataset: DatasetInfo,
     pub part: RankPart,
     pub spec_hash: SpecHash,
+    pub submitted: UnixMillis,
 }
 
 impl TryFrom<v1::Assign> for Assignment {
@@ -63,6 +65,7 @@ impl TryFrom<v1::Assign> for Assignment {
             dataset,
             part,
             spec_hash: SpecHash(required_hash(&assign.spec_hash, "spec_hash")?),
+            submitted: UnixMillis(assign.submitted_unix_ms),
         })
     }
 }

@@ -1,7 +1,6 @@
 //! One rank from assignment to end, on its own thread.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc as std_mpsc;
@@ -10,17 +9,18 @@ use std::time::Duration;
 
 use ringfold_collective::{AbortSignal, Identity, Links, Listener, RingOptions, Surroundings};
 use ringfold_common::clock::SystemClock;
-use ringfold_common::dataset::DatasetInfo;
 use ringfold_common::ids::{Fence, Rank, Step};
 use ringfold_common::job::{Cause, Evaluation, Phase, Progress, Summary};
 use ringfold_net::telemetry::LogTail;
 use ringfold_proto::v1;
+use ringfold_proto::v1::held_rank::State;
 use ringfold_proto::v1::session_request::Message;
-use ringfold_storage::{BytesRead, Dataset, ReadOptions, StorageError};
 use ringfold_train::{Observer, RankJob, TrainError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::assignment::Assignment;
+use crate::data::{JobData, RankError};
+use crate::kept::{Kept, Key, Shelf};
 
 /// How often a rank that waits for the others looks whether it was aborted.
 const ABORT_POLL: Duration = Duration::from_millis(20);
@@ -34,15 +34,22 @@ pub(crate) struct RankContext {
     pub threads: u32,
     /// The last lines of the process's log.
     pub log_tail: LogTail,
-    /// To the coordinator.
+    /// What the process keeps of the job that it was a rank of last.
+    pub shelf: Shelf,
+    /// To the coordinator, by whatever session there is: what is sent meanwhile waits.
     pub outgoing: mpsc::Sender<v1::SessionRequest>,
 }
+
+/// How a rank stands that may outlive its session; the next one brings it along.
+pub(crate) type Standing = Arc<Mutex<Option<State>>>;
 
 /// A rank that runs.
 pub(crate) struct ActiveRank {
     pub fence: Fence,
     /// What it does; the session tells the coordinator.
     pub phase: Arc<Mutex<Phase>>,
+    /// Set from the forming of its ring on, until it stops because it was told to.
+    standing: Standing,
     abort: AbortSignal,
     start: std_mpsc::Sender<Vec<SocketAddr>>,
     ended: oneshot::Receiver<()>,
@@ -56,6 +63,7 @@ impl ActiveRank {
         };
         let abort = AbortSignal::new().map_err(|error| failed("make an abort signal", &error))?;
         let phase = Arc::new(Mutex::new(Phase::Starting));
+        let standing = Standing::default();
         let (start, peers) = std_mpsc::channel();
         let (ended_sender, ended) = oneshot::channel();
         let fence = assignment.fence;
@@ -64,6 +72,7 @@ impl ActiveRank {
             context,
             abort: abort.clone(),
             phase: Arc::clone(&phase),
+            standing: Arc::clone(&standing),
         };
         std::thread::Builder::new()
             .name(format!("rank-{}", fence.rank))
@@ -75,6 +84,7 @@ impl ActiveRank {
         Ok(Self {
             fence,
             phase,
+            standing,
             abort,
             start,
             ended,
@@ -85,6 +95,20 @@ impl ActiveRank {
     pub fn connect(&self, peers: Vec<SocketAddr>) {
         // A rank that has ended takes no addresses.
         let _ = self.start.send(peers);
+    }
+
+    /// What the next session says of it. `None` if it needs a session: its ring is not formed, or it
+    /// stopped as it was told.
+    pub fn held(&self) -> Option<v1::HeldRank> {
+        let standing = self.standing.lock();
+        let mut state = standing.unwrap_or_else(PoisonError::into_inner).clone()?;
+        if let State::Training(phase) = &mut state {
+            *phase = self.phase().into();
+        }
+        Some(v1::HeldRank {
+            fence: Some(self.fence.into()),
+            state: Some(state),
+        })
     }
 
     /// Asks the rank to stop.
@@ -111,38 +135,26 @@ struct Runner {
     context: RankContext,
     abort: AbortSignal,
     phase: Arc<Mutex<Phase>>,
-}
-
-/// Why a rank ended before its job did.
-#[derive(Debug, thiserror::Error)]
-enum RankError {
-    #[error(transparent)]
-    Train(#[from] TrainError),
-    #[error("{0}")]
-    OtherData(String),
-}
-
-impl RankError {
-    /// `None` if the coordinator asked for the end.
-    fn cause(&self) -> Option<Cause> {
-        match self {
-            Self::Train(error) => error.cause(),
-            Self::OtherData(_) => Some(Cause::Error(self.to_string())),
-        }
-    }
-}
-
-impl From<StorageError> for RankError {
-    fn from(error: StorageError) -> Self {
-        Self::Train(error.into())
-    }
+    standing: Standing,
 }
 
 impl Runner {
     /// Runs to the end and says how it was.
     fn run(self, peers: &Peers) {
         let fence = self.assignment.fence;
-        let result = catch_unwind(AssertUnwindSafe(|| self.train(peers)));
+        let key = Key::from(&self.assignment);
+        let mut kept = self.context.shelf.take(key);
+        let result = catch_unwind(AssertUnwindSafe(|| self.train(peers, &mut kept)));
+        // For the next world, before the coordinator can make one: also of a rank that has finished,
+        // as long as another might not.
+        let keeps = match &result {
+            Ok(Ok(_)) => true,
+            Ok(Err(error)) => error.cause().is_none_or(|cause| cause.is_survivable()),
+            Err(_) => false,
+        };
+        if keeps {
+            self.context.shelf.put(key, kept);
+        }
         let aborted = self.abort.reason().is_some();
         let failed = |cause: Cause| {
             // Without the line that says the cause once more.
@@ -172,10 +184,15 @@ impl Runner {
             },
             Err(panic) => failed(Cause::Error(format!("panicked: {}", panic_text(&*panic)))),
         };
+        self.stands(match &message {
+            Message::RankFinished(finished) => Some(State::Finished(finished.clone())),
+            Message::RankFailed(failed) => Some(State::Failed(failed.clone())),
+            _ => None,
+        });
         self.send(message);
     }
 
-    fn train(&self, peers: &Peers) -> Result<Option<Summary>, RankError> {
+    fn train(&self, peers: &Peers, kept: &mut Kept) -> Result<Option<Summary>, RankError> {
         let Assignment {
             fence,
             world,
@@ -187,8 +204,19 @@ impl Runner {
             // Better found before the data is read than after.
             ringfold_storage::check_output_dir(Path::new(&spec.output.dir))?;
         }
-        self.set_phase(Phase::LoadingData);
-        let dataset = self.load()?;
+        let dataset = match kept.dataset.take() {
+            Some(dataset) => dataset,
+            None => {
+                self.set_phase(Phase::LoadingData);
+                let data = JobData {
+                    spec,
+                    dataset: &self.assignment.dataset,
+                    spec_hash: self.assignment.spec_hash,
+                };
+                data.load(&self.abort)?
+            }
+        };
+        let dataset = &*kept.dataset.insert(dataset);
 
         self.set_phase(Phase::FormingRing);
         let listener = Listener::bind(self.context.address).map_err(TrainError::from)?;
@@ -217,13 +245,14 @@ impl Runner {
         if !ring.is_shared() && *world > 1 {
             tracing::info!(link = %ring.link_cost(), levels = ring.is_on_levels(), "joined over TCP");
         }
+        self.stands(Some(State::Training(Phase::FormingRing.into())));
         self.send(Message::RankTraining(v1::RankTraining {
             fence: Some((*fence).into()),
         }));
 
         let job = RankJob {
             spec,
-            dataset: &dataset,
+            dataset,
             rank: fence.rank,
             world: *world,
             part,
@@ -238,45 +267,8 @@ impl Runner {
             &self.abort,
             self,
             &clock,
-            &mut None,
+            &mut kept.state,
         )?)
-    }
-
-    /// Loads the data and checks that it is what the coordinator saw.
-    fn load(&self) -> Result<Dataset, RankError> {
-        let Assignment {
-            spec,
-            dataset: expected,
-            spec_hash,
-            ..
-        } = &self.assignment;
-        let hook = |_: BytesRead| match self.abort.reason() {
-            None => ControlFlow::Continue(()),
-            Some(_) => ControlFlow::Break(()),
-        };
-        let options = ReadOptions {
-            progress: Some(&hook),
-            ..ReadOptions::default()
-        };
-        let loaded = Dataset::load(&spec.data, spec.model.loss, &options);
-        if let Some(reason) = self.abort.reason() {
-            return Err(TrainError::Aborted {
-                reason: reason.to_owned(),
-            }
-            .into());
-        }
-        let dataset = loaded?;
-        if dataset.info() != expected {
-            return Err(RankError::OtherData(difference(expected, dataset.info())));
-        }
-        if spec.hash(dataset.info()) != *spec_hash {
-            return Err(RankError::OtherData(
-                "the job's spec hash is not the coordinator's: install the same version of \
-                 ringfold on both"
-                    .to_owned(),
-            ));
-        }
-        Ok(dataset)
     }
 
     fn wait_for(&self, peers: &Peers) -> Result<Vec<SocketAddr>, TrainError> {
@@ -303,9 +295,20 @@ impl Runner {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
-    /// Waits for room; a session that has ended takes nothing.
+    fn stands(&self, state: Option<State>) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Waits for room.
     fn send(&self, message: Message) {
         let _ = self.context.outgoing.blocking_send(v1::SessionRequest {
+            message: Some(message),
+        });
+    }
+
+    /// What a session that is slow or gone must not hold up the step for.
+    fn offer(&self, message: Message) {
+        let _ = self.context.outgoing.try_send(v1::SessionRequest {
             message: Some(message),
         });
     }
@@ -329,38 +332,15 @@ impl Observer for Runner {
             fence: self.fence(),
             progress: Some(progress.into()),
         });
-        // A session that is slow or gone must not hold up the step.
-        let _ = self.context.outgoing.try_send(v1::SessionRequest {
-            message: Some(message),
-        });
+        self.offer(message);
     }
 
     fn evaluation(&self, evaluation: &Evaluation) {
-        self.send(Message::RankEvaluation(v1::RankEvaluation {
+        self.offer(Message::RankEvaluation(v1::RankEvaluation {
             fence: self.fence(),
             evaluation: Some(evaluation.into()),
         }));
     }
-}
-
-/// How this host's data differs from what the coordinator saw.
-fn difference(expected: &DatasetInfo, got: &DatasetInfo) -> String {
-    let counts = |info: &DatasetInfo| {
-        format!(
-            "{} training and {} test records of {} features with {} outputs",
-            info.train_records,
-            info.test_records,
-            info.features,
-            info.target.outputs()
-        )
-    };
-    let (coordinator, here) = (counts(expected), counts(got));
-    if coordinator == here {
-        return format!(
-            "the dataset differs from the coordinator's: both have {here}, but not the same bytes"
-        );
-    }
-    format!("the dataset differs from the coordinator's: it saw {coordinator}, here are {here}")
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

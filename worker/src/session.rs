@@ -17,11 +17,15 @@ use tonic::{Code, Status, Streaming};
 
 use crate::assignment::Assignment;
 use crate::host;
+use crate::kept::{KEPT_TICKS, Shelf};
+use crate::prepare::{Preparation, Preparing, refusal};
 use crate::rank::{ActiveRank, RankContext};
 use crate::slot::{Shutdown, SlotError, SlotOptions};
 
-/// Messages on their way to the coordinator.
+/// Messages that wait for a session, or for room in its stream.
 const OUTGOING_MAX: usize = 256;
+/// Messages in a session's stream.
+const STREAM_MAX: usize = 16;
 /// How often the coordinator learns of a new phase or step.
 const PHASE_INTERVAL: Duration = Duration::from_millis(250);
 /// Time that the coordinator has to answer Register.
@@ -40,19 +44,72 @@ pub(crate) enum End {
     Lost { registered: bool, reason: String },
 }
 
-/// Holds one session to its end. No rank outlives it.
-pub(crate) async fn run(options: &SlotOptions, shutdown: &Shutdown) -> End {
-    match open(options).await {
+/// What a process has from one session to the next.
+pub(crate) struct Held {
+    /// What it keeps of a job between two of its worlds.
+    shelf: Shelf,
+    /// The rank that it is, or was last.
+    rank: Option<ActiveRank>,
+    /// How that ended, if nobody may have heard of it.
+    last_word: Option<v1::HeldRank>,
+    /// Where ranks put what is for the coordinator.
+    outgoing: mpsc::Sender<v1::SessionRequest>,
+    /// Where sessions take it from.
+    queue: mpsc::Receiver<v1::SessionRequest>,
+}
+
+impl Held {
+    pub fn new() -> Self {
+        let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
+        Self {
+            shelf: Shelf::default(),
+            rank: None,
+            last_word: None,
+            outgoing,
+            queue,
+        }
+    }
+
+    /// What the next session says at once.
+    fn of_rank(&self) -> Option<v1::HeldRank> {
+        match &self.rank {
+            Some(rank) => rank.held(),
+            None => self.last_word.clone(),
+        }
+    }
+
+    /// The rank has ended.
+    fn forget_rank(&mut self) {
+        self.last_word = self.rank.take().and_then(|rank| rank.held());
+    }
+
+    /// Stops the rank, if there is one.
+    pub async fn stop(&mut self, reason: &str) {
+        // It may wait for room for its last word.
+        self.queue.close();
+        while self.queue.try_recv().is_ok() {}
+        stop(&mut self.rank, reason).await;
+    }
+}
+
+/// Holds one session to its end. A rank whose ring is formed outlives it, unless the process is to end.
+pub(crate) async fn run(options: &SlotOptions, shutdown: &Shutdown, held: &mut Held) -> End {
+    match open(options, held).await {
         Ok(mut session) => {
             let end = session.serve(shutdown).await;
-            stop(&mut session.rank, "the session with the coordinator ended").await;
+            session.stop_preparing().await;
+            let outlives = matches!(end, End::Lost { .. }) && session.held.of_rank().is_some();
+            if !outlives {
+                let reason = "the session with the coordinator ended";
+                stop(&mut session.held.rank, reason).await;
+            }
             end
         }
         Err(end) => end,
     }
 }
 
-async fn open(options: &SlotOptions) -> Result<Session, End> {
+async fn open<'a>(options: &SlotOptions, held: &'a mut Held) -> Result<Session<'a>, End> {
     let lost = |reason: String| End::Lost {
         registered: false,
         reason,
@@ -60,7 +117,7 @@ async fn open(options: &SlotOptions) -> Result<Session, End> {
     let channel = ringfold_net::channel::connect(&options.coordinator)
         .await
         .map_err(|error: ConnectError| lost(error.to_string()))?;
-    let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
+    let (stream, queue) = mpsc::channel(STREAM_MAX);
     let register = Message::Register(v1::Register {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: PROTOCOL_VERSION,
@@ -69,8 +126,9 @@ async fn open(options: &SlotOptions) -> Result<Session, End> {
         pid: std::process::id(),
         cores: options.cores,
         memory_bytes: host::memory_bytes(),
+        held: held.of_rank(),
     });
-    let _ = outgoing.try_send(v1::SessionRequest {
+    let _ = stream.try_send(v1::SessionRequest {
         message: Some(register),
     });
     let mut client = WorkerServiceClient::new(channel)
@@ -111,7 +169,8 @@ async fn open(options: &SlotOptions) -> Result<Session, End> {
         address: address.unwrap_or_else(|| [127, 0, 0, 1].into()),
         threads: options.cores,
         log_tail: options.log_tail.clone(),
-        outgoing,
+        shelf: held.shelf.clone(),
+        outgoing: held.outgoing.clone(),
     };
     let heartbeat = Duration::from_millis(registered.heartbeat_ms.clamp(10, 60_000));
     Ok(Session {
@@ -120,30 +179,42 @@ async fn open(options: &SlotOptions) -> Result<Session, End> {
         context,
         inbound,
         heartbeat,
-        rank: None,
+        held,
+        stream,
+        waiting: None,
+        preparing: None,
         phase_sent: None,
+        idle_ticks: 0,
     })
 }
 
 /// An open session.
-struct Session {
+struct Session<'a> {
     node: String,
     client: WorkerServiceClient<Channel>,
     context: RankContext,
     inbound: Streaming<v1::SessionResponse>,
     heartbeat: Duration,
-    rank: Option<ActiveRank>,
+    held: &'a mut Held,
+    /// Into the stream of this session.
+    stream: mpsc::Sender<v1::SessionRequest>,
+    /// What is next for the stream.
+    waiting: Option<v1::SessionRequest>,
+    preparing: Option<Preparing>,
     /// The last phase that the coordinator was told.
     phase_sent: Option<(Fence, Phase)>,
+    /// Ticks of `PHASE_INTERVAL` since there was a rank.
+    idle_ticks: u32,
 }
 
-impl Session {
+impl Session<'_> {
     async fn serve(&mut self, shutdown: &Shutdown) -> End {
         let mut heartbeat = tokio::time::interval(self.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut phase = tokio::time::interval(PHASE_INTERVAL);
         phase.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let stream = self.stream.clone();
             tokio::select! {
                 message = self.inbound.message() => match message {
                     Ok(Some(message)) => {
@@ -155,8 +226,22 @@ impl Session {
                     Err(status) => return lost(status.message()),
                 },
                 _ = heartbeat.tick() => self.offer(Message::Heartbeat(v1::Heartbeat {})),
-                _ = phase.tick() => self.tell_phase(),
-                () = ended(&mut self.rank) => self.rank = None,
+                _ = phase.tick() => {
+                    self.tell_phase();
+                    self.count_idle();
+                }
+                () = ended(&mut self.held.rank) => self.held.forget_rank(),
+                message = self.held.queue.recv(), if self.waiting.is_none() => {
+                    self.waiting = message;
+                }
+                room = stream.reserve_owned(), if self.waiting.is_some() => match room {
+                    Ok(room) => {
+                        if let Some(message) = self.waiting.take() {
+                            room.send(message);
+                        }
+                    }
+                    Err(_) => return lost("the stream to the coordinator ended"),
+                },
                 () = shutdown.cancelled() => {
                     self.tell_phase();
                     match shutdown.agent_gone() {
@@ -173,6 +258,10 @@ impl Session {
     async fn handle(&mut self, response: v1::SessionResponse) -> Result<(), String> {
         match response.message {
             Some(Answer::Assign(assign)) => self.assign(assign).await,
+            Some(Answer::Prepare(prepare)) => {
+                self.prepare(prepare).await;
+                Ok(())
+            }
             Some(Answer::StartRing(start)) => {
                 let fence = required_fence(start.fence).map_err(|error| error.to_string())?;
                 let peers = start
@@ -202,28 +291,56 @@ impl Session {
         }
     }
 
+    /// Gets ready to join a job.
+    async fn prepare(&mut self, prepare: v1::Prepare) {
+        let job = prepare.job;
+        self.stop_preparing().await;
+        let preparation = match Preparation::try_from(prepare) {
+            Ok(preparation) => preparation,
+            Err(error) => return self.offer(refusal(job, &error)),
+        };
+        // The last rank has said its last word, or the coordinator would not ask.
+        self.last_rank_ended().await;
+        match Preparing::start(preparation, self.context.clone()) {
+            Ok(preparing) => self.preparing = Some(preparing),
+            Err(error) => self.offer(refusal(job, &error)),
+        }
+    }
+
+    async fn last_rank_ended(&mut self) {
+        if let Some(mut last) = self.held.rank.take() {
+            last.ended().await;
+        }
+    }
+
+    async fn stop_preparing(&mut self) {
+        if let Some(preparing) = self.preparing.take() {
+            preparing.stop("there is something else to do").await;
+        }
+    }
+
     async fn assign(&mut self, assign: v1::Assign) -> Result<(), String> {
         let fence = assign.fence;
         let assignment = Assignment::try_from(assign).map_err(|error| error.to_string())?;
+        self.stop_preparing().await;
         // The last rank has said its last word, or the coordinator would not assign another.
-        if let Some(mut last) = self.rank.take() {
-            last.ended().await;
-        }
+        self.last_rank_ended().await;
+        self.held.last_word = None;
         tracing::info!(fence = %assignment.fence, world = assignment.world, "assigned");
         match ActiveRank::start(assignment, self.context.clone()) {
-            Ok(rank) => self.rank = Some(rank),
+            Ok(rank) => self.held.rank = Some(rank),
             Err(cause) => self.offer(fail_at_start(fence, &cause)),
         }
         Ok(())
     }
 
     fn rank_of(&self, fence: Fence) -> Option<&ActiveRank> {
-        self.rank.as_ref().filter(|rank| rank.fence == fence)
+        self.held.rank.as_ref().filter(|rank| rank.fence == fence)
     }
 
     /// Tells the coordinator what the rank does, if that is news.
     fn tell_phase(&mut self) {
-        let Some(rank) = &self.rank else { return };
+        let Some(rank) = &self.held.rank else { return };
         let (fence, phase) = (rank.fence, rank.phase());
         if self.phase_sent != Some((fence, phase)) {
             self.phase_sent = Some((fence, phase));
@@ -231,6 +348,17 @@ impl Session {
                 fence: Some(fence.into()),
                 phase: Some(phase.into()),
             }));
+        }
+    }
+
+    /// Drops what is kept of a job that nobody asks for any more.
+    fn count_idle(&mut self) {
+        self.idle_ticks = match self.held.rank {
+            Some(_) => 0,
+            None => self.idle_ticks.saturating_add(1),
+        };
+        if self.idle_ticks >= KEPT_TICKS && self.context.shelf.clear() {
+            tracing::info!("no world of the last job came: its data and state are dropped");
         }
     }
 
@@ -250,14 +378,14 @@ impl Session {
                 reason: reason.clone(),
             })),
         };
-        let (outgoing, inbound) = (&self.context.outgoing, &mut self.inbound);
+        let (stream, inbound) = (&self.stream, &mut self.inbound);
         let farewell = async {
-            if outgoing.send(goodbye).await.is_ok() {
+            if stream.send(goodbye).await.is_ok() {
                 while let Ok(Some(_)) = inbound.message().await {}
             }
         };
         let farewell = tokio::time::timeout(STOP_GRACE, farewell);
-        let (closed, ()) = tokio::join!(biased; farewell, stop(&mut self.rank, &reason));
+        let (closed, ()) = tokio::join!(biased; farewell, stop(&mut self.held.rank, &reason));
         if closed.is_err() {
             tracing::warn!("the coordinator did not answer the goodbye in time");
         }
@@ -277,7 +405,7 @@ impl Session {
         if !matches!(reported, Ok(Ok(_))) {
             tracing::warn!("can't report the end of this process");
         }
-        stop(&mut self.rank, &line).await;
+        stop(&mut self.held.rank, &line).await;
     }
 }
 

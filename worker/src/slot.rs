@@ -11,7 +11,7 @@ use ringfold_net::telemetry::LogTail;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::session::{self, End};
+use crate::session::{self, End, Held};
 
 /// The exit code of a slot process that the coordinator refused: starting it again is of no use.
 pub const EXIT_REFUSED: u8 = 4;
@@ -113,13 +113,17 @@ pub async fn run(options: SlotOptions) -> Result<(), SlotError> {
         }
     });
 
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+    let mut held = Held::new();
     loop {
         let end = tokio::select! {
-            end = session::run(&options, &shutdown) => end,
+            end = session::run(&options, &shutdown, &mut held) => end,
             // While connecting; a session that is open sees the token itself.
             () = stopped_for_long(&shutdown) => End::Stopped,
         };
+        if !matches!(end, End::Lost { .. }) {
+            held.stop("the worker was told to stop").await;
+        }
         match end {
             End::Stopped => return shutdown.outcome(),
             End::Refused(status) => {
@@ -136,7 +140,10 @@ pub async fn run(options: SlotOptions) -> Result<(), SlotError> {
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.next_wait()) => {}
-            () = shutdown.cancelled() => return shutdown.outcome(),
+            () = shutdown.cancelled() => {
+                held.stop("the worker was told to stop").await;
+                return shutdown.outcome();
+            }
         }
     }
 }

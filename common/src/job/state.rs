@@ -82,6 +82,20 @@ pub enum Reason {
         /// Faults that it may survive.
         budget: u32,
     },
+    /// Slots have joined, and the job goes on with more ranks.
+    Growing {
+        /// Ranks before.
+        from: u32,
+        /// Ranks after, if all are there still.
+        to: u32,
+    },
+    /// The coordinator was restarted, and has not heard from all ranks yet; they go on meanwhile.
+    Rejoining {
+        /// Ranks that it has heard from.
+        heard: u32,
+        /// Ranks in all.
+        world: u32,
+    },
     /// Ranks are loading data and opening their listeners.
     FormingRing {
         /// Ranks that are ready.
@@ -122,6 +136,11 @@ impl fmt::Display for Reason {
                 used,
                 budget,
             } => write!(f, "recovering from fault {used} of {budget}: {failure}"),
+            Self::Rejoining { heard, world } => write!(
+                f,
+                "training: the coordinator was restarted and has heard from {heard} of {world} ranks"
+            ),
+            Self::Growing { from, to } => write!(f, "growing from {from} to {to} ranks"),
             Self::FormingRing { ready, world } => {
                 write!(
                     f,

@@ -16,6 +16,9 @@ pub struct CoreConfig {
     /// How long a job that ran waits, after a restart of the coordinator, until as many slots are
     /// free as it has workers. Then it goes on with those that are there.
     pub rejoin_wait: Duration,
+    /// How long a node that a job has just lost a rank on is not asked to join it again. Doubles with
+    /// each loss, up to [`Self::HOLD_OFF_MAX`].
+    pub hold_off: Duration,
     /// Jobs that may be queued. More are refused.
     pub queued_jobs_max: usize,
     /// Ended jobs that are kept. Those that ended first are dropped.
@@ -37,6 +40,10 @@ impl CoreConfig {
     pub const STOP_WAIT: Duration = Duration::from_secs(30);
     /// Default of [`Self::rejoin_wait`].
     pub const REJOIN_WAIT: Duration = Duration::from_secs(10);
+    /// Default of [`Self::hold_off`].
+    pub const HOLD_OFF: Duration = Duration::from_millis(500);
+    /// The most that [`Self::hold_off`] grows to.
+    pub const HOLD_OFF_MAX: Duration = Duration::from_secs(60);
     /// Default of [`Self::queued_jobs_max`].
     pub const QUEUED_JOBS_MAX: usize = 1_000;
     /// Default of [`Self::ended_jobs_max`].
@@ -56,6 +63,7 @@ impl Default for CoreConfig {
             blame_grace: Self::BLAME_GRACE,
             stop_wait: Self::STOP_WAIT,
             rejoin_wait: Self::REJOIN_WAIT,
+            hold_off: Self::HOLD_OFF,
             queued_jobs_max: Self::QUEUED_JOBS_MAX,
             ended_jobs_max: Self::ENDED_JOBS_MAX,
             events_per_job_max: Self::EVENTS_PER_JOB_MAX,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use ringfold_common::clock::UnixMillis;
 use ringfold_common::dataset::{DatasetInfo, RankPart};
 use ringfold_common::error::ErrorCode;
 use ringfold_common::ids::{JobId, Revision, SlotId, SpecHash};
@@ -53,6 +54,9 @@ pub enum Command {
     /// Become a rank: load the data, listen, and say
     /// [`RankListening`](crate::Event::RankListening).
     Assign(Assignment),
+    /// Load the data of a job that goes on meanwhile, and say
+    /// [`Prepared`](crate::Event::Prepared). Any [`Assign`](Self::Assign) ends it.
+    Prepare(Preparation),
     /// All ranks listen: connect to the neighbours.
     StartRing {
         /// Whom it is for.
@@ -84,6 +88,23 @@ pub struct Assignment {
     /// This rank's part.
     pub part: RankPart,
     /// What all ranks of the ring must agree on.
+    pub spec_hash: SpecHash,
+    /// When the job was submitted: tells it from one of the same id that another store knew.
+    pub submitted: UnixMillis,
+}
+
+/// What a slot needs to know to get ready for a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preparation {
+    /// Which job.
+    pub job: JobId,
+    /// When it was submitted, as in [`Assignment::submitted`].
+    pub submitted: UnixMillis,
+    /// What it trains.
+    pub spec: Arc<JobSpec>,
+    /// What the dataset must turn out to be.
+    pub dataset: Arc<DatasetInfo>,
+    /// As in [`Assignment::spec_hash`].
     pub spec_hash: SpecHash,
 }
 

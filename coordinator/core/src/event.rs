@@ -65,6 +65,24 @@ impl From<ExitCause> for Cause {
     }
 }
 
+/// Where a rank stands whose worker was away.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Held {
+    /// It goes on.
+    Training(Phase),
+    /// It is done; from rank 0, with a summary.
+    Finished(Option<Summary>),
+    /// It failed.
+    Failed {
+        /// What happened.
+        cause: Cause,
+        /// What it was doing.
+        phase: Phase,
+        /// The last lines that it wrote, oldest first.
+        log_tail: Vec<String>,
+    },
+}
+
 /// One thing that happened. Every event that names a slot renews its lease.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
@@ -81,12 +99,26 @@ pub enum Event {
         /// What it said of itself.
         info: SlotInfo,
     },
+    /// A worker opened another session. Its rank has gone on meanwhile, or ended. If the rank is still
+    /// one of a world that runs, its place is this slot's now; if not, it is told to stop.
+    SlotReturned {
+        /// A new id, from the shell.
+        slot: SlotId,
+        /// What it said of itself.
+        info: SlotInfo,
+        /// The rank.
+        fence: Fence,
+        /// Where it stands.
+        held: Held,
+    },
     /// A heartbeat, or any message that is no other event.
     Heard {
         /// Who spoke.
         slot: SlotId,
     },
-    /// A slot's stream ended. Its rank, if it has one, fails with [`Cause::ConnectionLost`] or
+    /// A slot's stream ended. Of a job that survives faults, a rank whose ring is formed goes on
+    /// without: its slot is kept for its lease, to come back by [`SlotReturned`](Self::SlotReturned).
+    /// Otherwise its rank, if it has one, fails with [`Cause::ConnectionLost`] or
     /// [`Cause::WorkerStopped`]. A slot that is not registered (any more) is no fault.
     SlotClosed {
         /// Whose stream.
@@ -198,6 +230,21 @@ pub enum Event {
         slot: SlotId,
         /// For whom.
         fence: Fence,
+    },
+    /// A slot has loaded the data of a job that it is to join, as
+    /// [`Command::Prepare`](crate::Command::Prepare) asked.
+    Prepared {
+        /// Who speaks.
+        slot: SlotId,
+        /// Of which job.
+        job: JobId,
+    },
+    /// It can't: the job goes on without it, and its node is held off.
+    PrepareFailed {
+        /// Who speaks.
+        slot: SlotId,
+        /// Of which job.
+        job: JobId,
     },
     /// Time has passed. A few a second are enough.
     Tick,

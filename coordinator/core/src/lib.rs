@@ -16,7 +16,8 @@
 //!   the last progress becomes durable with the job's end.
 //! - **Restart.** [`Core::restore`] starts from a [`Snapshot`] with no slots: workers register
 //!   again. A job that was starting or running is queued again at its old place, with
-//!   [`Reason::CoordinatorRestarted`], and runs from its start in a higher membership epoch.
+//!   [`Reason::CoordinatorRestarted`], and goes on in a higher membership epoch with the state that
+//!   its workers keep.
 //! - **Slots.** The shell hands out slot ids, never the same twice in the life of a core. It
 //!   turns everything that a worker says into an event that names the slot; each renews the
 //!   slot's lease. Leases are checked on [`Event::Tick`]: drain what has been received before
@@ -41,6 +42,11 @@
 //! from `cluster.min_workers` to `cluster.workers`. Slots of its last world come first, and its rank 0
 //! stays rank 0. While a first cause is sought that a job may survive, no job starts. Once rank 0 has
 //! finished, the model is saved, and a rank that is lost counts as finished.
+//!
+//! While nobody is queued, a running job that has fewer ranks than `cluster.workers` asks free slots to
+//! load its data ([`Command::Prepare`]) beside its ranks. When all that were asked are ready, it stops
+//! its ranks and goes on with them and the joiners; that is no fault. A node on which it has lost a
+//! rank is asked again after [`CoreConfig::hold_off`], which doubles with each loss.
 //!
 //! After a restart of the coordinator a job that ran waits for as many slots as it has workers, but
 //! for [`CoreConfig::rejoin_wait`] only.
@@ -67,8 +73,8 @@ mod record;
 mod view;
 
 pub use config::CoreConfig;
-pub use effect::{Assignment, CloseReason, Command, Effect, Refusal, Reply};
-pub use event::{Event, ExitCause, Fence, Now, RequestId, SlotInfo, StreamEnd};
+pub use effect::{Assignment, CloseReason, Command, Effect, Preparation, Refusal, Reply};
+pub use event::{Event, ExitCause, Fence, Held, Now, RequestId, SlotInfo, StreamEnd};
 pub use machine::Core;
 pub use record::{Change, JobRecord, Snapshot};
 pub use view::{JobEvents, JobView, SlotState, SlotView};

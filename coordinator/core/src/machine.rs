@@ -9,9 +9,11 @@
 
 mod elastic;
 mod faults;
+mod growth;
 mod queries;
 mod queue;
 mod ranks;
+mod returns;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,6 +102,7 @@ impl Core {
         };
         let mut turn = Turn::new(now);
         let mut interrupted = Vec::new();
+        let mut rejoining = Vec::new();
         for record in snapshot.jobs {
             let id = record.id;
             if let Some(token) = &record.client_token {
@@ -108,6 +111,8 @@ impl Core {
             if record.state.is_terminal() {
                 let at = record.ended_revision.unwrap_or_default();
                 core.ended.insert((at, id));
+            } else if returns::may_go_on(&record) {
+                rejoining.push(id);
             } else {
                 core.queue.insert(id);
                 if record.state != JobState::Queued {
@@ -115,10 +120,15 @@ impl Core {
                 }
             }
             let events_max = core.config.events_per_job_max;
-            core.jobs.insert(id, Job::restore(record, events_max));
+            let mut job = Job::restore(record, events_max);
+            core.waits_for_workers(&mut job, now);
+            core.jobs.insert(id, job);
         }
         for id in interrupted {
             core.requeue(id, &mut turn);
+        }
+        for id in rejoining {
+            core.await_ranks(id, &mut turn);
         }
         core.prune(&mut turn);
         core.refresh_reasons(&mut turn, |reason| *reason == Reason::CoordinatorRestarted);
@@ -139,13 +149,22 @@ impl Core {
         if turn.queue_moved {
             self.start_gangs(&mut turn);
             self.refresh_reasons(&mut turn, |_| false);
+            self.grow(&mut turn);
         }
         self.seal(turn)
     }
 
     fn handle(&mut self, event: Event, turn: &mut Turn) {
         match event {
-            Event::SlotRegistered { slot, info } => self.register(slot, info, turn),
+            Event::SlotRegistered { slot, info } => {
+                self.register(slot, info, turn);
+            }
+            Event::SlotReturned {
+                slot,
+                info,
+                fence,
+                held,
+            } => self.slot_returned(slot, info, fence, held, turn),
             Event::Heard { slot } => {
                 if !self.renew(slot, turn) {
                     self.stale_messages += 1;
@@ -212,6 +231,8 @@ impl Core {
             Event::RankStopped { slot, fence } => {
                 self.rank(slot, fence, RankMessage::Stopped, turn);
             }
+            Event::Prepared { slot, job } => self.prepared(slot, job, true, turn),
+            Event::PrepareFailed { slot, job } => self.prepared(slot, job, false, turn),
             Event::Tick => {
                 self.expire_leases(turn);
                 self.wake_waiting(turn);
@@ -219,21 +240,30 @@ impl Core {
         }
     }
 
-    fn register(&mut self, slot: SlotId, info: SlotInfo, turn: &mut Turn) {
+    /// False if it is not registered now.
+    fn register(&mut self, slot: SlotId, info: SlotInfo, turn: &mut Turn) -> bool {
         if self.slots.contains_key(&slot) {
             self.stale_messages += 1;
-            return;
+            return false;
         }
         if self.slots.len() >= self.config.slots_max {
             let max = self.config.slots_max;
             let reason = CloseReason::SlotsFull { max };
             turn.effects.push(Effect::CloseSlot { slot, reason });
-            return;
+            return false;
         }
         let heard = turn.now.monotonic;
-        let post = None;
-        self.slots.insert(slot, Slot { info, heard, post });
+        let (post, joining) = (None, None);
+        let new = Slot {
+            info,
+            heard,
+            post,
+            away: false,
+            joining,
+        };
+        self.slots.insert(slot, new);
         turn.queue_moved = true;
+        true
     }
 
     /// Renews a slot's lease. False if it is not registered.
@@ -303,6 +333,7 @@ impl Core {
         self.active.remove(&id);
         self.ended.insert((revision, id));
         turn.queue_moved = true;
+        self.let_joiners_go(id);
         self.prune(turn);
     }
 

@@ -21,7 +21,8 @@ pub struct JobRecord {
     pub client_token: Option<String>,
     /// Where it stands.
     pub state: JobState,
-    /// Why. Of a queued or starting job, the store may hold an older reason than the core.
+    /// Why. Of a job that is queued, starting, or waits for ranks to come back, the store may hold an
+    /// older reason than the core.
     pub reason: Reason,
     /// The number of its last world; 0 before its first start. It only grows.
     pub membership_epoch: MembershipEpoch,

@@ -1,6 +1,6 @@
 //! What the shell's queries see.
 
-use ringfold_common::ids::SlotId;
+use ringfold_common::ids::{JobId, SlotId};
 use ringfold_common::job::{Evaluation, JobEvent, Progress, RankReport};
 
 use crate::event::{Fence, SlotInfo};
@@ -51,6 +51,8 @@ pub struct SlotView<'a> {
 pub enum SlotState {
     /// It waits for work.
     Free,
+    /// It waits for work, and gets ready to join this job.
+    Joining(JobId),
     /// It is a rank.
     Assigned(Fence),
     /// It was a rank, and has not yet said that it stopped.

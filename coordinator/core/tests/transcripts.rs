@@ -156,6 +156,7 @@ fn words(command: &Command) -> String {
             assignment.part.replicas,
             assignment.part.test_records
         ),
+        Command::Prepare(preparation) => format!("prepare for {}", preparation.job),
         Command::StartRing { fence, peers } => {
             format!("start the ring of {fence} on {}", peers.join(" "))
         }
@@ -180,6 +181,7 @@ fn look(rig: &Rig, out: &mut String) {
     for view in rig.core.slots() {
         let state = match view.state {
             SlotState::Free => "free".to_owned(),
+            SlotState::Joining(job) => format!("joins {job}"),
             SlotState::Assigned(fence) => format!("is {fence}"),
             SlotState::Stopping(fence) => format!("stops being {fence}"),
         };

@@ -9,13 +9,16 @@ mod gangs;
 mod slots;
 mod store;
 
-use ringfold_coordinator_core::{Core, Effect, Snapshot};
+use ringfold_common::ids::SlotId;
+use ringfold_coordinator_core::{Core, Effect, Fence, Snapshot};
 
 /// What one event led to, performed.
 pub struct Step<'a> {
     pub core: &'a Core,
     pub store: &'a Snapshot,
     pub effects: &'a [Effect],
+    /// The slot that came back, and the rank that it says it holds.
+    pub returned: Option<(SlotId, Fence)>,
     /// True if the core was restored from the store in this step.
     pub restarted: bool,
 }

@@ -21,8 +21,10 @@ impl Checker for Slots {
 
     fn check(&mut self, step: &Step<'_>) -> Result<(), String> {
         if step.restarted {
-            self.posts.clear();
+            // A restored core keeps places for the ranks that may come back.
+            self.posts = held(step).collect();
         }
+        self.posts.extend(step.returned);
         for effect in step.effects {
             match effect {
                 Effect::Send {
@@ -61,4 +63,12 @@ impl Checker for Slots {
         }
         Ok(())
     }
+}
+
+/// The slots of a core that have a rank.
+fn held<'a>(step: &'a Step<'_>) -> impl Iterator<Item = (SlotId, Fence)> + 'a {
+    step.core.slots().filter_map(|view| match view.state {
+        SlotState::Assigned(fence) | SlotState::Stopping(fence) => Some((view.slot, fence)),
+        SlotState::Free | SlotState::Joining(_) => None,
+    })
 }

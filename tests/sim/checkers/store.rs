@@ -1,7 +1,7 @@
 //! The store holds what the core thinks is durable, and a core restored from it knows the same
 //! but for reasons of waiting and progress.
 
-use ringfold_common::job::JobState;
+use ringfold_common::job::{JobState, Reason};
 
 use super::{Checker, Step};
 
@@ -19,7 +19,14 @@ impl Checker for Store {
         }
         for (view, stored) in step.core.jobs().zip(&step.store.jobs) {
             let mut stored = stored.clone();
-            let soft = matches!(stored.state, JobState::Queued | JobState::Starting);
+            // Who is back after a restart is soft too.
+            let rejoins = matches!(view.record.reason, Reason::Rejoining { .. })
+                || matches!(stored.reason, Reason::Rejoining { .. });
+            let soft = match stored.state {
+                JobState::Queued | JobState::Starting => true,
+                JobState::Running => rejoins,
+                _ => false,
+            };
             if soft {
                 stored.reason = view.record.reason.clone();
             }

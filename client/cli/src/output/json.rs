@@ -271,6 +271,7 @@ pub fn nodes(reply: &api::ListNodesResponse) -> Value {
         let state = match slot.state() {
             api::SlotState::Unspecified => "unknown",
             api::SlotState::Free => "free",
+            api::SlotState::Joining => "joining",
             api::SlotState::Assigned => "assigned",
             api::SlotState::Stopping => "stopping",
         };

@@ -233,6 +233,7 @@ pub fn nodes(out: &mut impl Write, reply: &api::ListNodesResponse) -> io::Result
         for slot in &node.slots {
             let state = match slot.state() {
                 api::SlotState::Free => "free".to_owned(),
+                api::SlotState::Joining => format!("joining {}", slot.job_id),
                 api::SlotState::Assigned => format!("{} rank {}", slot.job_id, slot.rank),
                 api::SlotState::Stopping => format!("stopping {}", slot.job_id),
                 api::SlotState::Unspecified => "unknown".to_owned(),

@@ -5,7 +5,7 @@
 //! they have learned; the job starts again as soon as all of them have stopped, with as many slots as
 //! are free, from `cluster.min_workers` to `cluster.workers`.
 
-use ringfold_common::ids::{JobId, SlotId};
+use ringfold_common::ids::{JobId, MembershipEpoch, SlotId};
 use ringfold_common::job::{Cause, Failure, JobState, Reason, Restart};
 
 use super::state::{Job, Wait};
@@ -34,28 +34,47 @@ impl Core {
         };
         job.last_seats = run.seats.iter().map(|seat| seat.slot).collect();
         job.wait = Some(Wait::ItsRanks(until));
+        job.record.restarts_used = used;
+        if let (true, Some(node)) = (is_fault, &failure.node) {
+            self.hold_off(id, node, turn.now);
+        }
+        let failure = failure.clone();
+        let cause = failure.to_string();
+        let reason = Reason::Recovering {
+            failure,
+            used,
+            budget,
+        };
+        self.queue_again(id, cause, reason, turn);
+        true
+    }
+
+    /// Queues a job again whose run has been taken and whose ranks were told to stop.
+    pub(super) fn queue_again(
+        &mut self,
+        id: JobId,
+        cause: String,
+        reason: Reason,
+        turn: &mut Turn,
+    ) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
         let record = &mut job.record;
         record.started = None;
         record.ranks.clear();
-        record.restarts_used = used;
         if record.restarts.len() >= JobRecord::RESTARTS_KEPT {
             record.restarts.remove(0);
         }
         record.restarts.push(Restart {
             membership_epoch: record.membership_epoch,
             at: turn.now.wall,
-            cause: failure.to_string(),
+            cause,
         });
         self.active.remove(&id);
         self.queue.insert(id);
         turn.queue_moved = true;
-        let reason = Reason::Recovering {
-            failure: failure.clone(),
-            used,
-            budget,
-        };
         self.set_state(id, JobState::Queued, reason, turn);
-        true
     }
 
     /// True while the first cause of a fault is sought that a job may survive: the slots of its
@@ -66,10 +85,25 @@ impl Core {
         elastic.any(|job| job.run.as_ref().is_some_and(|run| run.blame.is_some()))
     }
 
+    /// A job that ran before the coordinator's restart waits for as many slots as it has workers, for
+    /// a while.
+    pub(super) fn waits_for_workers(&self, job: &mut Job, now: Now) {
+        let until = now.monotonic.saturating_add(self.config.rejoin_wait);
+        let ran = job.record.membership_epoch > MembershipEpoch(0);
+        job.wait = (ran && !job.record.state.is_terminal()).then_some(Wait::Workers(until));
+    }
+
     /// Time has passed: the head of the queue may have waited long enough.
     pub(super) fn wake_waiting(&self, turn: &mut Turn) {
         let head = self.queue.first().and_then(|id| self.jobs.get(id));
         turn.queue_moved |= head.is_some_and(|job| job.wait.is_some());
+        // A node may be held off no longer.
+        let held_off = |id| {
+            self.jobs
+                .get(id)
+                .is_some_and(|job: &Job| !job.held_off.is_empty())
+        };
+        turn.queue_moved |= self.queue.is_empty() && self.active.iter().any(held_off);
     }
 
     /// True if the ranks of a job's last world are still stopping, and it waits for them.
@@ -77,7 +111,9 @@ impl Core {
         let Some(Wait::ItsRanks(until)) = job.wait else {
             return false;
         };
-        let posts = self.slots.values().filter_map(|slot| slot.post);
+        // Those that are away can't take part anyway.
+        let here = self.slots.values().filter(|slot| !slot.away);
+        let posts = here.filter_map(|slot| slot.post);
         let mut of_job = posts.filter(|post| post.fence.job == job.record.id);
         now.monotonic < until && of_job.next().is_some()
     }

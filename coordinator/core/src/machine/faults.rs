@@ -16,6 +16,12 @@ impl Core {
             StreamEnd::Left => Cause::WorkerStopped,
             StreamEnd::Lost => Cause::ConnectionLost,
         };
+        if end == StreamEnd::Lost && self.goes_on_without_stream(slot) {
+            if let Some(slot) = self.slots.get_mut(&slot) {
+                slot.away = true;
+            }
+            return;
+        }
         if self.slots.contains_key(&slot) {
             self.lose(slot, &cause, &[], turn);
         } else {

@@ -62,7 +62,10 @@ impl Core {
                 slot: *id,
                 info: &slot.info,
                 state: match slot.post {
-                    None => SlotState::Free,
+                    None => match slot.joining {
+                        Some(joining) => SlotState::Joining(joining.job),
+                        None => SlotState::Free,
+                    },
                     Some(post) if post.stopping => SlotState::Stopping(post.fence),
                     Some(post) => SlotState::Assigned(post.fence),
                 },

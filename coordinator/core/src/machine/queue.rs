@@ -6,7 +6,7 @@ use ringfold_common::dataset::{DatasetInfo, RankPart};
 use ringfold_common::ids::{JobId, MembershipEpoch, Rank, SlotId};
 use ringfold_common::job::{JobSpec, JobState, Phase, RankReport, Reason};
 
-use super::state::{Job, Post, Run, Seat, Stage, Wait};
+use super::state::{Job, Post, Run, Seat, Stage};
 use super::{Core, Turn};
 use crate::effect::{Assignment, Command, Effect, Refusal, Reply};
 use crate::event::{Fence, RequestId};
@@ -131,9 +131,7 @@ impl Core {
 
     /// Puts a job that a former coordinator ran back at its place in the queue.
     pub(super) fn requeue(&mut self, id: JobId, turn: &mut Turn) {
-        let until = turn.now.monotonic.saturating_add(self.config.rejoin_wait);
         if let Some(job) = self.jobs.get_mut(&id) {
-            job.wait = Some(Wait::Workers(until));
             job.record.started = None;
             job.record.ranks.clear();
             job.record.progress = None;
@@ -169,6 +167,7 @@ impl Core {
         let spec = Arc::new(job.record.spec.clone());
         let dataset = Arc::new(job.record.dataset.clone());
         let spec_hash = spec.hash(&dataset);
+        let submitted = job.record.submitted;
         let world = u32::try_from(gang.len()).unwrap_or(u32::MAX);
 
         let mut seats = Vec::with_capacity(gang.len());
@@ -184,6 +183,7 @@ impl Core {
             };
             let stopping = false;
             slot.post = Some(Post { fence, stopping });
+            slot.joining = None;
             seats.push(Seat {
                 slot: *id_of_slot,
                 report: RankReport {
@@ -204,6 +204,7 @@ impl Core {
                 dataset: Arc::clone(&dataset),
                 part: RankPart::of(rank, world, replicas, tests),
                 spec_hash,
+                submitted,
             });
             commands.push(Effect::Send {
                 slot: *id_of_slot,
@@ -220,6 +221,7 @@ impl Core {
         job.wait = None;
         self.queue.remove(&id);
         self.active.insert(id);
+        self.let_joiners_go(id);
         let reason = Reason::FormingRing { ready: 0, world };
         self.set_state(id, JobState::Starting, reason, turn);
         turn.effects.extend(commands);

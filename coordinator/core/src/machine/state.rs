@@ -1,8 +1,9 @@
 //! The parts of the state.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ringfold_common::ids::{Rank, SlotId};
+use ringfold_common::ids::{JobId, NodeName, Rank, SlotId};
 use ringfold_common::job::{JobEvent, JobEventKind, Phase, Progress, RankReport, Reason, Summary};
 
 use crate::blame::Blame;
@@ -18,6 +19,26 @@ pub(super) struct Slot {
     pub(super) heard: Duration,
     /// The rank that it is, or was and has not yet stopped being.
     pub(super) post: Option<Post>,
+    /// True while it has no stream: its rank goes on, and may come back until the lease is over.
+    pub(super) away: bool,
+    /// The job that it gets ready to join, while it has no post.
+    pub(super) joining: Option<Joining>,
+}
+
+/// A free slot on its way into a job that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Joining {
+    pub(super) job: JobId,
+    /// True once it has the data.
+    pub(super) ready: bool,
+}
+
+/// A node that a job lost ranks on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HoldOff {
+    pub(super) losses: u32,
+    /// Until when it is not asked to join, on the monotonic clock.
+    pub(super) until: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +60,8 @@ pub(super) struct Job {
     pub(super) wait: Option<Wait>,
     /// The slots of its last world, in rank order: they may hold its state.
     pub(super) last_seats: Vec<SlotId>,
+    /// Nodes that it lost ranks on.
+    pub(super) held_off: BTreeMap<NodeName, HoldOff>,
     /// The last progress of the run.
     pub(super) progress: Option<Progress>,
 }
@@ -52,6 +75,7 @@ impl Job {
             run: None,
             wait: None,
             last_seats: Vec::new(),
+            held_off: BTreeMap::new(),
             progress: None,
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringfold_common::ids::{MembershipEpoch, Rank};
-use ringfold_common::job::{Cause, JobState, Reason};
+use ringfold_common::job::{Cause, JobState};
 use ringfold_coordinator_core::{Command, CoreConfig, ExitCause, StreamEnd};
 
 use crate::rig::{Rig, aborted, assigned, sent};
@@ -133,10 +133,19 @@ fn once_the_model_is_saved_nobody_is_missed() {
 }
 
 #[test]
-fn after_a_restart_of_the_coordinator_a_job_waits_for_all_its_workers_then_for_enough() {
-    let (mut rig, job, _) = Rig::with_elastic_job(3, 2, 5);
-    rig.restart();
-    assert_eq!(*rig.reason(job), Reason::CoordinatorRestarted);
+fn after_a_restart_of_the_coordinator_a_queued_job_waits_for_all_its_workers_then_for_enough() {
+    let queued = || {
+        let (mut rig, job, slots) = Rig::with_elastic_job(3, 2, 5);
+        rig.exit("alpha", slots[0], KILLED);
+        assert_eq!(rig.state(job), JobState::Queued);
+        rig.restart();
+        (rig, job)
+    };
+    let (mut rig, job) = queued();
+    assert_eq!(
+        rig.reason(job).to_string(),
+        "waiting: needs 3 slots, 0 free of 0 registered"
+    );
     let first = rig.register("alpha");
     rig.register("alpha");
     rig.tick_after(CoreConfig::REJOIN_WAIT / 2);
@@ -148,8 +157,7 @@ fn after_a_restart_of_the_coordinator_a_job_waits_for_all_its_workers_then_for_e
     assert_eq!(rig.state(job), JobState::Starting);
     assert_eq!(rig.fence(first).membership_epoch, MembershipEpoch(2));
 
-    let (mut rig, job, _) = Rig::with_elastic_job(3, 2, 5);
-    rig.restart();
+    let (mut rig, job) = queued();
     for _ in 0..3 {
         rig.register("alpha");
     }

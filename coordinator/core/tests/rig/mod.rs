@@ -19,7 +19,7 @@ use ringfold_common::job::{
     TestData, TrainDuration, TrainSpec,
 };
 use ringfold_coordinator_core::{
-    Command, Core, CoreConfig, Effect, Event, ExitCause, Fence, JobView, Now, Refusal, Reply,
+    Command, Core, CoreConfig, Effect, Event, ExitCause, Fence, Held, JobView, Now, Refusal, Reply,
     RequestId, SlotInfo, SlotState, Snapshot, StreamEnd,
 };
 
@@ -127,6 +127,20 @@ impl Rig {
             info: info(node, slot),
         });
         slot
+    }
+
+    /// The worker of `former` opens another session, as a new slot with the same process, and says how
+    /// its rank stands.
+    pub fn come_back(&mut self, former: SlotId, fence: Fence, held: Held) -> (SlotId, Vec<Effect>) {
+        let slot = self.next_slot();
+        let info = info("alpha", former);
+        let effects = self.event(Event::SlotReturned {
+            slot,
+            info,
+            fence,
+            held,
+        });
+        (slot, effects)
     }
 
     pub fn next_slot(&mut self) -> SlotId {
@@ -249,6 +263,11 @@ impl Rig {
         self.event(Event::RankStopped { slot, fence })
     }
 
+    /// The slot has the data of the job that it was asked to join.
+    pub fn prepared(&mut self, slot: SlotId, job: JobId) -> Vec<Effect> {
+        self.event(Event::Prepared { slot, job })
+    }
+
     pub fn close(&mut self, slot: SlotId, end: StreamEnd) -> Vec<Effect> {
         self.event(Event::SlotClosed { slot, end })
     }
@@ -327,6 +346,12 @@ pub fn assigned(effects: &[Effect]) -> Vec<SlotId> {
     let sends = sent(effects).into_iter();
     let assigns = sends.filter(|(_, command)| matches!(command, Command::Assign(_)));
     assigns.map(|(slot, _)| slot).collect()
+}
+
+pub fn prepares(effects: &[Effect]) -> Vec<SlotId> {
+    let sends = sent(effects).into_iter();
+    let asked = sends.filter(|(_, command)| matches!(command, Command::Prepare(_)));
+    asked.map(|(slot, _)| slot).collect()
 }
 
 pub fn published(effects: &[Effect]) -> Vec<&JobEvent> {
