@@ -8,9 +8,10 @@ use ringfold_proto::{failure_to_wire, timestamp, v1};
 pub(crate) fn command(command: &Command) -> v1::SessionResponse {
     let message = match command {
         Command::Assign(assignment) => Message::Assign(assign(assignment)),
-        Command::StartRing { fence, peers } => Message::StartRing(v1::StartRing {
+        Command::StartRing { fence, peers, keys } => Message::StartRing(v1::StartRing {
             fence: Some((*fence).into()),
             peers: peers.clone(),
+            keys: keys.iter().map(|key| key.0.to_vec()).collect(),
         }),
         Command::Abort { fence, reason } => Message::Abort(v1::Abort {
             fence: Some((*fence).into()),

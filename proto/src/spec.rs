@@ -61,6 +61,7 @@ impl From<&JobSpec> for v1::JobSpec {
                 overlap: v1::Overlap::from(spec.cluster.overlap).into(),
                 bucket_bytes: spec.cluster.bucket_bytes,
                 compression: spec.cluster.compression.map(Into::into),
+                tls: spec.cluster.tls,
             }),
             output: Some(v1::OutputSpec {
                 dir: spec.output.dir.clone(),
@@ -99,6 +100,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
                 },
                 bucket_bytes: cluster.bucket_bytes,
                 compression: cluster.compression.map(TryInto::try_into).transpose()?,
+                tls: cluster.tls,
             },
             output: OutputSpec {
                 dir: output.dir,

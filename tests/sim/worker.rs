@@ -46,7 +46,7 @@ impl Worker {
                     aborted: false,
                 });
             }
-            Command::StartRing { fence, peers } => {
+            Command::StartRing { fence, peers, .. } => {
                 let rank = self.expect(*fence, Stage::Listening)?;
                 rank.stage = Stage::RingStarted;
                 if peers.get(fence.rank.0 as usize).is_none() {
@@ -90,6 +90,7 @@ impl Worker {
                     slot,
                     fence,
                     address,
+                    key: None,
                 })
             }
             Stage::RingStarted => {

@@ -29,6 +29,7 @@ pub mod agent;
 mod assignment;
 mod host;
 mod rank;
+mod ring_start;
 mod session;
 pub mod slot;
 

@@ -156,7 +156,7 @@ fn words(command: &Command) -> String {
             assignment.part.replicas,
             assignment.part.test_records
         ),
-        Command::StartRing { fence, peers } => {
+        Command::StartRing { fence, peers, .. } => {
             format!("start the ring of {fence} on {}", peers.join(" "))
         }
         Command::Abort { fence, reason } => format!("abort {fence}: {reason}"),

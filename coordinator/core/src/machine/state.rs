@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringfold_common::ids::{Rank, SlotId};
+use ringfold_common::ids::{Rank, RingKey, SlotId};
 use ringfold_common::job::{JobEvent, JobEventKind, Phase, Progress, RankReport, Reason, Summary};
 
 use crate::blame::Blame;
@@ -90,6 +90,8 @@ pub(super) struct Run {
 pub(super) struct Seat {
     pub(super) slot: SlotId,
     pub(super) report: RankReport,
+    /// What it announced, if it did.
+    pub(super) ring_key: Option<RingKey>,
     pub(super) stage: Stage,
     /// What it was last known to do.
     pub(super) phase: Phase,
