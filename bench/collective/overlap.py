@@ -166,6 +166,7 @@ def main():
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch", type=int, default=16, help="images a step, of both hosts")
     parser.add_argument("--threads", type=int, default=1, help="of each host")
+    parser.add_argument("--pin", action="store_true", help="each host to cores of its own, by taskset")
     parser.add_argument("--mode", default="fast", choices=["fast", "reproducible"])
     parser.add_argument("--bucket-mb", type=float, help="in place of the cost model's choice")
     parser.add_argument("--gbit", type=float, default=10)
@@ -206,6 +207,9 @@ def measure(args, started):
         for host, (node, _) in enumerate(HOSTS):
             worker = inside(host, str(args.ringfold), "worker", "--coordinator", address,
                             "--node", node, "--cores", str(args.threads))
+            if args.pin:
+                first = host * args.threads
+                worker = ["taskset", "-c", f"{first}-{first + args.threads - 1}", *worker]
             started.append(subprocess.Popen(worker, stdout=log, stderr=log))
         steps = {"off": [], "on": []}
         waits = {"off": [], "on": []}

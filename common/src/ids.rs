@@ -132,6 +132,26 @@ impl fmt::Debug for SpecHash {
     }
 }
 
+/// What other ranks know a rank's end of a connection by: the public half, an Ed25519 key, of the pair
+/// that the rank made for one membership epoch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RingKey(pub [u8; 32]);
+
+impl fmt::Display for RingKey {
+    /// The first eight bytes, in hexadecimal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..8]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for RingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RingKey({self})")
+    }
+}
+
 /// What every frame and RPC about a running job carries. A receiver drops, and counts, what does
 /// not match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

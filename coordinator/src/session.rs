@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use ringfold_common::error::ErrorCode;
-use ringfold_common::ids::{JobId, NodeName, SlotId};
+use ringfold_common::ids::{JobId, NodeName, RingKey, SlotId};
 use ringfold_common::job::{Cause, Phase};
 use ringfold_coordinator_core::{Event, ExitCause, Fence, Held, SlotInfo, StreamEnd};
 use ringfold_proto::v1::session_request::Message;
 use ringfold_proto::v1::session_response::Message as Answer;
 use ringfold_proto::v1::worker_service_server::WorkerService;
-use ringfold_proto::{FieldError, PROTOCOL_VERSION, required_fence, required_field, v1};
+use ringfold_proto::{
+    FieldError, PROTOCOL_VERSION, required_fence, required_field, required_hash, v1,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -226,6 +228,7 @@ fn event(slot: SlotId, message: Option<Message>) -> Result<Event, FieldError> {
             slot,
             fence: required_fence(m.fence)?,
             address: address(m.address)?,
+            key: ring_key(&m.key)?,
         },
         Message::RankTraining(m) => Event::RankTraining {
             slot,
@@ -278,6 +281,14 @@ fn event(slot: SlotId, message: Option<Message>) -> Result<Event, FieldError> {
             });
         }
     })
+}
+
+/// The key that a rank announces; none if it is empty.
+fn ring_key(bytes: &[u8]) -> Result<Option<RingKey>, FieldError> {
+    match bytes {
+        [] => Ok(None),
+        bytes => Ok(Some(RingKey(required_hash(bytes, "rank_listening.key")?))),
+    }
 }
 
 /// An address of a rank's listener, as peers will parse it.

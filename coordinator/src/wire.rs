@@ -16,9 +16,10 @@ pub(crate) fn command(command: &Command) -> v1::SessionResponse {
             dataset: Some(preparation.dataset.as_ref().into()),
             spec_hash: preparation.spec_hash.0.to_vec(),
         }),
-        Command::StartRing { fence, peers } => Message::StartRing(v1::StartRing {
+        Command::StartRing { fence, peers, keys } => Message::StartRing(v1::StartRing {
             fence: Some((*fence).into()),
             peers: peers.clone(),
+            keys: keys.iter().map(|key| key.0.to_vec()).collect(),
         }),
         Command::Abort { fence, reason } => Message::Abort(v1::Abort {
             fence: Some((*fence).into()),

@@ -63,6 +63,7 @@ impl From<&JobSpec> for v1::JobSpec {
                 compression: spec.cluster.compression.map(Into::into),
                 min_workers: spec.cluster.min_workers,
                 restarts_max: Some(spec.cluster.restarts_max),
+                tls: spec.cluster.tls,
             }),
             output: Some(v1::OutputSpec {
                 dir: spec.output.dir.clone(),
@@ -106,6 +107,7 @@ impl TryFrom<v1::JobSpec> for JobSpec {
                 },
                 bucket_bytes: cluster.bucket_bytes,
                 compression: cluster.compression.map(TryInto::try_into).transpose()?,
+                tls: cluster.tls,
             },
             output: OutputSpec {
                 dir: output.dir,

@@ -41,7 +41,7 @@ pub fn required_field<T>(value: Option<T>, field: &str) -> Result<T, FieldError>
     required(value, field)
 }
 
-/// A 32-byte hash.
+/// A 32-byte hash, or key.
 ///
 /// # Errors
 /// If it has another length.

@@ -263,6 +263,7 @@ fn garbage(world: &mut World) -> Result<(), String> {
             slot,
             fence,
             address,
+            key: None,
         },
         1 => Event::RankTraining { slot, fence },
         2 => Event::PhaseChanged {

@@ -55,7 +55,7 @@ impl Worker {
                 }
                 self.preparing = Some(preparation.job);
             }
-            Command::StartRing { fence, peers } => {
+            Command::StartRing { fence, peers, .. } => {
                 let rank = self.expect(*fence, Stage::Listening)?;
                 rank.stage = Stage::RingStarted;
                 if peers.get(fence.rank.0 as usize).is_none() {
@@ -133,6 +133,7 @@ impl Worker {
                     slot,
                     fence,
                     address,
+                    key: None,
                 })
             }
             Stage::RingStarted => {

@@ -9,6 +9,8 @@ use ringfold_common::job::{Cause, JobSpec};
 use ringfold_storage::{BytesRead, Dataset, ReadOptions, StorageError};
 use ringfold_train::TrainError;
 
+use crate::ring_start::KeyError;
+
 /// What the coordinator says of a job's data.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JobData<'a> {
@@ -64,6 +66,8 @@ pub(crate) enum RankError {
     Train(#[from] TrainError),
     #[error("{0}")]
     OtherData(String),
+    #[error(transparent)]
+    Keys(#[from] KeyError),
 }
 
 impl RankError {
@@ -71,7 +75,7 @@ impl RankError {
     pub fn cause(&self) -> Option<Cause> {
         match self {
             Self::Train(error) => error.cause(),
-            Self::OtherData(_) => Some(Cause::Error(self.to_string())),
+            Self::OtherData(_) | Self::Keys(_) => Some(Cause::Error(self.to_string())),
         }
     }
 }

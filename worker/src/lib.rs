@@ -39,6 +39,7 @@ mod host;
 mod kept;
 mod prepare;
 mod rank;
+mod ring_start;
 mod session;
 pub mod slot;
 

@@ -1,14 +1,16 @@
 //! One rank from assignment to end, on its own thread.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ringfold_collective::{AbortSignal, Identity, Links, Listener, RingOptions, Surroundings};
-use ringfold_common::clock::SystemClock;
+use ringfold_collective::{
+    AbortSignal, Identity, Links, Listener, RankKey, Ring, RingOptions, Surroundings,
+};
+use ringfold_common::clock::{Clock, SystemClock};
 use ringfold_common::ids::{Fence, Rank, Step};
 use ringfold_common::job::{Cause, Evaluation, Phase, Progress, Summary};
 use ringfold_net::telemetry::LogTail;
@@ -21,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::assignment::Assignment;
 use crate::data::{JobData, RankError};
 use crate::kept::{Kept, Key, Shelf};
+use crate::ring_start::RingStart;
 
 /// How often a rank that waits for the others looks whether it was aborted.
 const ABORT_POLL: Duration = Duration::from_millis(20);
@@ -51,7 +54,7 @@ pub(crate) struct ActiveRank {
     /// Set from the forming of its ring on, until it stops because it was told to.
     standing: Standing,
     abort: AbortSignal,
-    start: std_mpsc::Sender<Vec<SocketAddr>>,
+    start: std_mpsc::Sender<RingStart>,
     ended: oneshot::Receiver<()>,
 }
 
@@ -64,7 +67,7 @@ impl ActiveRank {
         let abort = AbortSignal::new().map_err(|error| failed("make an abort signal", &error))?;
         let phase = Arc::new(Mutex::new(Phase::Starting));
         let standing = Standing::default();
-        let (start, peers) = std_mpsc::channel();
+        let (start, started) = std_mpsc::channel();
         let (ended_sender, ended) = oneshot::channel();
         let fence = assignment.fence;
         let runner = Runner {
@@ -77,7 +80,7 @@ impl ActiveRank {
         std::thread::Builder::new()
             .name(format!("rank-{}", fence.rank))
             .spawn(move || {
-                runner.run(&peers);
+                runner.run(&started);
                 let _ = ended_sender.send(());
             })
             .map_err(|error| failed("start the rank's thread", &error))?;
@@ -92,9 +95,9 @@ impl ActiveRank {
     }
 
     /// All ranks listen.
-    pub fn connect(&self, peers: Vec<SocketAddr>) {
+    pub fn connect(&self, start: RingStart) {
         // A rank that has ended takes no addresses.
-        let _ = self.start.send(peers);
+        let _ = self.start.send(start);
     }
 
     /// What the next session says of it. `None` if it needs a session: its ring is not formed, or it
@@ -127,7 +130,7 @@ impl ActiveRank {
 }
 
 /// Brings the addresses of all ranks.
-type Peers = std_mpsc::Receiver<Vec<SocketAddr>>;
+type Started = std_mpsc::Receiver<RingStart>;
 
 /// The thread's side.
 struct Runner {
@@ -140,11 +143,11 @@ struct Runner {
 
 impl Runner {
     /// Runs to the end and says how it was.
-    fn run(self, peers: &Peers) {
+    fn run(self, started: &Started) {
         let fence = self.assignment.fence;
         let key = Key::from(&self.assignment);
         let mut kept = self.context.shelf.take(key);
-        let result = catch_unwind(AssertUnwindSafe(|| self.train(peers, &mut kept)));
+        let result = catch_unwind(AssertUnwindSafe(|| self.train(started, &mut kept)));
         // For the next world, before the coordinator can make one: also of a rank that has finished,
         // as long as another might not.
         let keeps = match &result {
@@ -192,7 +195,7 @@ impl Runner {
         self.send(message);
     }
 
-    fn train(&self, peers: &Peers, kept: &mut Kept) -> Result<Option<Summary>, RankError> {
+    fn train(&self, started: &Started, kept: &mut Kept) -> Result<Option<Summary>, RankError> {
         let Assignment {
             fence,
             world,
@@ -219,32 +222,8 @@ impl Runner {
         let dataset = &*kept.dataset.insert(dataset);
 
         self.set_phase(Phase::FormingRing);
-        let listener = Listener::bind(self.context.address).map_err(TrainError::from)?;
-        self.send(Message::RankListening(v1::RankListening {
-            fence: Some((*fence).into()),
-            address: listener.addr().to_string(),
-        }));
-        let peers = self.wait_for(peers)?;
-        let identity = Identity {
-            job: fence.job,
-            membership_epoch: fence.membership_epoch,
-            rank: fence.rank,
-            world: *world,
-            spec_hash: self.assignment.spec_hash,
-        };
         let clock = SystemClock::new();
-        let host = crate::host_name();
-        let around = Surroundings {
-            host: &host,
-            links: Links::Measured(&clock),
-        };
-        let options = RingOptions::default();
-        let mut ring = listener
-            .connect_nearest(identity, &peers, options, self.abort.clone(), around)
-            .map_err(TrainError::from)?;
-        if !ring.is_shared() && *world > 1 {
-            tracing::info!(link = %ring.link_cost(), levels = ring.is_on_levels(), "joined over TCP");
-        }
+        let mut ring = self.form_ring(started, &clock)?;
         self.stands(Some(State::Training(Phase::FormingRing.into())));
         self.send(Message::RankTraining(v1::RankTraining {
             fence: Some((*fence).into()),
@@ -271,10 +250,62 @@ impl Runner {
         )?)
     }
 
-    fn wait_for(&self, peers: &Peers) -> Result<Vec<SocketAddr>, TrainError> {
+    /// Says where this rank listens, and by which key it is known if the job asks for TLS; waits for
+    /// the others' and joins the ring.
+    fn form_ring(&self, started: &Started, clock: &dyn Clock) -> Result<Ring, RankError> {
+        let Assignment {
+            fence, world, spec, ..
+        } = &self.assignment;
+        let mut listener = Listener::bind(self.context.address).map_err(TrainError::from)?;
+        // A membership epoch has one ring, so the key is good for nothing else.
+        let key = match spec.cluster.tls {
+            true => Some(RankKey::generate().map_err(TrainError::from)?),
+            false => None,
+        };
+        let public = key.as_ref().map(|key| key.public().0.to_vec());
+        self.send(Message::RankListening(v1::RankListening {
+            fence: Some((*fence).into()),
+            address: listener.addr().to_string(),
+            key: public.unwrap_or_default(),
+        }));
+        let start = self.wait_for(started)?;
+        if let Some(key) = key {
+            listener = listener.with_keys(start.keys(fence.rank, key)?);
+        }
+        let identity = Identity {
+            job: fence.job,
+            membership_epoch: fence.membership_epoch,
+            rank: fence.rank,
+            world: *world,
+            spec_hash: self.assignment.spec_hash,
+        };
+        let host = crate::host_name();
+        let around = Surroundings {
+            host: &host,
+            links: Links::Measured(clock),
+        };
+        let (options, abort) = (RingOptions::default(), self.abort.clone());
+        let ring = listener
+            .connect_nearest(identity, &start.peers, options, abort, around)
+            .map_err(TrainError::from)?;
+        let levels = ring.is_on_levels();
+        match (ring.is_shared(), spec.cluster.tls) {
+            _ if *world == 1 => {}
+            (true, _) => tracing::info!("joined in shared memory"),
+            (false, true) => {
+                tracing::info!(link = %ring.link_cost(), levels, "joined over TCP under TLS");
+            }
+            (false, false) => {
+                tracing::info!(link = %ring.link_cost(), levels, "joined over TCP without TLS");
+            }
+        }
+        Ok(ring)
+    }
+
+    fn wait_for(&self, started: &Started) -> Result<RingStart, TrainError> {
         loop {
-            match peers.recv_timeout(ABORT_POLL) {
-                Ok(peers) => return Ok(peers),
+            match started.recv_timeout(ABORT_POLL) {
+                Ok(start) => return Ok(start),
                 Err(std_mpsc::RecvTimeoutError::Timeout) => {
                     if let Some(reason) = self.abort.reason() {
                         return Err(TrainError::Aborted {

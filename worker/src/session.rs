@@ -1,6 +1,5 @@
 //! One session with the coordinator.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ringfold_common::ids::Fence;
@@ -20,6 +19,7 @@ use crate::host;
 use crate::kept::{KEPT_TICKS, Shelf};
 use crate::prepare::{Preparation, Preparing, refusal};
 use crate::rank::{ActiveRank, RankContext};
+use crate::ring_start::RingStart;
 use crate::slot::{Shutdown, SlotError, SlotOptions};
 
 /// Messages that wait for a session, or for room in its stream.
@@ -264,14 +264,9 @@ impl Session<'_> {
             }
             Some(Answer::StartRing(start)) => {
                 let fence = required_fence(start.fence).map_err(|error| error.to_string())?;
-                let peers = start
-                    .peers
-                    .iter()
-                    .map(|peer| peer.parse::<SocketAddr>())
-                    .collect::<Result<Vec<_>, _>>()
-                    .map_err(|error| format!("StartRing with a bad address: {error}"))?;
+                let start = RingStart::try_from(start).map_err(|error| error.to_string())?;
                 match self.rank_of(fence) {
-                    Some(rank) => rank.connect(peers),
+                    Some(rank) => rank.connect(start),
                     None => tracing::debug!(%fence, "stale StartRing"),
                 }
                 Ok(())

@@ -184,8 +184,9 @@ pub struct JobFileArgs {
     /// Where a timeline of the last steps of all ranks goes, for ui.perfetto.dev: each rank's waits for
     /// data, forward and backward parts, buckets, updates and evaluations. The last 16384 events of a
     /// rank are kept, fewer where there are over 16 ranks; ranks' clocks agree to within about a round
-    /// trip of their network. Relative to the job file; written, on the host of rank 0, when the job
-    /// has succeeded (output.timeline)
+    /// trip of their network. Relative to the job file; written on the host of rank 0 when the job
+    /// has ended, with what the ranks that are alive have recorded if it failed or was cancelled
+    /// (output.timeline)
     #[arg(long, value_name = "FILE")]
     pub timeline: Option<String>,
     /// Any key of the job file, such as train.global_batch=256; may be repeated

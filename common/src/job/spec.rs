@@ -546,6 +546,9 @@ pub struct ClusterSpec {
     /// The most bytes of gradient that are summed as one message then, unless one parameter has
     /// more; 0 lets the cost model choose.
     pub bucket_bytes: u64,
+    /// Whether connections between ranks are under TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
 }
 
 impl ClusterSpec {

@@ -179,6 +179,7 @@ fn cluster(table: Option<Reader<'_>>) -> Result<ClusterSpec, Located> {
         compression: None,
         overlap: Overlap::Auto,
         bucket_bytes: 0,
+        tls: false,
     };
     if let Some(table) = table {
         spec.workers = table.whole_u32("workers")?.unwrap_or(1);
@@ -204,6 +205,7 @@ fn cluster(table: Option<Reader<'_>>) -> Result<ClusterSpec, Located> {
         ];
         spec.overlap = table.choice_or("overlap", &overlaps, Overlap::Auto)?;
         spec.bucket_bytes = bucket_bytes(&table)?;
+        spec.tls = table.boolean_or("tls", false)?;
         table.finish()?;
     }
     Ok(spec)

@@ -225,6 +225,7 @@ threads = 1
 device = "cpu"
 overlap = "on"
 bucket_mb = 0.5
+tls = true
 [output]
 dir = "./o"
 timeline = "t.json"
@@ -261,6 +262,7 @@ timeline = "t.json"
     assert_eq!(spec.train.schedule.decay, Decay::Cosine { min_rate: 1e-5 });
     assert_eq!(spec.cluster.overlap, Overlap::On);
     assert_eq!(spec.cluster.bucket_bytes, 1 << 19);
+    assert!(spec.cluster.tls);
     assert_eq!(spec.output.dir, "/base/o");
     assert_eq!(spec.output.timeline.as_deref(), Some("/base/t.json"));
 }

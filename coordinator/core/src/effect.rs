@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ringfold_common::clock::UnixMillis;
 use ringfold_common::dataset::{DatasetInfo, RankPart};
 use ringfold_common::error::ErrorCode;
-use ringfold_common::ids::{JobId, Revision, SlotId, SpecHash};
+use ringfold_common::ids::{JobId, Revision, RingKey, SlotId, SpecHash};
 use ringfold_common::job::{JobEvent, JobSpec, JobState, SpecError};
 
 use crate::event::{Fence, RequestId};
@@ -63,6 +63,8 @@ pub enum Command {
         fence: Fence,
         /// Where the ranks listen, in rank order.
         peers: Vec<String>,
+        /// With `cluster.tls` the keys that they announced, in rank order; else none.
+        keys: Vec<RingKey>,
     },
     /// Stop, and say [`RankStopped`](crate::Event::RankStopped). A rank that has ended by then has
     /// said so itself, and ignores this.

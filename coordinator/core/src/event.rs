@@ -5,7 +5,7 @@ use std::time::Duration;
 use ringfold_common::clock::UnixMillis;
 use ringfold_common::dataset::DatasetInfo;
 pub use ringfold_common::ids::Fence;
-use ringfold_common::ids::{JobId, NodeName, SlotId};
+use ringfold_common::ids::{JobId, NodeName, RingKey, SlotId};
 use ringfold_common::job::{Cause, Evaluation, JobSpec, Phase, Progress, Summary};
 
 /// The time of an event. Leases and deadlines are measured on `monotonic`; records carry `wall`.
@@ -166,6 +166,9 @@ pub enum Event {
         fence: Fence,
         /// Where it listens.
         address: String,
+        /// The key that it made for this ring. With `cluster.tls`, a rank without one fails; without,
+        /// it is of no use.
+        key: Option<RingKey>,
     },
     /// A rank's part of the ring is formed.
     RankTraining {

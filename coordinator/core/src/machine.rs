@@ -194,7 +194,8 @@ impl Core {
                 slot,
                 fence,
                 address,
-            } => self.rank(slot, fence, RankMessage::Listening(address), turn),
+                key,
+            } => self.rank(slot, fence, RankMessage::Listening(address, key), turn),
             Event::RankTraining { slot, fence } => {
                 self.rank(slot, fence, RankMessage::Training, turn);
             }

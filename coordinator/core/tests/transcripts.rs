@@ -157,7 +157,7 @@ fn words(command: &Command) -> String {
             assignment.part.test_records
         ),
         Command::Prepare(preparation) => format!("prepare for {}", preparation.job),
-        Command::StartRing { fence, peers } => {
+        Command::StartRing { fence, peers, .. } => {
             format!("start the ring of {fence} on {}", peers.join(" "))
         }
         Command::Abort { fence, reason } => format!("abort {fence}: {reason}"),

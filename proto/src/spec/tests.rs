@@ -95,6 +95,7 @@ fn full() -> JobSpec {
             compression: None,
             overlap: Overlap::On,
             bucket_bytes: 1 << 20,
+            tls: true,
         },
         output: OutputSpec {
             dir: "/out".into(),

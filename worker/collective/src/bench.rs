@@ -3,6 +3,8 @@
 //! A sample is the time of a batch of operations, of the slowest rank, divided by their number;
 //! batches are long enough (200 µs) that reading the clock doesn't show. Warm-up is not counted.
 
+mod duplex;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use ringfold_common::random::Stream;
 use crate::algorithm::Replicas;
 use crate::compression::{Compressor, Matrix, Method, Traffic};
 use crate::{CollectiveError, Reduce, ReplicaBuffers, Ring};
+
+pub use duplex::duplex;
 
 /// Bytes that a rank copies to measure the machine.
 const COPY_BYTES: usize = 64 << 20;
@@ -48,6 +52,9 @@ pub struct Measured {
     pub copy_bytes_per_second: f64,
     /// What a rank sent in one all-reduce; of compressed ones only.
     pub traffic: Option<Traffic>,
+    /// What as many bytes take both ways on a plain connection, if that was [measured](duplex()) in the
+    /// same run.
+    pub duplex: Option<Duration>,
 }
 
 impl Measured {
@@ -63,6 +70,12 @@ impl Measured {
     pub fn bus_bandwidth(&self) -> f64 {
         let world = f64::from(self.world);
         self.algorithm_bandwidth() * 2.0 * (world - 1.0) / world
+    }
+
+    /// The share of a plain connection's speed, if that was measured.
+    #[must_use]
+    pub fn duplex_share(&self) -> Option<f64> {
+        Some(self.duplex?.as_secs_f64() / self.median.as_secs_f64())
     }
 }
 
@@ -82,6 +95,10 @@ impl fmt::Display for Measured {
         if let Some(traffic) = self.traffic {
             let (sent, saved) = (traffic.sent_bytes, traffic.saved_bytes());
             write!(f, ",\"sent_bytes\":{sent},\"saved_bytes\":{saved}")?;
+        }
+        if let (Some(duplex), Some(share)) = (self.duplex, self.duplex_share()) {
+            let micros = duplex.as_secs_f64() * 1e6;
+            write!(f, ",\"duplex_us\":{micros:.2},\"duplex_share\":{share:.3}")?;
         }
         f.write_str("}")
     }
@@ -147,6 +164,7 @@ pub fn measure(
         p90: at(0.9),
         copy_bytes_per_second,
         traffic: subject.traffic(),
+        duplex: None,
     })
 }
 
@@ -276,6 +294,7 @@ mod tests {
             p90: Duration::from_micros(625),
             copy_bytes_per_second: 8e9,
             traffic: None,
+            duplex: None,
         };
         assert_eq!(
             measured.to_string(),
@@ -289,6 +308,13 @@ mod tests {
         let line = measured.to_string();
         assert!(
             line.ends_with(",\"sent_bytes\":100,\"saved_bytes\":-30}"),
+            "{line}"
+        );
+        measured.traffic = None;
+        measured.duplex = Some(Duration::from_micros(450));
+        let line = measured.to_string();
+        assert!(
+            line.ends_with(",\"duplex_us\":450.00,\"duplex_share\":0.900}"),
             "{line}"
         );
     }

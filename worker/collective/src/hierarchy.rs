@@ -18,7 +18,7 @@ use crate::over_tcp::{self, Net};
 use crate::ring::in_rank_order;
 use crate::topology::{Hosts, RingTopology};
 use crate::transport::shared::{Board, FoldStep, SharedHost, Terms, half_bytes, join_board};
-use crate::transport::tcp::{Call, Operand};
+use crate::transport::tcp::{Call, Operand, have_cores};
 use crate::{AbortSignal, CollectiveError, Identity, Listener, Metrics, RingOptions};
 
 /// The bytes of a vector that pass the levels at once. Ranks hear of their leader once a piece; they
@@ -110,6 +110,10 @@ impl Levels {
             Some(listener) if among.world > 1 => {
                 let peers = addresses(&hosts, &addrs)?;
                 let ring = validate_identity(&among)?;
+                let options = RingOptions {
+                    spin: options.spin && have_cores(local.world as usize),
+                    ..options
+                };
                 let (meeting, mut link) = listener.meet(ring, among, &peers, &options, abort)?;
                 if options.direct {
                     meeting.meet_directly(&mut link)?;

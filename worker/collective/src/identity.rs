@@ -56,6 +56,9 @@ pub struct RingOptions {
     /// ([`direct_peers`](crate::algorithm::direct::direct_peers)), so that short messages take few
     /// hops. The same at all ranks. True by default.
     pub direct: bool,
+    /// Whether, over TCP, a rank that waits looks for some tens of microseconds before it sleeps, if every
+    /// rank of its host can have a core. Ranks may differ. True by default.
+    pub spin: bool,
 }
 
 impl Default for RingOptions {
@@ -66,6 +69,7 @@ impl Default for RingOptions {
             segment_bytes: 256 << 10,
             socket_buffer_bytes: None,
             direct: true,
+            spin: true,
         }
     }
 }

@@ -123,9 +123,12 @@ impl Ring {
             let run = move || {
                 // What is left if a job panics is dropped, so that nobody waits for it.
                 let _close = Close(queue);
+                // Whoever starts operations computes meanwhile, on a core that spinning might take.
+                self.may_spin(false);
                 while let Some(job) = queue.take() {
                     job(self);
                 }
+                self.may_spin(true);
             };
             let thread = thread::Builder::new().name("communication".to_owned());
             let started = thread.spawn_scoped(scope, run);

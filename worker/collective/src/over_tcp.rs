@@ -104,6 +104,19 @@ impl Net {
         }
     }
 
+    /// This rank's address on the connection to the next rank.
+    pub fn local_ip(&self) -> Option<std::net::IpAddr> {
+        self.link.local_ip()
+    }
+
+    /// Whether ranks that wait may look before they sleep, if they are to at all.
+    pub fn may_spin(&mut self, may: bool) {
+        self.link.patience_mut().may_spin = may;
+        if let Some(leaders) = self.levels.as_mut().and_then(|levels| levels.leaders_mut()) {
+            leaders.may_spin(may);
+        }
+    }
+
     pub fn shut_down(&self) {
         self.link.shut_down();
         if let Some(levels) = &self.levels {

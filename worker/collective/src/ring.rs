@@ -212,7 +212,8 @@ impl Ring {
     }
 
     /// What a [reproducible sum](Self::reproducible_all_reduce) should take here beyond a fast one,
-    /// as a share of it.
+    /// as a share of it. Never by measured costs: what is chosen by it decides bits, and must be the same
+    /// each time.
     #[must_use]
     pub fn reproducible_overhead(&self, replicas: Replicas) -> f64 {
         let medium = self.medium();
@@ -224,6 +225,21 @@ impl Ring {
     #[must_use]
     pub fn bucket_bytes(&self) -> usize {
         cost::bucket_bytes(self.link_cost(), self.world())
+    }
+
+    /// In which parts a vector of `bytes` is best summed here while it is still computed, or what comes of
+    /// parts of at most `chosen` bytes, by [what links cost](Self::link_cost): measured, over TCP.
+    #[must_use]
+    pub fn explain_parts(&self, bytes: usize, chosen: Option<usize>) -> cost::Parts {
+        let bytes_max = chosen.unwrap_or_else(|| self.bucket_bytes());
+        cost::Parts {
+            bytes_max,
+            chosen: chosen.is_some(),
+            bytes,
+            whole: self.explain(bytes).predicted,
+            part: self.explain(bytes.min(bytes_max)).predicted,
+            cost: self.link_cost(),
+        }
     }
 
     pub(crate) fn medium(&self) -> cost::Medium {
@@ -409,11 +425,32 @@ impl Ring {
         })
     }
 
+    /// This rank's address on the connection to the next rank; none in memory, or alone.
+    #[must_use]
+    pub fn local_ip(&self) -> Option<std::net::IpAddr> {
+        self.net()?.local_ip()
+    }
+
+    /// Leaves the ring: peers that are in a call, or make one, fail at once, and so does every later call
+    /// of this rank.
+    pub fn leave(&mut self) {
+        self.fail(&CollectiveError::Aborted {
+            reason: "this rank has left the ring".to_owned(),
+        });
+    }
+
     /// The connections, if this ring has any.
     pub(crate) fn net(&self) -> Option<&Net> {
         match &self.link {
             Link::Tcp(net) => Some(net),
             _ => None,
+        }
+    }
+
+    /// Whether a rank that waits for connections may look before it sleeps.
+    pub(crate) fn may_spin(&mut self, may: bool) {
+        if let Link::Tcp(net) = &mut self.link {
+            net.may_spin(may);
         }
     }
 

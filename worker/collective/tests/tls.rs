@@ -1,5 +1,6 @@
 //! Rings whose ranks have keys: sums are the same, and nobody else is let in.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
@@ -104,8 +105,18 @@ fn a_rank_with_another_key_than_announced_is_refused_and_named() {
     let public = RankKey::generate().unwrap().public();
     let impostor = RankKey::generate().unwrap();
     listeners[1] = listener().with_keys(RingKeys::new(impostor, vec![public; 3]));
-    let results = join(listeners, short());
-    // Rank 0 calls rank 1 and finds another key.
+    let peers: Vec<SocketAddr> = listeners.iter().map(Listener::addr).collect();
+    // Rank 2 is silent, so that rank 1 waits until rank 0 has called it and found another key.
+    let _silent = listeners.pop();
+    let abort = AbortSignal::new().unwrap();
+    let results = on_threads((0..).zip(listeners).collect(), |(rank, listener)| {
+        let (options, signal) = (RingOptions::default(), abort.clone());
+        let result = listener.connect_ring(identity(rank, 3), &peers, options, signal);
+        if rank == 0 {
+            abort.abort("rank 0 has seen enough");
+        }
+        result
+    });
     let error = results[0].as_ref().err().unwrap();
     assert!(
         matches!(error, CollectiveError::Untrusted { .. }),
@@ -118,10 +129,7 @@ fn a_rank_with_another_key_than_announced_is_refused_and_named() {
         words.contains("do not trust each other's keys: "),
         "{words}"
     );
-    // Rank 1 trusts nobody, and rank 2 misses it.
-    for result in &results {
-        assert!(result.is_err());
-    }
+    assert!(results[1].is_err());
 }
 
 #[test]
@@ -238,4 +246,73 @@ fn a_byte_that_was_changed_on_the_way_is_found() {
             "{words}"
         );
     });
+}
+
+/// Passes bytes on, and keeps them.
+fn keep(from: TcpStream, to: TcpStream) -> Vec<u8> {
+    let (mut from, mut to) = (from, to);
+    let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let read = match from.read(&mut buffer) {
+            Ok(read) if read > 0 => read,
+            _ => break,
+        };
+        kept.extend_from_slice(&buffer[..read]);
+        if to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
+    kept
+}
+
+/// What goes from rank 0 to rank 1 while both sum a vector.
+fn overheard(listeners: Vec<Listener>, values: &[f32]) -> Vec<u8> {
+    let mut peers: Vec<SocketAddr> = listeners.iter().map(Listener::addr).collect();
+    let relay = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = std::mem::replace(&mut peers[1], relay.local_addr().unwrap());
+    let options = RingOptions {
+        direct: false,
+        ..RingOptions::default()
+    };
+    thread::scope(|scope| {
+        let heard = scope.spawn(|| {
+            let (caller, _) = relay.accept().unwrap();
+            let callee = TcpStream::connect(target).unwrap();
+            let back = (callee.try_clone().unwrap(), caller.try_clone().unwrap());
+            scope.spawn(move || keep(back.0, back.1));
+            keep(caller, callee)
+        });
+        on_threads((0..2).zip(listeners).collect(), |(rank, listener)| {
+            let abort = AbortSignal::new().unwrap();
+            let mut ring = listener
+                .connect_ring(identity(rank, 2), &peers, options, abort)
+                .unwrap();
+            let mut sums = values.to_vec();
+            ring.all_reduce(&mut sums, Reduce::Sum).unwrap();
+            assert!(
+                sums.iter()
+                    .zip(values)
+                    .all(|(sum, value)| *sum == 2.0 * value)
+            );
+        });
+        heard.join().unwrap()
+    })
+}
+
+#[test]
+fn with_keys_no_number_is_seen_on_the_wire_and_without_them_all_are() {
+    let values: Vec<f32> = (0..10_000).map(|i| i as f32 + 0.123).collect();
+    let plain: Vec<Listener> = (0..2).map(|_| listener()).collect();
+    for (listeners, under_tls) in [(plain, false), (listeners(2), true)] {
+        let heard = overheard(listeners, &values);
+        assert!(heard.len() > 4 * values.len(), "{}", heard.len());
+        let windows: HashSet<&[u8]> = heard.windows(16).collect();
+        // Of every number that rank 0 sends as it is: four of them, so that no chance finds them.
+        let seen = values[..values.len() / 2].chunks_exact(4).filter(|four| {
+            let bytes: Vec<u8> = four.iter().flat_map(|value| value.to_le_bytes()).collect();
+            windows.contains(&bytes[..])
+        });
+        assert_eq!(seen.count(), if under_tls { 0 } else { values.len() / 8 });
+    }
 }

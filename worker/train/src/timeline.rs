@@ -5,12 +5,15 @@
 //!   timeline no clock is read for it.
 //! - At the end of the job rank 0 gathers all events over the ring and writes one file, whole or not at
 //!   all, in the JSON array format of Chrome's trace events ("Trace Event Format", 2016), which
-//!   Perfetto reads. A job that fails leaves none.
+//!   Perfetto reads. Of a job that fails or is cancelled, it writes what the ranks hand over that are
+//!   alive: [`Parting`].
 //! - A process is a rank; its rows are its steps, the replicas that run at once, and communication.
 //!   Waits of buckets, which overlap each other, are asynchronous events.
 //! - **Clocks.** Every rank's times are its own clock's. At the end all pass a few barriers; clocks are
 //!   shifted so that all ranks leave the quickest of these at the same time. So times of two ranks, on
 //!   one host or on several, are comparable to within the time of that barrier, about a round trip.
+
+mod parting;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -24,6 +27,8 @@ use ringfold_storage::{check_output_dir, write_whole};
 
 use crate::error::TrainError;
 use crate::lanes::overlapped::Transfer;
+
+pub use parting::Parting;
 
 /// Barriers that clocks are compared at.
 const BARRIERS: usize = 5;

@@ -33,7 +33,7 @@ use crate::optimizer::{clip_scale, clip_values, global_norm};
 use crate::predict::to_onnx;
 use crate::schedule::Schedule;
 use crate::state::{Make, Misfit, TrainingState, agree};
-use crate::timeline::{Doing, Timeline};
+use crate::timeline::{Doing, Parting, Timeline};
 
 /// Hears what a rank does. Calls are short: they hold up the step.
 pub trait Observer: Sync {
@@ -225,8 +225,32 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Trains, and hands the timeline over if that ends early.
     fn train(
         mut self,
+        ring: &mut Ring,
+        warm: &mut Option<TrainingState>,
+    ) -> Result<Option<Summary>, TrainError> {
+        let timeline = self.timeline.as_ref();
+        let parting = timeline.map(|_| Parting::agree(ring, self.clock));
+        let parting = parting.transpose()?;
+        let result = self.train_all(ring, warm);
+        let spec = self.job.spec;
+        if let (Err(_), Some(parting), Some(timeline), Some(path)) =
+            (&result, parting, &self.timeline, &spec.output.timeline)
+        {
+            // The others learn at once that this rank has stopped, and hand over too.
+            ring.leave();
+            let handed_over = parting.hand_over(timeline, Path::new(path), self.clock);
+            if let Err(error) = handed_over {
+                tracing::warn!("no timeline: {}", ringfold_common::error::one_line(&error));
+            }
+        }
+        result
+    }
+
+    fn train_all(
+        &mut self,
         ring: &mut Ring,
         warm: &mut Option<TrainingState>,
     ) -> Result<Option<Summary>, TrainError> {
@@ -500,7 +524,7 @@ impl<'a> Run<'a> {
 
     /// Rank 0 saves; every rank waits until it has.
     fn finish(
-        self,
+        &self,
         evaluation: Option<Evaluation>,
         state: &TrainingState,
         ring: &mut Ring,

@@ -1,5 +1,7 @@
 //! Arguments of `ringfold bench`.
 
+use std::net::IpAddr;
+
 use clap::{Args, Subcommand, ValueEnum};
 use ringfold_collective::compression::Method;
 
@@ -15,7 +17,9 @@ pub enum BenchCommand {
 A line a length: median_us and p90_us of the slowest rank; algbw_gbps, bytes of the vector a second;
 busbw_gbps, what each rank of a ring would have to send to be as fast; copy_gbps, what all ranks
 together copy from memory to memory in the same run. With --compression also sent_bytes, what a rank
-sends in one all-reduce, and saved_bytes, what 32-bit floats would have been beyond that.")]
+sends in one all-reduce, and saved_bytes, what 32-bit floats would have been beyond that. Two ranks over
+tcp also measure duplex_us, what as many bytes take both ways on a plain connection, and say duplex_share,
+how near the all-reduce comes to that.")]
     Allreduce(BenchAllreduceArgs),
     /// Measure training steps of a model on made-up data
     #[command(after_help = "Examples:
@@ -167,15 +171,22 @@ pub struct BenchAllreduceArgs {
     /// How long each length is measured
     #[arg(long, value_name = "S", default_value_t = 1.0)]
     pub seconds: f64,
-    /// Say on standard error what links cost, which way each length goes, why, and the time predicted
+    /// Say on standard error what links cost, which way each length goes, why, and the time predicted;
+    /// and in which parts training would sum it while it is computed
     #[arg(long)]
     pub explain: bool,
     /// TLS on the connections of `tcp`
     #[arg(long)]
     pub tls: bool,
+    /// Over `tcp`, sleep at once instead of looking for some tens of microseconds first
+    #[arg(long)]
+    pub no_spin: bool,
     /// With `tcp`, the name of each rank's host, by commas: ranks of one name share memory
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub hosts: Vec<String>,
+    /// With `tcp`, the address that each rank listens on, by commas [default: the loopback]
+    #[arg(long, value_name = "IPS", value_delimiter = ',')]
+    pub ip: Vec<IpAddr>,
     /// Print one line of JSON a length
     #[arg(long)]
     pub json: bool,

@@ -193,6 +193,7 @@ impl Core {
                     pid: slot.info.pid,
                     ring_address: None,
                 },
+                ring_key: None,
                 stage: Stage::Loading,
                 phase: Phase::Starting,
             });

@@ -1,6 +1,6 @@
 //! What ranks say.
 
-use ringfold_common::ids::{JobId, Rank, SlotId, Step};
+use ringfold_common::ids::{JobId, Rank, RingKey, SlotId, Step};
 use ringfold_common::job::{
     Cause, Evaluation, JobEventKind, JobState, Phase, Progress, Reason, Summary,
 };
@@ -13,7 +13,7 @@ use crate::event::Fence;
 /// A rank event without its sender and fence.
 #[derive(Debug)]
 pub(super) enum RankMessage {
-    Listening(String),
+    Listening(String, Option<RingKey>),
     Training,
     Phase(Phase),
     Progress(Progress),
@@ -54,7 +54,7 @@ impl Core {
             }
             RankMessage::Finished(_) | RankMessage::Stopped => self.free(slot, fence, turn),
             // Sent before the abort arrived.
-            RankMessage::Listening(_)
+            RankMessage::Listening(..)
             | RankMessage::Training
             | RankMessage::Phase(_)
             | RankMessage::Progress(_)
@@ -77,11 +77,20 @@ impl Core {
             return false;
         };
         match (message, seat.stage) {
-            (RankMessage::Listening(address), Stage::Loading) => {
+            (RankMessage::Listening(address, key), Stage::Loading) => {
                 seat.report.ring_address = Some(address);
+                seat.ring_key = key;
                 seat.stage = Stage::Listening;
                 seat.phase = Phase::FormingRing;
-                self.rank_listens(fence.job, turn);
+                if key.is_none() && self.under_tls(fence.job) {
+                    // It still waits for the others, and is told to stop with them.
+                    let cause = Cause::Error(
+                        "cluster.tls is on, and the rank announced no key for the ring".into(),
+                    );
+                    self.fault(slot, fence, cause, None, Vec::new(), turn);
+                } else {
+                    self.rank_listens(fence.job, turn);
+                }
             }
             (RankMessage::Training, Stage::Listening) => {
                 return self.rank_trains(fence, turn);
@@ -120,6 +129,11 @@ impl Core {
         true
     }
 
+    fn under_tls(&self, id: JobId) -> bool {
+        let job = self.jobs.get(&id);
+        job.is_some_and(|job| job.record.spec.cluster.tls)
+    }
+
     /// One more rank listens: counts it, and starts the ring after the last.
     fn rank_listens(&mut self, id: JobId, turn: &mut Turn) {
         let Some(run) = self.run_mut(id) else {
@@ -140,14 +154,18 @@ impl Core {
             .clone()
             .filter_map(|seat| seat.report.ring_address.clone())
             .collect();
+        let keys: Vec<_> = match job.record.spec.cluster.tls {
+            true => seats.clone().filter_map(|seat| seat.ring_key).collect(),
+            false => Vec::new(),
+        };
         for seat in seats {
             let fence = Fence {
                 job: id,
                 membership_epoch: job.record.membership_epoch,
                 rank: seat.report.rank,
             };
-            let peers = peers.clone();
-            let command = Command::StartRing { fence, peers };
+            let (peers, keys) = (peers.clone(), keys.clone());
+            let command = Command::StartRing { fence, peers, keys };
             let slot = seat.slot;
             turn.effects.push(Effect::Send { slot, command });
         }

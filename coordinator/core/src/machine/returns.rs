@@ -69,6 +69,7 @@ impl Core {
             seats.push(Seat {
                 slot,
                 report: report.clone(),
+                ring_key: None,
                 stage: Stage::Training,
                 phase: Phase::Training(ringfold_common::ids::Step(1)),
             });

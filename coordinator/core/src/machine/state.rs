@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ringfold_common::ids::{JobId, NodeName, Rank, SlotId};
+use ringfold_common::ids::{JobId, NodeName, Rank, RingKey, SlotId};
 use ringfold_common::job::{JobEvent, JobEventKind, Phase, Progress, RankReport, Reason, Summary};
 
 use crate::blame::Blame;
@@ -129,6 +129,8 @@ pub(super) struct Run {
 pub(super) struct Seat {
     pub(super) slot: SlotId,
     pub(super) report: RankReport,
+    /// What it announced, if it did.
+    pub(super) ring_key: Option<RingKey>,
     pub(super) stage: Stage,
     /// What it was last known to do.
     pub(super) phase: Phase,

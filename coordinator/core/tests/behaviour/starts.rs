@@ -1,9 +1,9 @@
 //! Queue, gang start, and the way of a job that goes well.
 
 use ringfold_common::dataset::RankPart;
-use ringfold_common::ids::{JobId, MembershipEpoch, Rank};
-use ringfold_common::job::{JobEventKind, JobState, Phase, Reason};
-use ringfold_coordinator_core::{Command, Event, Fence, SlotState};
+use ringfold_common::ids::{JobId, MembershipEpoch, Rank, RingKey, SlotId};
+use ringfold_common::job::{Cause, JobEventKind, JobState, Phase, Reason};
+use ringfold_coordinator_core::{Command, CoreConfig, Event, Fence, Reply, SlotState};
 
 use crate::rig::{
     Rig, assigned, commits, evaluation, info, progress, published, sent, spec, summary,
@@ -60,8 +60,8 @@ fn a_job_that_goes_well() {
     let effects = rig.listen(slots[0]);
     let peers = vec!["slot-1:1".to_owned(), "slot-2:1".to_owned()];
     for (slot, command) in sent(&effects) {
-        let (fence, peers) = (rig.fence(slot), peers.clone());
-        assert_eq!(*command, Command::StartRing { fence, peers });
+        let (fence, peers, keys) = (rig.fence(slot), peers.clone(), Vec::new());
+        assert_eq!(*command, Command::StartRing { fence, peers, keys });
     }
     assert_eq!(sent(&effects).len(), 2);
 
@@ -223,7 +223,8 @@ fn messages_that_do_not_fit_are_dropped_and_counted() {
                 rig.event(Event::RankListening {
                     slot,
                     fence,
-                    address
+                    address,
+                    key: None,
                 }),
                 []
             );
@@ -258,7 +259,8 @@ fn messages_that_do_not_fit_are_dropped_and_counted() {
         rig.event(Event::RankListening {
             slot,
             fence,
-            address
+            address,
+            key: None,
         }),
         []
     );
@@ -273,6 +275,67 @@ fn messages_that_do_not_fit_are_dropped_and_counted() {
     assert_eq!(rig.core.stale_messages(), stale + 9);
     assert_eq!(rig.core.durable().jobs[0].state, before.jobs[0].state);
     assert_eq!(rig.state(job), JobState::Starting);
+}
+
+/// A job of two ranks that asks for TLS between them.
+fn under_tls() -> (Rig, JobId, Vec<SlotId>) {
+    let mut rig = Rig::new();
+    let slots = vec![rig.register("alpha"), rig.register("beta")];
+    let mut spec = spec(2);
+    spec.cluster.tls = true;
+    match rig.try_submit(spec, None) {
+        Ok(Reply::Submitted { job, .. }) => (rig, job, slots),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn with_tls_all_ranks_get_the_keys_that_all_announced() {
+    let (mut rig, _, slots) = under_tls();
+    rig.listen_with_key(slots[1], 8);
+    let effects = rig.listen_with_key(slots[0], 7);
+    let told = sent(&effects);
+    assert_eq!(told.len(), 2);
+    for (_, command) in told {
+        let Command::StartRing { peers, keys, .. } = command else {
+            panic!("{command:?}");
+        };
+        assert_eq!(peers.len(), 2);
+        assert_eq!(*keys, [7, 8].map(|byte| RingKey([byte; 32])));
+    }
+}
+
+#[test]
+fn with_tls_a_rank_without_a_key_fails_the_job_by_name() {
+    let (mut rig, job, slots) = under_tls();
+    rig.listen_with_key(slots[0], 7);
+    let told = rig.listen(slots[1]);
+    let aborted = |(_, command): &(_, &Command)| matches!(command, Command::Abort { .. });
+    assert!(sent(&told).iter().all(aborted), "{told:?}");
+    assert_eq!(sent(&told).len(), 2);
+    for slot in slots {
+        rig.stopped(slot);
+    }
+    let grace = CoreConfig::default().blame_grace;
+    rig.tick_after(grace);
+    let failure = rig.failure(job);
+    assert_eq!(
+        (failure.rank, failure.phase),
+        (Some(Rank(1)), Phase::FormingRing)
+    );
+    let words = "cluster.tls is on, and the rank announced no key for the ring";
+    assert_eq!(failure.cause, Cause::Error(words.into()));
+}
+
+#[test]
+fn without_tls_a_key_goes_nowhere() {
+    let (mut rig, _, slots) = Rig::with_job_in(JobState::Starting, 1);
+    let effects = rig.listen_with_key(slots[0], 7);
+    let told = sent(&effects);
+    assert!(
+        matches!(told[..], [(_, Command::StartRing { keys, .. })] if keys.is_empty()),
+        "{told:?}"
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ringfold_common::clock::UnixMillis;
 use ringfold_common::dataset::{DatasetInfo, Target};
-use ringfold_common::ids::{Epoch, JobId, NodeName, SlotId, Step};
+use ringfold_common::ids::{Epoch, JobId, NodeName, RingKey, SlotId, Step};
 use ringfold_common::job::{
     Activation, Architecture, Cause, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec,
     Device, EvaluateEvery, Evaluation, Execution, Failure, FoldMode, GradientBytes, Initialiser,
@@ -195,6 +195,19 @@ impl Rig {
             slot,
             fence,
             address,
+            key: None,
+        })
+    }
+
+    /// With a key of this byte.
+    pub fn listen_with_key(&mut self, slot: SlotId, byte: u8) -> Vec<Effect> {
+        let fence = self.fence(slot);
+        let address = format!("{slot}:1");
+        self.event(Event::RankListening {
+            slot,
+            fence,
+            address,
+            key: Some(RingKey([byte; 32])),
         })
     }
 
@@ -423,6 +436,7 @@ pub fn spec(workers: u32) -> JobSpec {
             compression: None,
             overlap: Overlap::Auto,
             bucket_bytes: 0,
+            tls: false,
         },
         output: OutputSpec {
             dir: "/out".into(),

@@ -233,6 +233,43 @@ pub fn bucket_bytes(cost: LinkCost, world: u32) -> usize {
     (bytes as usize).clamp(*BUCKET_BYTES.start(), *BUCKET_BYTES.end())
 }
 
+/// How a long vector is best summed while it is still computed, and why.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Parts {
+    /// The most bytes of a part: [`bucket_bytes`], unless the caller has chosen.
+    pub bytes_max: usize,
+    /// True if the caller has.
+    pub chosen: bool,
+    /// Bytes of the vector.
+    pub bytes: usize,
+    /// What the sum of the whole should take, which is what there is to hide.
+    pub whole: Duration,
+    /// What a sum of one part should take.
+    pub part: Duration,
+    /// What that is predicted by.
+    pub cost: LinkCost,
+}
+
+impl fmt::Display for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mebibytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        let why = match self.chosen {
+            true => "as the caller has chosen",
+            false => "for messages to take about a tenth of each, from 1 to 25 MiB",
+        };
+        write!(
+            f,
+            "{:.1} MiB in parts of at most {:.1} MiB, {why}; predicted {:.1?} for the whole, {:.1?} for a \
+             part, by {}",
+            mebibytes(self.bytes),
+            mebibytes(self.bytes_max),
+            self.whole,
+            self.part,
+            self.cost
+        )
+    }
+}
+
 /// Which way an all-reduce of `bytes` over `world` ranks is done, and what it should take. This is
 /// the choice that the operations make. All ranks must choose alike, and therefore by the same `cost`.
 #[must_use]
@@ -619,6 +656,28 @@ mod tests {
             "all-reduce of 4 bytes over 4 ranks: one shot, since one message costs more than all \
              bytes; predicted 30.0µs"
         );
+    }
+
+    #[test]
+    fn parts_say_what_they_are_chosen_by() {
+        let cost = LinkCost::LOOPBACK;
+        let mut parts = Parts {
+            bytes_max: bucket_bytes(cost, 20),
+            chosen: false,
+            bytes: 42 << 20,
+            whole: Duration::from_millis(34),
+            part: Duration::from_millis(8),
+            cost,
+        };
+        assert_eq!(
+            parts.to_string(),
+            format!(
+                "42.0 MiB in parts of at most 9.5 MiB, for messages to take about a tenth of each, from \
+                 1 to 25 MiB; predicted 34.0ms for the whole, 8.0ms for a part, by {cost}"
+            )
+        );
+        parts.chosen = true;
+        assert!(parts.to_string().contains("as the caller has chosen"));
     }
 
     #[test]

@@ -73,24 +73,31 @@ impl Run<'_> {
         if cluster.overlap == Overlap::Off || self.job.world == 1 || layout.is_empty() {
             return Ok(());
         }
-        let bytes_max = match cluster.bucket_bytes {
-            0 => ring.bucket_bytes(),
-            bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+        let chosen = match cluster.bucket_bytes {
+            0 => None,
+            bytes => Some(usize::try_from(bytes).unwrap_or(usize::MAX)),
         };
-        let buckets = Buckets::new(layout, bytes_max);
-        let bytes = layout.len() * size_of::<f32>();
-        let pays = cluster.overlap == Overlap::On
-            || buckets.ends().len() > 1
-                && ring.explain(bytes).predicted >= HIDDEN_MIN
-                && (!ring.is_shared() || cores_are_left(ring, self.job.threads)?);
-        if pays {
-            if self.job.rank == Rank(0) {
-                let count = buckets.ends().len();
-                tracing::info!(
-                    bytes_max = buckets.bytes_max(),
-                    "gradients are summed in {count} buckets while others are computed"
-                );
+        let parts = ring.explain_parts(layout.len() * size_of::<f32>(), chosen);
+        let buckets = Buckets::new(layout, parts.bytes_max);
+        let count = buckets.ends().len();
+        let why_not = match cluster.overlap {
+            Overlap::On => None,
+            _ if count == 1 => Some("they are one bucket"),
+            _ if parts.whole < HIDDEN_MIN => Some("their sum is too short to be hidden"),
+            _ if ring.is_shared() && !cores_are_left(ring, self.job.threads)? => {
+                Some("no core is left")
             }
+            _ => None,
+        };
+        if self.job.rank == Rank(0) {
+            match why_not {
+                None => tracing::info!(
+                    "gradients are summed in {count} buckets while others are computed: {parts}"
+                ),
+                Some(why) => tracing::info!("gradients are summed at once, since {why}: {parts}"),
+            }
+        }
+        if why_not.is_none() {
             self.buckets = Some(buckets);
         }
         Ok(())

@@ -102,6 +102,7 @@ impl Fixture {
                 compression: None,
                 overlap: Overlap::Auto,
                 bucket_bytes: 0,
+                tls: false,
             },
             output: OutputSpec {
                 dir: text(dir.path().join("out")),

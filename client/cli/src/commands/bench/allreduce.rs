@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 
-use ringfold_collective::bench::{Measured, Mode, measure};
+use ringfold_collective::bench::{Measured, Mode, duplex, measure};
 use ringfold_collective::{
     AbortSignal, CollectiveError, Identity, Links, Listener, PublicKey, RankKey, Ring, RingKeys,
     RingOptions, SharedHost, Surroundings, join_shared, memory_rings,
@@ -97,6 +97,10 @@ fn check(args: &BenchAllreduceArgs) -> Result<(), CliError> {
         let expected = "a name for each rank, and --transport tcp";
         return refuse("--hosts", expected, args.hosts.join(","));
     }
+    if !args.ip.is_empty() && (!tcp || args.ip.len() != args.ranks as usize) {
+        let expected = "an address for each rank, and --transport tcp";
+        return refuse("--ip", expected, format!("{:?}", args.ip));
+    }
     Ok(())
 }
 
@@ -123,6 +127,7 @@ fn identity(rank: u32, world: u32) -> Identity {
 fn options(args: &BenchAllreduceArgs) -> RingOptions {
     RingOptions {
         segment_bytes: args.segment,
+        spin: !args.no_spin,
         ..RingOptions::default()
     }
 }
@@ -134,11 +139,17 @@ fn measure_all(mut ring: Ring, args: &BenchAllreduceArgs) -> Result<(), CliError
         eprintln!("links: {}", ring.link_cost());
     }
     for &bytes in &args.bytes {
-        let measured = measure(&mut ring, &clock, bytes, mode(args), args.seconds)
+        let mut measured = measure(&mut ring, &clock, bytes, mode(args), args.seconds)
             .map_err(BenchError::from)?;
+        if args.transport == BenchTransport::Tcp && mode(args) == Mode::Fast {
+            let plain =
+                duplex(&mut ring, &clock, ip_of(Rank(0), args), bytes).map_err(BenchError::from)?;
+            measured.duplex = plain;
+        }
         if ring.rank() == Rank(0) {
             if args.explain {
                 eprintln!("{}", ring.explain(bytes));
+                eprintln!("while it is computed: {}", ring.explain_parts(bytes, None));
             }
             show(args, &measured).map_err(CliError::stdout)?;
         }
@@ -153,7 +164,7 @@ fn show(args: &BenchAllreduceArgs, measured: &Measured) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{:>10} bytes  median {:>10.1?}  p90 {:>10.1?}  {:>7.3} GB/s  copy {:.2} GB/s{}",
+        "{:>10} bytes  median {:>10.1?}  p90 {:>10.1?}  {:>7.3} GB/s  copy {:.2} GB/s{}{}",
         measured.bytes,
         measured.median,
         measured.p90,
@@ -164,6 +175,12 @@ fn show(args: &BenchAllreduceArgs, measured: &Measured) -> io::Result<()> {
             traffic.sent_bytes,
             traffic.saved_bytes()
         )),
+        measured
+            .duplex_share()
+            .map_or(String::new(), |share| format!(
+                "  {:.0} % of a plain duplex connection",
+                share * 100.0
+            )),
     )
 }
 
@@ -267,7 +284,7 @@ fn join_tcp(
     abort: AbortSignal,
     args: &BenchAllreduceArgs,
 ) -> Result<Ring, BenchError> {
-    let mut listener = Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST))?;
+    let mut listener = Listener::bind(ip_of(identity.rank, args))?;
     let key = args.tls.then(RankKey::generate).transpose()?;
     let announced = match &key {
         Some(key) => format!("{}/{}", listener.addr(), key.public()),
@@ -297,6 +314,12 @@ fn join_tcp(
     let mut ring = listener.connect_ring(identity, &peers, options, abort)?;
     ring.measure_link(&clock)?;
     Ok(ring)
+}
+
+/// Where a rank listens.
+fn ip_of(rank: Rank, args: &BenchAllreduceArgs) -> IpAddr {
+    let given = args.ip.get(rank.0 as usize).copied();
+    given.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// Says where this rank listens and hears where all do.

@@ -9,6 +9,7 @@ use super::acceptor::Acceptor;
 use super::deadline::Deadline;
 use super::dialer::Dialer;
 use super::handshake::{Introduction, Verdict};
+use super::patience::Patience;
 use super::session::{Sockets, TcpLink};
 use super::socket::poll;
 use super::stream::Stream;
@@ -82,7 +83,10 @@ pub(super) fn meet_neighbours<'a>(
         next: (next_socket, next),
         prev: (prev_socket, prev),
     };
-    let link = TcpLink::new(sockets, identity, options, meeting.abort.clone());
+    let mut link = TcpLink::new(sockets, identity, options, meeting.abort.clone());
+    if options.spin {
+        *link.patience_mut() = Patience::of(topology, peers);
+    }
     Ok((meeting, link))
 }
 

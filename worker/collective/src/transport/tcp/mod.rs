@@ -16,6 +16,7 @@
 //! | `direct` | the verbs between any two ranks: all directions at once |
 //! | `stream`, `tls` | a connection as it is or under TLS; who may be at its other end |
 //! | `socket`, `deadline` | options of sockets; a timer that can be polled |
+//! | `patience` | how long a rank looks before it sleeps |
 
 mod acceptor;
 mod connect;
@@ -25,6 +26,7 @@ mod direct;
 mod frame;
 mod handshake;
 mod listener;
+mod patience;
 mod receiver;
 mod sender;
 mod session;
@@ -41,10 +43,12 @@ pub use handshake::HANDSHAKE_BYTES;
 #[cfg(target_os = "linux")]
 pub(crate) use handshake::{Heard, Introduction, PROTOCOL, Reader, Verdict};
 pub use listener::Listener;
+pub(crate) use patience::have_cores;
 pub use receiver::STALE_FRAMES_MAX;
 pub(crate) use session::{Operand, TcpLink};
 #[cfg(target_os = "linux")]
 pub(crate) use socket::poll;
+pub(crate) use socket::poll as poll_sockets;
 pub use tls::{KeyText, PublicKey, RankKey, RingKeys};
 
 use std::io;

@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::direct::{Pair, Pairs};
 use super::frame::{Call, Header};
+use super::patience::Patience;
 use super::receiver::Receiver;
 use super::sender::Sender;
 use super::socket::{BufferLimits, buffers_for, set_buffers};
@@ -24,6 +25,11 @@ use crate::{
 
 /// How long a rank that waits lets pass before it looks whether others are in another call.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
+/// To look without waiting.
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 
 /// The connections of a rank.
 pub(crate) struct TcpLink {
@@ -33,6 +39,7 @@ pub(crate) struct TcpLink {
     pub(super) identity: Identity,
     pub(super) abort: AbortSignal,
     progress_deadline: Duration,
+    patience: Patience,
     segment_bytes: usize,
     /// The caller has chosen the sockets' buffers.
     buffers_are_set: bool,
@@ -81,7 +88,19 @@ impl TcpLink {
             identity,
             abort,
             progress_deadline: options.progress_deadline,
+            patience: Patience::none(),
         }
+    }
+
+    /// This rank's address on the connection to the next one.
+    pub fn local_ip(&self) -> Option<std::net::IpAddr> {
+        let addr = self.sender.socket.socket().local_addr();
+        addr.ok().map(|addr| addr.ip())
+    }
+
+    /// How it waits.
+    pub fn patience_mut(&mut self) -> &mut Patience {
+        &mut self.patience
     }
 
     /// Takes over connections beside the ring, before the first operation that uses them.
@@ -155,6 +174,16 @@ impl TcpLink {
     /// looks whether a rank is in another call than `call`, which may be one that doesn't send to
     /// this rank on the connections that it waits for.
     pub(super) fn poll(&self, fds: &mut [PollFd<'_>], call: Call) -> Result<bool, CollectiveError> {
+        let looks = self.patience.looks();
+        for _ in 0..looks {
+            if super::socket::poll(fds, Some(&AT_ONCE))? > 0 {
+                self.patience.paid();
+                return Ok(true);
+            }
+        }
+        if looks > 0 {
+            self.patience.came_to_nothing();
+        }
         let mut left = self.progress_deadline;
         loop {
             let turn = left.min(LOOK_AROUND);
