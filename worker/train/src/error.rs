@@ -1,5 +1,7 @@
 //! Why a rank stopped.
 
+use std::ops::Range;
+
 use ringfold_collective::{AbortSignal, CollectiveError};
 use ringfold_common::dataset::StepPlanError;
 use ringfold_common::error::one_line;
@@ -83,6 +85,20 @@ pub enum TrainError {
         replicas: u32,
         /// Ranks of the world.
         world: u32,
+    },
+    /// A coordinator that counts ranks' replicas in another way.
+    #[error(
+        "rank {rank} was assigned replicas {}..{} where {}..{} are its share: coordinator and workers \
+         must be of one version",
+        .got.start, .got.end, .expected.start, .expected.end
+    )]
+    Part {
+        /// This rank.
+        rank: Rank,
+        /// Its share.
+        expected: Range<u32>,
+        /// What it was assigned.
+        got: Range<u32>,
     },
     /// Somebody asked for the end.
     #[error("aborted: {reason}")]

@@ -210,8 +210,17 @@ impl<'a> Run<'a> {
             replicas,
             world: job.world,
         })?;
+        let (expected, got) = (of_ranks.of(job.rank), job.part.replicas.clone());
+        if expected != got {
+            let rank = job.rank;
+            return Err(TrainError::Part {
+                rank,
+                expected,
+                got,
+            });
+        }
         let elements = layout.len() + states.len();
-        let fold = ReplicaBuffers::new(of_ranks, job.rank, elements)?;
+        let fold = ReplicaBuffers::new(&of_ranks, job.rank, elements)?;
         let sum = GradientSum::new(None, &summed(job, &network, of_ranks, FoldMode::Fast))?;
         let ema = spec.train.ema.map(|ema| Ema::new(ema, layout.len()));
         let ema = ema.transpose()?;
