@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - the micro-batches of all replicas partition the global batch, in their order, and differ by at
-//!   most one sample in length; the ranks' replicas partition the replicas, in rank order;
+//!   most one sample in length; which ranks hold which replicas is [`ReplicaShares`]' choice;
 //! - the evaluation shards of all ranks partition the test records, likewise;
 //! - where a step's samples stand is a pure function of (records, global batch, step).
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, Rank, Step};
 use crate::job::{LastBatch, TrainDuration};
+use crate::replicas::ReplicaShares;
 use crate::vocabulary::Vocabulary;
 
 /// What the coordinator learned about a job's dataset when the job was submitted. Workers check
@@ -65,18 +66,33 @@ pub struct RankPart {
 }
 
 impl RankPart {
-    /// The part of `rank` in a world of `world` ranks that host `replicas`.
+    /// The parts of all ranks of a world of `world` that host `replicas`, in rank order. Where there
+    /// are no [`ReplicaShares`], as with fewer replicas than ranks, shares are as even as can be, and
+    /// some are empty.
+    #[must_use]
+    pub fn of_all(world: u32, replicas: u32, test_records: u64) -> Vec<Self> {
+        let shares = ReplicaShares::new(replicas, world);
+        let hosted = |rank| match &shares {
+            Some(shares) => shares.of(rank),
+            None => {
+                let even = share(replicas.into(), world, rank);
+                even.start as u32..even.end as u32
+            }
+        };
+        let part = |rank| Self {
+            replicas: hosted(rank),
+            test_records: share(test_records, world, rank),
+        };
+        (0..world).map(Rank).map(part).collect()
+    }
+
+    /// The part of one rank, for whoever needs no other's.
     ///
     /// # Panics
     /// If `rank` is not below `world`.
     #[must_use]
     pub fn of(rank: Rank, world: u32, replicas: u32, test_records: u64) -> Self {
-        let hosted = share(replicas.into(), world, rank);
-        Self {
-            // Bounds of a share of 32 bits.
-            replicas: hosted.start as u32..hosted.end as u32,
-            test_records: share(test_records, world, rank),
-        }
+        Self::of_all(world, replicas, test_records).swap_remove(rank.0 as usize)
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`job`] | [`JobSpec`](job::JobSpec), states, and what a job reports |
 //! | [`job_file`] | TOML to `JobSpec`; errors name file, line, key and what was expected |
 //! | [`dataset`] | what a dataset is known to hold; the part of it that a rank owns |
+//! | [`replicas`] | which replicas each rank holds, so that their sums meet in few parts |
 //! | [`order`] | sample order as a pure function of (seed, epoch, position) |
 //! | [`random`] | the counter-based generator behind shuffling, dropout and initialisers |
 //! | [`simd`] | a loop compiled for the widest vectors of the machine |
@@ -24,5 +25,6 @@ pub mod job;
 pub mod job_file;
 pub mod order;
 pub mod random;
+pub mod replicas;
 pub mod simd;
 pub mod vocabulary;

@@ -54,6 +54,33 @@ fn a_job_over_two_hosts_trains_the_same_weights_as_one_machine() {
 }
 
 #[test]
+fn a_job_under_tls_trains_the_same_weights_as_one_without() {
+    let hosts = ["north", "south", "east"];
+    let trained = |tls: &str, hosts: &[&str], joined: &str| {
+        let mut cluster = Cluster::start();
+        for (at, host) in hosts.iter().copied().enumerate() {
+            cluster.worker_with(&format!("node-{at}"), 1, &[("RINGFOLD_HOST", host)]);
+        }
+        let tls = format!("cluster.tls={tls}");
+        let flags = ["--epochs", "2", "--workers", "3", "--watch", "--set", &tls];
+        let last = cluster.run(&cluster.submission(&flags)).succeeded();
+        for worker in &cluster.workers {
+            until(&format!("{joined:?} in a worker's log"), || {
+                worker.log().contains(joined).then_some(())
+            });
+        }
+        last.finished()["weights_blake3"].clone()
+    };
+    let plain = trained("false", &hosts, "joined over TCP without TLS");
+    assert!(plain.is_string(), "{plain}");
+    let encrypted = trained("true", &hosts, "joined over TCP under TLS");
+    assert_eq!(encrypted, plain);
+    // In memory there is nothing to encrypt.
+    let shared = trained("true", &["north"; 3], "joined in shared memory");
+    assert_eq!(shared, plain);
+}
+
+#[test]
 fn an_ended_job_can_be_looked_at_in_every_way() {
     let mut cluster = Cluster::start();
     cluster.worker("alpha", 2);

@@ -71,6 +71,40 @@ fn a_killed_slot_fails_its_job_and_is_started_again() {
     assert!(slots.iter().all(|slot| slot["pid"] != killed), "{slots:?}");
 }
 
+/// The number of events of each of three ranks in a timeline, once it is there.
+#[track_caller]
+fn events_in(timeline: &str) -> [usize; 3] {
+    let text = until("the timeline", || std::fs::read_to_string(timeline).ok());
+    let trace: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+    let of = |rank: u64| {
+        let rank = trace.iter().filter(|event| event["pid"] == rank);
+        rank.filter(|event| event["ph"] == "X").count()
+    };
+    [0, 1, 2].map(of)
+}
+
+#[test]
+fn a_job_that_fails_or_is_cancelled_leaves_the_timeline_of_those_that_are_alive() {
+    let mut cluster = Cluster::start();
+    cluster.worker("alpha", 3);
+    for kills in [true, false] {
+        let timeline = cluster.path(&format!("timeline-{kills}.json"));
+        let flags = ["--workers", "3", "--timeline", &timeline];
+        let id = cluster.submit(&[&ENDLESS[..], &flags].concat());
+        let job = cluster.job_in_training(&id);
+        match kills {
+            true => signal(pid_of_rank(&job, 1), Signal::KILL),
+            false => {
+                let _ = cluster.run(&["cancel", &id]).succeeded();
+            }
+        }
+        cluster.job_at(&id, if kills { "failed" } else { "cancelled" });
+        let events = events_in(&timeline);
+        let lacks: Vec<usize> = (0..3).filter(|&rank| events[rank] == 0).collect();
+        assert_eq!(lacks, if kills { vec![1] } else { vec![] }, "{events:?}");
+    }
+}
+
 #[test]
 fn a_killed_agent_takes_its_slots_and_their_job_with_it() {
     let mut cluster = Cluster::start();

@@ -108,6 +108,11 @@ impl Process {
         })
     }
 
+    /// What it has written to standard error by now.
+    pub fn log(&self) -> String {
+        self.stderr.so_far()
+    }
+
     /// Waits until neither it nor any process of its group is left.
     #[track_caller]
     pub fn leaves_no_process(&mut self) {

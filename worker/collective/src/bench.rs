@@ -254,7 +254,7 @@ fn zeros(
         world,
         buffers: replicas,
     })?;
-    let mut buffers = ReplicaBuffers::new(replicas, ring.rank(), elements)?;
+    let mut buffers = ReplicaBuffers::new(&replicas, ring.rank(), elements)?;
     while buffers.due().is_some() {
         buffers.push(vec![0.0; elements])?;
     }

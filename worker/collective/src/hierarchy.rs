@@ -11,13 +11,14 @@ use std::net::SocketAddr;
 
 use ringfold_common::ids::Rank;
 
+use crate::algorithm::TreeStep;
 use crate::element::Fold;
 use crate::identity::{DEADLINE_MAX, validate_identity};
 use crate::locality::{Record, record, text};
 use crate::over_tcp::{self, Net};
 use crate::ring::in_rank_order;
 use crate::topology::{Hosts, RingTopology};
-use crate::transport::shared::{Board, FoldStep, SharedHost, Terms, half_bytes, join_board};
+use crate::transport::shared::{Board, SharedHost, Terms, half_bytes, join_board};
 use crate::transport::tcp::{Call, Operand, have_cores};
 use crate::{AbortSignal, CollectiveError, Identity, Listener, Metrics, RingOptions};
 
@@ -32,7 +33,7 @@ pub(crate) struct Levels {
     /// The ranks of this host, unless it has one; rank 0 of it is the leader.
     host: Option<Box<Board>>,
     /// How their terms are folded.
-    steps: Vec<FoldStep>,
+    steps: Vec<TreeStep>,
     /// At a leader: those of all hosts, unless there is one.
     leaders: Option<(RingTopology, Box<Net>)>,
     half_bytes: usize,
@@ -201,7 +202,7 @@ impl Levels {
     ) -> Result<(), CollectiveError> {
         self.run_on_host(call, piece, |board, piece, steps| {
             let terms = Terms {
-                per_rank_max: 1,
+                counts: &[],
                 steps,
                 fold,
                 element_bytes,
@@ -231,7 +232,7 @@ impl Levels {
         &mut self,
         call: Call,
         piece: &mut [u8],
-        run: impl FnOnce(&mut Board, &mut [u8], &[FoldStep]) -> Result<(), CollectiveError>,
+        run: impl FnOnce(&mut Board, &mut [u8], &[TreeStep]) -> Result<(), CollectiveError>,
     ) -> Result<(), CollectiveError> {
         let Some(board) = &mut self.host else {
             return Ok(());

@@ -39,6 +39,30 @@
 //! everywhere.
 //! That order depends on the world's size; that of [`Ring::reproducible_all_reduce`] does not, nor do its bits.
 //!
+//! **What the same bits cost.** A rank of a reproducible sum contributes one node of the tree over
+//! replicas, or several where its [share](ringfold_common::replicas) is no node. Each one more is
+//! sent, or read in shared memory, by all ranks but its own, beyond the bytes of a fast sum: `(w-1)/w`
+//! of the vector's bytes, of all ranks together, where connections are direct. How many there are
+//! ([`extra_nodes`](algorithm::Replicas::extra_nodes)), by replicas (rows) and ranks (columns):
+//!
+//! | replicas | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | 12 | 13 | 14 | 15 | 16 |
+//! |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+//! | 2 | 0 | 0 |  |  |  |  |  |  |  |  |  |  |  |  |  |  |
+//! | 3 | 0 | 0 | 0 |  |  |  |  |  |  |  |  |  |  |  |  |  |
+//! | 4 | 0 | 0 | 0 | 0 |  |  |  |  |  |  |  |  |  |  |  |  |
+//! | 5 | 0 | 1 | 0 | 0 | 0 |  |  |  |  |  |  |  |  |  |  |  |
+//! | 6 | 0 | 2 | 0 | 0 | 0 | 0 |  |  |  |  |  |  |  |  |  |  |
+//! | 7 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |  |  |  |  |  |  |  |  |  |
+//! | 8 | 0 | 0 | 2 | 0 | 0 | 0 | 0 | 0 |  |  |  |  |  |  |  |  |
+//! | 9 | 0 | 1 | 3 | 1 | 0 | 0 | 0 | 0 | 0 |  |  |  |  |  |  |  |
+//! | 10 | 0 | 3 | 0 | 2 | 0 | 0 | 0 | 0 | 0 | 0 |  |  |  |  |  |  |
+//! | 11 | 0 | 2 | 0 | 2 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |  |  |  |  |  |
+//! | 12 | 0 | 2 | 0 | 4 | 2 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |  |  |  |  |
+//! | 13 | 0 | 2 | 0 | 0 | 3 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |  |  |  |
+//! | 14 | 0 | 3 | 3 | 0 | 4 | 2 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |  |  |
+//! | 15 | 0 | 0 | 4 | 0 | 4 | 2 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |  |
+//! | 16 | 0 | 0 | 2 | 0 | 0 | 4 | 2 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |
+//!
 //! Or a thread of the ring's own runs them, while their callers go on: [`Ring::in_flight`], with up to
 //! [`IN_FLIGHT_MAX`] operations in flight, in the order in which they were started.
 //!

@@ -330,9 +330,7 @@ pub(crate) fn reproducible(
             slice.start * element_bytes..slice.end * element_bytes
         }
     };
-    let counts: Vec<usize> = (0..world)
-        .map(|rank| tree.replicas.nodes(Rank(rank)).len())
-        .collect();
+    let counts = tree.replicas.node_counts();
     let size = |from: Rank, to: Rank| counts[from.0 as usize] * slice(to).len();
     let mut bundles = Bundles::new(ring, reaches_all(net, ring), size);
     for to in others(ring) {
@@ -347,12 +345,17 @@ pub(crate) fn reproducible(
 
     let own = slice(me);
     let mut stack: Vec<Vec<u8>> = Vec::new();
-    for step in tree.steps {
+    let term = |rank: Rank, at: usize| match rank == me {
+        true => &nodes[at][own.clone()],
+        false => &bundles.incoming(rank)[at * own.len()..(at + 1) * own.len()],
+    };
+    for step in tree.replicas.steps() {
         match *step {
-            TreeStep::Push(rank, at) if rank == me => stack.push(nodes[at][own.clone()].to_vec()),
-            TreeStep::Push(rank, at) => {
-                let block = bundles.incoming(rank);
-                stack.push(block[at * own.len()..(at + 1) * own.len()].to_vec());
+            TreeStep::Push(rank, at) => stack.push(term(rank, at).to_vec()),
+            TreeStep::Fold(rank, at) => {
+                if let Some(sums) = stack.last_mut() {
+                    (tree.fold)(sums, term(rank, at));
+                }
             }
             TreeStep::Merge => {
                 if let (Some(terms), Some(sums)) = (stack.pop(), stack.last_mut()) {
@@ -380,8 +383,7 @@ pub(crate) fn reproducible(
 
 /// How a [`reproducible`] sum is folded.
 pub(crate) struct Tree<'a> {
-    pub replicas: Replicas,
-    pub steps: &'a [TreeStep],
+    pub replicas: &'a Replicas,
     pub fold: Fold,
     pub element_bytes: usize,
 }

@@ -5,13 +5,12 @@ use std::ops::{DerefMut, Range};
 
 use ringfold_common::ids::Rank;
 
-use crate::algorithm::Kind;
-use crate::algorithm::{Replicas, TreeStep};
+use crate::algorithm::{Kind, Replicas};
 use crate::element::{bytes_of, bytes_of_mut, fold_of};
 use crate::identity::check_elements;
 use crate::over_tcp::{self, Tree};
 use crate::ring::Link;
-use crate::transport::shared::{FoldStep, Terms};
+use crate::transport::shared::Terms;
 use crate::{CollectiveError, Element, Reduce, Ring};
 
 /// The gradients of the replicas that a rank holds, folded as they come.
@@ -37,14 +36,14 @@ impl<T: Element, V: DerefMut<Target = [T]>> ReplicaBuffers<T, V> {
     ///
     /// # Errors
     /// [`RankOutsideWorld`](CollectiveError::RankOutsideWorld).
-    pub fn new(replicas: Replicas, rank: Rank, elements: usize) -> Result<Self, CollectiveError> {
+    pub fn new(replicas: &Replicas, rank: Rank, elements: usize) -> Result<Self, CollectiveError> {
         let world = replicas.world();
         if rank.0 >= world {
             return Err(CollectiveError::RankOutsideWorld { rank, world });
         }
         let held = replicas.of(rank);
         Ok(Self {
-            replicas,
+            replicas: replicas.clone(),
             next: held.start,
             held,
             elements,
@@ -148,7 +147,7 @@ impl<T: Element, V: DerefMut<Target = [T]>> ReplicaBuffers<T, V> {
         }
         let starts = std::iter::once(&0).chain(ends);
         let part = |(start, end): (&usize, &usize)| ReplicaBuffers {
-            replicas: self.replicas,
+            replicas: self.replicas.clone(),
             held: self.held.clone(),
             elements: end - start,
             nodes: Vec::new(),
@@ -250,7 +249,7 @@ impl<T: Element> ReplicaBuffers<T> {
         mut convert: impl FnMut(&W, &mut Vec<T>),
     ) {
         self.clear();
-        (self.replicas, self.held) = (other.replicas, other.held.clone());
+        (self.replicas, self.held) = (other.replicas.clone(), other.held.clone());
         self.next = other.next;
         for (node, from) in &other.nodes {
             let mut to = self.free.pop().unwrap_or_default();
@@ -285,7 +284,7 @@ impl Ring {
         buffers: &'a mut ReplicaBuffers<T, V>,
     ) -> Result<&'a mut [T], CollectiveError> {
         buffers.check(self.rank(), self.world())?;
-        let replicas = buffers.replicas;
+        let replicas = buffers.replicas.clone();
         let bytes = buffers.elements * size_of::<T>();
         let kind = Kind::Reproducible(T::TYPE, replicas.count());
         let mut nodes: Vec<&mut [u8]> = buffers
@@ -293,14 +292,12 @@ impl Ring {
             .iter_mut()
             .map(|(_, vector)| bytes_of_mut::<T>(vector))
             .collect();
-        let steps = replicas.steps();
         self.operate(kind, bytes, |ring, link, call| match link {
             Link::Alone => Ok(()),
             Link::Shared(board) => {
-                let steps = on_terms(&steps);
                 let terms = Terms {
-                    per_rank_max: replicas.nodes_max(),
-                    steps: &steps,
+                    counts: replicas.node_counts(),
+                    steps: replicas.steps(),
                     fold: fold_of::<T>(Reduce::Sum),
                     element_bytes: size_of::<T>(),
                 };
@@ -309,8 +306,7 @@ impl Ring {
             }
             Link::Tcp(link) => {
                 let tree = Tree {
-                    replicas,
-                    steps: &steps,
+                    replicas: &replicas,
                     fold: fold_of::<T>(Reduce::Sum),
                     element_bytes: size_of::<T>(),
                 };
@@ -319,20 +315,4 @@ impl Ring {
         })?;
         Ok(&mut buffers.nodes[0].1)
     }
-}
-
-fn on_terms(steps: &[TreeStep]) -> Vec<FoldStep> {
-    let mut terms = Vec::new();
-    for step in steps {
-        match (*step, terms.last()) {
-            (TreeStep::Push(rank, at), _) => terms.push(FoldStep::Push(rank.0, at)),
-            // What was pushed last needs no place on the stack.
-            (TreeStep::Merge, Some(&FoldStep::Push(rank, at))) => {
-                terms.pop();
-                terms.push(FoldStep::Fold(rank, at));
-            }
-            (TreeStep::Merge, _) => terms.push(FoldStep::Merge),
-        }
-    }
-    terms
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use ringfold_common::clock::Clock;
 use ringfold_common::ids::Rank;
 
-use crate::algorithm::{Kind, Replicas, cost};
+use crate::algorithm::{Kind, Replicas, TreeStep, cost};
 use crate::element::{bytes_of, bytes_of_mut, divide, fold_of};
 use crate::identity::check_elements;
 use crate::over_tcp::{self, Net};
 use crate::topology::{RingTopology, chunk};
-use crate::transport::shared::{Board, FoldStep, Terms};
+use crate::transport::shared::{Board, Terms};
 use crate::transport::tcp::{Call, Operand};
 use crate::{AbortSignal, CollectiveError, Element, Identity, Reduce};
 
@@ -215,7 +215,7 @@ impl Ring {
     /// as a share of it. Never by measured costs: what is chosen by it decides bits, and must be the same
     /// each time.
     #[must_use]
-    pub fn reproducible_overhead(&self, replicas: Replicas) -> f64 {
+    pub fn reproducible_overhead(&self, replicas: &Replicas) -> f64 {
         let medium = self.medium();
         cost::reproducible_overhead(medium, cost::LinkCost::of(medium), replicas)
     }
@@ -556,16 +556,16 @@ fn folded<T: Element>(values: &mut [T], reduce: Reduce) -> Operand<'_> {
 }
 
 /// One term a rank, from rank 0 on.
-pub(crate) fn in_rank_order(world: u32) -> Vec<FoldStep> {
-    let others = (1..world).map(|rank| FoldStep::Fold(rank, 0));
-    std::iter::once(FoldStep::Push(0, 0))
+pub(crate) fn in_rank_order(world: u32) -> Vec<TreeStep> {
+    let others = (1..world).map(|rank| TreeStep::Fold(Rank(rank), 0));
+    std::iter::once(TreeStep::Push(Rank(0), 0))
         .chain(others)
         .collect()
 }
 
-fn terms_of<T: Element>(steps: &[FoldStep], reduce: Reduce) -> Terms<'_> {
+fn terms_of<T: Element>(steps: &[TreeStep], reduce: Reduce) -> Terms<'_> {
     Terms {
-        per_rank_max: 1,
+        counts: &[],
         steps,
         fold: fold_of::<T>(reduce),
         element_bytes: size_of::<T>(),

@@ -147,7 +147,8 @@ fn a_reproducible_sum_in_halves_is_that_of_the_tree_on_any_number_of_ranks() {
                     let replicas = Replicas::new(count, world).unwrap();
                     let sums = agreed(world, *join, |ring, _| {
                         let rank = ring.rank();
-                        let mut buffers = ReplicaBuffers::new(replicas, rank, head + rest).unwrap();
+                        let mut buffers =
+                            ReplicaBuffers::new(&replicas, rank, head + rest).unwrap();
                         for replica in replicas.of(rank) {
                             let mut mine = vectors[replica as usize].clone();
                             half.round(&mut mine[..head]);
@@ -157,7 +158,7 @@ fn a_reproducible_sum_in_halves_is_that_of_the_tree_on_any_number_of_ranks() {
                             };
                             buffers.push_with(mine, add).unwrap();
                         }
-                        let mut sum = HalfSum::new(half, replicas, rank, head, rest).unwrap();
+                        let mut sum = HalfSum::new(half, &replicas, rank, head, rest).unwrap();
                         let traffic = sum.all_reduce(ring, &mut buffers).unwrap();
                         assert!(world == 1 || traffic.saved_bytes() > 0);
                         buffers.sum().unwrap().clone()

@@ -100,7 +100,7 @@ fn parts_of_replicas_have_the_bits_of_the_whole() {
         for join in TRANSPORTS {
             on_threads(join(world, RingOptions::default()), |(mut ring, _)| {
                 let vector = |replica| (0..elements).map(|at| value(replica, at)).collect();
-                let fresh = || ReplicaBuffers::new(replicas, ring.rank(), elements).unwrap();
+                let fresh = || ReplicaBuffers::new(&replicas, ring.rank(), elements).unwrap();
                 let (mut whole, mut cut) = (fresh(), fresh());
                 let mut last: Vec<f32> = Vec::new();
                 while let Some(replica) = whole.due() {
@@ -142,7 +142,7 @@ fn parts_of_replicas_have_the_bits_of_the_whole() {
 #[test]
 fn parts_are_all_of_a_vector() {
     let replicas = Replicas::new(2, 1).unwrap();
-    let mut buffers: ReplicaBuffers<f32> = ReplicaBuffers::new(replicas, Rank(0), 10).unwrap();
+    let mut buffers: ReplicaBuffers<f32> = ReplicaBuffers::new(&replicas, Rank(0), 10).unwrap();
     for ends in [&[][..], &[9], &[11], &[7, 3, 10]] {
         let error = buffers.parts(ends).err().unwrap();
         assert!(error.is_argument(), "{error}");

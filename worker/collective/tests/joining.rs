@@ -169,7 +169,7 @@ fn another_protocol_is_refused_by_both_sides() {
     theirs[..8].copy_from_slice(b"RINGFOLD");
     theirs[8..10].copy_from_slice(&9_u16.to_le_bytes());
     let expected = Mismatch::Protocol {
-        expected: 3,
+        expected: 4,
         got: 9,
     };
 
@@ -184,7 +184,7 @@ fn another_protocol_is_refused_by_both_sides() {
     assert_eq!(mismatch(&joined.err().unwrap()), expected);
     let mut answer = [0; HANDSHAKE_BYTES];
     caller.read_exact(&mut answer).unwrap();
-    assert_eq!(answer[..12], *b"RINGFOLD\x03\0\x03\0");
+    assert_eq!(answer[..12], *b"RINGFOLD\x04\0\x03\0");
 
     // As the one that is called.
     let next = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -216,7 +216,7 @@ fn strangers_keep_nobody_from_joining() {
         call(b"GET / HTTP/1.1\r\nHost: ringfold\r\n\r\n");
         call(&[0xff; 4096]);
         call(b"RINGF");
-        call(b"RINGFOLD\x03\0\x02\0 an answer nobody asked for .........................................");
+        call(b"RINGFOLD\x04\0\x02\0 an answer nobody asked for .........................................");
         for _ in 0..2 * PENDING_CONNECTIONS_MAX {
             call(b"");
         }

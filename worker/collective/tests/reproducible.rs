@@ -4,7 +4,7 @@ use half::bf16;
 use ringfold_collective::algorithm::Replicas;
 use ringfold_collective::testing::{join, join_memory, join_processes, on_threads};
 use ringfold_collective::{
-    AbortSignal, CollectiveError, Element, ReplicaBuffers, Ring, RingOptions,
+    AbortSignal, CollectiveError, Element, HEADER_BYTES, ReplicaBuffers, Ring, RingOptions,
 };
 use ringfold_common::ids::Rank;
 
@@ -27,7 +27,7 @@ fn value(replica: u32, place: usize) -> f32 {
 
 fn sums<T: Element>(
     ring: &mut Ring,
-    replicas: Replicas,
+    replicas: &Replicas,
     elements: usize,
     of: impl Fn(f32) -> T,
 ) -> Vec<T> {
@@ -80,7 +80,7 @@ fn the_bits_are_the_same_for_all_worlds_on_all_transports() {
             let replicas = Replicas::new(count, world).unwrap();
             for join in TRANSPORTS {
                 let results = on_threads(join(world, options(64)), |(mut ring, _)| {
-                    let sums = sums(&mut ring, replicas, elements, |v| v);
+                    let sums = sums(&mut ring, &replicas, elements, |v| v);
                     sums.into_iter().map(f32::to_bits).collect::<Vec<_>>()
                 });
                 for result in results {
@@ -102,8 +102,8 @@ fn other_types_and_vectors_of_many_blocks_too() {
         let replicas = Replicas::new(count, world).unwrap();
         let rings = join(world, RingOptions::default());
         let mut results = on_threads(rings, |(mut ring, _)| {
-            let wide = sums(&mut ring, replicas, elements, f64::from);
-            let narrow = sums(&mut ring, replicas, elements, bf16::from_f32);
+            let wide = sums(&mut ring, &replicas, elements, f64::from);
+            let narrow = sums(&mut ring, &replicas, elements, bf16::from_f32);
             let wide: Vec<u64> = wide.into_iter().map(f64::to_bits).collect();
             let narrow: Vec<u16> = narrow.into_iter().map(bf16::to_bits).collect();
             (wide, narrow)
@@ -118,11 +118,48 @@ fn other_types_and_vectors_of_many_blocks_too() {
     }
 }
 
+/// What the table in the crate's documentation says, in bytes that were really moved.
+#[test]
+fn what_is_sent_or_read_beyond_a_fast_sum_is_as_documented() {
+    // More than is ever sent whole; a frame holds a message.
+    let (elements, segment_bytes) = (30_000_u64, 1 << 20);
+    let options = RingOptions {
+        segment_bytes,
+        ..RingOptions::default()
+    };
+    for count in [1, 2, 5, 6, 8, 11, 16] {
+        for world in 1..=count.min(8) {
+            let replicas = Replicas::new(count, world).unwrap();
+            for join in [join as Join, join_memory, join_processes] {
+                let moved = on_threads(join(world, options), |(mut ring, _)| {
+                    sums(&mut ring, &replicas, elements as usize, |v| v);
+                    let metrics = ring.metrics();
+                    let frames = 2 * 2 * u64::from(world - 1);
+                    match ring.is_shared() {
+                        true => metrics.bytes_received,
+                        // Both phases of both sums.
+                        false => metrics.bytes_sent - frames * HEADER_BYTES as u64,
+                    }
+                });
+                let moved: u64 = moved.iter().sum();
+                let nodes = replicas.extra_nodes() as u64;
+                let fast = 2 * elements * u64::from(world - 1);
+                let expected = 2 * 4 * (fast + replicas.extra_elements(elements));
+                assert_eq!(moved, expected, "{replicas:?}");
+                // That is, extra nodes times all slices but one, to a few elements.
+                let extra = expected / 8 - fast;
+                let part = nodes * elements * u64::from(world - 1) / u64::from(world);
+                assert!(extra.abs_diff(part) <= nodes * u64::from(world));
+            }
+        }
+    }
+}
+
 #[test]
 fn wrong_buffers_are_refused_and_change_nothing() {
     on_threads(join_memory(2, RingOptions::default()), |(mut ring, _)| {
         let replicas = Replicas::new(4, 2).unwrap();
-        let mut buffers = ReplicaBuffers::new(replicas, ring.rank(), 2).unwrap();
+        let mut buffers = ReplicaBuffers::new(&replicas, ring.rank(), 2).unwrap();
         assert_eq!(buffers.due(), Some(ring.rank().0 * 2));
         let error = buffers.push(vec![1.0_f32]).unwrap_err();
         assert!(matches!(error, CollectiveError::ReplicaLength { .. }));
@@ -137,9 +174,9 @@ fn wrong_buffers_are_refused_and_change_nothing() {
         );
 
         let other = Replicas::new(4, 1).unwrap();
-        let mut buffers = ReplicaBuffers::<f32>::new(other, Rank(0), 2).unwrap();
+        let mut buffers = ReplicaBuffers::<f32>::new(&other, Rank(0), 2).unwrap();
         let error = ring.reproducible_all_reduce(&mut buffers).unwrap_err();
         assert!(error.is_argument(), "{error}");
-        assert!(ReplicaBuffers::<f32>::new(other, Rank(1), 2).is_err());
+        assert!(ReplicaBuffers::<f32>::new(&other, Rank(1), 2).is_err());
     });
 }

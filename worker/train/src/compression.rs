@@ -27,7 +27,7 @@ use crate::contribution::Contribution;
 use crate::error::TrainError;
 
 /// What a sum is of.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Summed<'a> {
     /// The gradient.
     pub layout: &'a ParameterLayout,
@@ -84,7 +84,7 @@ impl GradientSum {
     /// # Errors
     /// Numbers of `spec` that are out of range.
     pub fn new(spec: Option<CompressionSpec>, summed: &Summed<'_>) -> Result<Self, TrainError> {
-        let (layout, replicas) = (summed.layout, summed.replicas);
+        let (layout, replicas) = (summed.layout, &summed.replicas);
         let scheme = match (spec, summed.mode, half(spec)) {
             (None, ..) => Scheme::Plain,
             (Some(_), FoldMode::Reproducible, Some(half)) => Scheme::Halves {
@@ -103,7 +103,7 @@ impl GradientSum {
         };
         Ok(Self {
             mode: summed.mode,
-            replicas,
+            replicas: replicas.clone(),
             rank: summed.rank,
             gradients: layout.len(),
             rest: summed.rest,
@@ -147,7 +147,7 @@ impl GradientSum {
                 let sum = match whole {
                     Some(sum) => sum,
                     None => {
-                        let (replicas, this_rank) = (self.replicas, self.rank);
+                        let (replicas, this_rank) = (&self.replicas, self.rank);
                         whole.insert(HalfSum::new(*half, replicas, this_rank, gradients, rest)?)
                     }
                 };
@@ -181,7 +181,7 @@ impl GradientSum {
             buckets.clear();
             let mut start = 0;
             for &end in self.ends.iter().filter(|&&end| end <= self.gradients) {
-                let (replicas, rank) = (self.replicas, self.rank);
+                let (replicas, rank) = (&self.replicas, self.rank);
                 let sum = HalfSum::new(*half, replicas, rank, end - start, 0)?;
                 buckets.push(Mutex::new(sum));
                 start = end;
@@ -292,7 +292,7 @@ impl GradientSum {
     fn plain(&self, elements: usize) -> Traffic {
         match self.mode {
             FoldMode::Fast => Traffic::plain(elements, self.replicas.world()),
-            _ => Traffic::reproducible(elements, self.replicas),
+            _ => Traffic::reproducible(elements, &self.replicas),
         }
     }
 

@@ -126,6 +126,20 @@ pub enum TrainError {
         /// Ranks of the world.
         world: u32,
     },
+    /// A coordinator that counts ranks' replicas in another way.
+    #[error(
+        "rank {rank} was assigned replicas {}..{} where {}..{} are its share: coordinator and workers \
+         must be of one version",
+        .got.start, .got.end, .expected.start, .expected.end
+    )]
+    Part {
+        /// This rank.
+        rank: Rank,
+        /// Its share.
+        expected: Range<u32>,
+        /// What it was assigned.
+        got: Range<u32>,
+    },
     /// Somebody asked for the end.
     #[error("aborted: {reason}")]
     Aborted {

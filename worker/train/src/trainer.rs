@@ -195,8 +195,17 @@ impl<'a> Run<'a> {
             replicas,
             world: job.world,
         })?;
+        let (expected, got) = (of_ranks.of(job.rank), job.part.replicas.clone());
+        if expected != got {
+            let rank = job.rank;
+            return Err(TrainError::Part {
+                rank,
+                expected,
+                got,
+            });
+        }
         let elements = layout.len() + Contribution::rest_len(states.len());
-        let fold = ReplicaBuffers::new(of_ranks, job.rank, elements)?;
+        let fold = ReplicaBuffers::new(&of_ranks, job.rank, elements)?;
         let sum = GradientSum::new(None, &summed(job, &network, of_ranks, FoldMode::Fast))?;
         let timeline = spec.output.timeline.as_deref();
         if job.rank.0 == 0 {

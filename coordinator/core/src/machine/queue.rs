@@ -169,10 +169,11 @@ impl Core {
         let spec_hash = spec.hash(&dataset);
         let submitted = job.record.submitted;
         let world = u32::try_from(gang.len()).unwrap_or(u32::MAX);
+        let parts = RankPart::of_all(world, spec.cluster.replicas, dataset.test_records);
 
         let mut seats = Vec::with_capacity(gang.len());
         let mut commands = Vec::with_capacity(gang.len());
-        for (rank, id_of_slot) in (0..world).map(Rank).zip(gang) {
+        for ((rank, id_of_slot), part) in (0..world).map(Rank).zip(gang).zip(parts) {
             let fence = Fence {
                 job: id,
                 membership_epoch,
@@ -197,13 +198,12 @@ impl Core {
                 stage: Stage::Loading,
                 phase: Phase::Starting,
             });
-            let (replicas, tests) = (spec.cluster.replicas, dataset.test_records);
             let command = Command::Assign(Assignment {
                 fence,
                 world,
                 spec: Arc::clone(&spec),
                 dataset: Arc::clone(&dataset),
-                part: RankPart::of(rank, world, replicas, tests),
+                part,
                 spec_hash,
                 submitted,
             });

@@ -24,8 +24,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use ringfold_common::ids::Rank;
-
 use super::direct::{DIRECT_WORLD_MAX, power_below};
 use super::tree::Replicas;
 use crate::topology::Hosts;
@@ -195,14 +193,12 @@ impl fmt::Display for Choice {
 /// ranks have sockets to neighbours only, they travel on average `w/2` places around the ring before
 /// they are folded, where a fast sum folds them on the way.
 #[must_use]
-pub fn reproducible_overhead(medium: Medium, cost: LinkCost, replicas: Replicas) -> f64 {
+pub fn reproducible_overhead(medium: Medium, cost: LinkCost, replicas: &Replicas) -> f64 {
     let world = f64::from(replicas.world());
     if replicas.world() == 1 {
         return 0.0;
     }
-    let ranks = (0..replicas.world()).map(Rank);
-    let contributions: usize = ranks.map(|rank| replicas.nodes(rank).len()).sum();
-    let contributions = contributions as f64;
+    let contributions = replicas.node_counts().iter().sum::<usize>() as f64;
     let (beta, gamma) = (cost.beta_seconds_per_byte, cost.gamma_seconds_per_byte);
     let part = (world - 1.0) / world;
     let (fast, reproducible) = match medium {
@@ -473,6 +469,8 @@ pub fn predict(medium: Medium, way: Way, cost: LinkCost, bytes: usize, world: u3
 
 #[cfg(test)]
 mod tests {
+    use ringfold_common::ids::Rank;
+
     use super::super::direct::{Tally, halving_doubling};
     use super::*;
     use crate::topology::RingTopology;
@@ -499,7 +497,7 @@ mod tests {
     fn a_reproducible_sum_costs_nothing_where_it_moves_nothing_more() {
         let overhead = |medium, count, world| {
             let replicas = Replicas::new(count, world).unwrap();
-            reproducible_overhead(medium, LinkCost::of(medium), replicas)
+            reproducible_overhead(medium, LinkCost::of(medium), &replicas)
         };
         let shared = Medium::Shared {
             half_bytes: 1 << 20,

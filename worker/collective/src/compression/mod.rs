@@ -133,7 +133,7 @@ impl Traffic {
     /// That of `elements` 32-bit floats that are [summed](Ring::reproducible_all_reduce) over
     /// `replicas` as they are: on average over ranks, in a direct exchange.
     #[must_use]
-    pub fn reproducible(elements: usize, replicas: Replicas) -> Self {
+    pub fn reproducible(elements: usize, replicas: &Replicas) -> Self {
         let bytes = reproducible::bytes(replicas, elements, 4);
         Self {
             sent_bytes: bytes,

@@ -39,7 +39,7 @@ impl HalfSum {
     /// [`RankOutsideWorld`](CollectiveError::RankOutsideWorld).
     pub fn new(
         half: Half,
-        replicas: Replicas,
+        replicas: &Replicas,
         rank: Rank,
         head: usize,
         rest: usize,
@@ -49,10 +49,10 @@ impl HalfSum {
             Half::F16 => Halves::F16(ReplicaBuffers::new(replicas, rank, head)?),
         };
         Ok(Self {
-            replicas,
             head,
             halves,
             rest: ReplicaBuffers::new(replicas, rank, rest)?,
+            replicas: replicas.clone(),
             rest_len: rest,
         })
     }
@@ -105,7 +105,7 @@ impl HalfSum {
             let sums = ring.reproducible_all_reduce(rest)?;
             buffers.sum()?[head..].copy_from_slice(sums);
         }
-        let bytes = |elements, each| bytes(self.replicas, elements, each);
+        let bytes = |elements, each| bytes(&self.replicas, elements, each);
         Ok(Traffic {
             sent_bytes: bytes(head, 2) + bytes(self.rest_len, 4),
             plain_bytes: bytes(head, 4) + bytes(self.rest_len, 4),
@@ -132,7 +132,7 @@ fn sum_head<T: Element, V: DerefMut<Target = [f32]>>(
 }
 
 /// Bytes that a rank sends, on average, in a reproducible sum of `elements` in a direct exchange.
-pub(super) fn bytes(replicas: Replicas, elements: usize, element_bytes: u64) -> u64 {
+pub(super) fn bytes(replicas: &Replicas, elements: usize, element_bytes: u64) -> u64 {
     let world = u64::from(replicas.world());
     let fast = 2 * elements as u64 * (world - 1);
     (fast + replicas.extra_elements(elements as u64)) * element_bytes / world

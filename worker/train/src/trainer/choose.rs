@@ -42,7 +42,7 @@ impl Run<'_> {
         if self.mode == FoldMode::Auto {
             self.mode = match compression {
                 Some(compression) if !compression.method.is_reproducible() => FoldMode::Fast,
-                _ => self.auto_mode(ring, replicas),
+                _ => self.auto_mode(ring, &replicas),
             };
         }
         let summed = summed(self.job, &self.network, replicas, self.mode);
@@ -50,7 +50,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn auto_mode(&self, ring: &Ring, replicas: Replicas) -> FoldMode {
+    fn auto_mode(&self, ring: &Ring, replicas: &Replicas) -> FoldMode {
         let overhead = ring.reproducible_overhead(replicas);
         let mode = if overhead < REPRODUCIBLE_OVERHEAD_MAX {
             FoldMode::Reproducible

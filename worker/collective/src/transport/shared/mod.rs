@@ -38,7 +38,7 @@ mod ticks;
 
 pub(crate) use board::Board;
 pub use memory::memory_rings;
-pub(crate) use operations::{FoldStep, Terms};
+pub(crate) use operations::Terms;
 pub(crate) use process::join_board;
 pub use process::{SharedHost, join_shared};
 pub(crate) use segment::half_bytes;

@@ -17,6 +17,7 @@ use ringfold_common::ids::Rank;
 
 use super::Board;
 use crate::CollectiveError;
+use crate::algorithm::TreeStep;
 use crate::algorithm::cost::{Way, shared_way};
 use crate::element::Fold;
 use crate::topology::chunk;
@@ -24,35 +25,37 @@ use crate::topology::chunk;
 /// Bytes that are folded at a time: what stays in the first cache.
 const STRIP_BYTES: usize = 8 << 10;
 
-/// One step of a fold over the terms of all ranks, on a stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FoldStep {
-    /// Pushes term `.1` of rank `.0`.
-    Push(u32, usize),
-    /// Folds that term into the top.
-    Fold(u32, usize),
-    /// Folds the top into the one below, and drops it.
-    Merge,
-}
-
 /// How the terms of all ranks become one.
 pub(crate) struct Terms<'a> {
-    /// The most terms that a rank has.
-    pub per_rank_max: usize,
-    pub steps: &'a [FoldStep],
+    /// By rank, how many it has; one each if that is empty.
+    pub counts: &'a [usize],
+    pub steps: &'a [TreeStep],
     pub fold: Fold,
     pub element_bytes: usize,
 }
 
 impl Terms<'_> {
+    /// The most that a rank has.
+    fn per_rank_max(&self) -> usize {
+        self.counts.iter().copied().max().unwrap_or(1)
+    }
+
+    /// How many all ranks but `me` have, of `world`.
+    fn of_others(&self, me: u32, world: u32) -> usize {
+        match self.counts.get(me as usize) {
+            Some(mine) => self.counts.iter().sum::<usize>() - mine,
+            None => world as usize - 1,
+        }
+    }
+
     /// The most terms on the stack.
     fn depth(&self) -> usize {
         let mut depth: usize = 0;
         let depths = self.steps.iter().map(|step| {
             match step {
-                FoldStep::Push(..) => depth += 1,
-                FoldStep::Fold(..) => {}
-                FoldStep::Merge => depth -= 1,
+                TreeStep::Push(..) => depth += 1,
+                TreeStep::Fold(..) => {}
+                TreeStep::Merge => depth -= 1,
             }
             depth
         });
@@ -69,7 +72,8 @@ impl Board {
         terms: &Terms<'_>,
     ) -> Result<(), CollectiveError> {
         let len = mine[0].len();
-        let most = terms.per_rank_max;
+        let most = terms.per_rank_max();
+        let of_others = terms.of_others(self.rank, self.world);
         let mut stack = vec![0; terms.depth() * STRIP_BYTES];
         if shared_way(len * most, self.world) == Way::OneShot {
             self.begin_block()?;
@@ -85,7 +89,7 @@ impl Board {
                 let result = run(terms, &mut stack, strip.len(), source);
                 mine[0][strip].copy_from_slice(result);
             }
-            self.bytes_received += (len * most * (self.world as usize - 1)) as u64;
+            self.bytes_received += (len * of_others) as u64;
             return Ok(());
         }
 
@@ -143,8 +147,8 @@ impl Board {
                 let result = self.read(rank, at..at + slice.len());
                 mine[0][slice].copy_from_slice(result);
             }
-            let others = (end - start - own.len()) + own.len() * most * (world - 1);
-            self.bytes_received += others as u64;
+            let read = (end - start - own.len()) + own.len() * of_others;
+            self.bytes_received += read as u64;
             self.bytes_done = end;
             start = end;
         }
@@ -286,15 +290,15 @@ fn run<'s, 'a>(
     let mut depth = 0;
     for step in terms.steps {
         match *step {
-            FoldStep::Push(rank, term) => {
-                stack[depth * STRIP_BYTES..][..len].copy_from_slice(source(rank, term));
+            TreeStep::Push(rank, term) => {
+                stack[depth * STRIP_BYTES..][..len].copy_from_slice(source(rank.0, term));
                 depth += 1;
             }
-            FoldStep::Fold(rank, term) => {
+            TreeStep::Fold(rank, term) => {
                 let top = &mut stack[(depth - 1) * STRIP_BYTES..][..len];
-                (terms.fold)(top, source(rank, term));
+                (terms.fold)(top, source(rank.0, term));
             }
-            FoldStep::Merge => {
+            TreeStep::Merge => {
                 depth -= 1;
                 let (below, top) = stack.split_at_mut(depth * STRIP_BYTES);
                 let below = &mut below[(depth - 1) * STRIP_BYTES..][..len];

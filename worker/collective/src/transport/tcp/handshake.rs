@@ -25,8 +25,9 @@ const PREFIX_BYTES: usize = 12;
 /// The first byte of a connection under TLS (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
 
-/// The version of everything that travels between ranks, frames included.
-pub(crate) const PROTOCOL: u16 = 3;
+/// The version of everything that travels between ranks, frames included, and of which ranks hold
+/// which replicas.
+pub(crate) const PROTOCOL: u16 = 4;
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -127,6 +127,33 @@ fn a_peer_that_leaves_while_buckets_are_summed_is_named() {
 }
 
 #[test]
+fn replicas_of_another_share_are_refused() {
+    let fixture = Fixture::new(Loss::CrossEntropy);
+    let dataset = fixture.dataset();
+    let part = RankPart {
+        replicas: 0..0,
+        test_records: 0..0,
+    };
+    run_ring(1, |mut ring| {
+        let job = RankJob {
+            spec: &fixture.spec,
+            dataset: &dataset,
+            rank: Rank(0),
+            world: 1,
+            part: &part,
+            threads: 1,
+        };
+        let (abort, clock) = (AbortSignal::new().unwrap(), SystemClock::new());
+        let error = train(&job, &mut ring, &abort, &Log::default(), &clock, &mut None).unwrap_err();
+        let due = fixture.spec.cluster.replicas;
+        assert!(
+            matches!(&error, TrainError::Part { expected, .. } if *expected == (0..due)),
+            "{error}"
+        );
+    });
+}
+
+#[test]
 fn a_fast_sum_is_the_same_up_to_rounding() {
     let mut fixture = Fixture::new(Loss::CrossEntropy);
     fixture.spec.cluster.replicas = 6;
