@@ -32,8 +32,8 @@ pub use schedule::{Anneal, Decay, Milestones, OneCycle, Period, ScheduleSpec};
 pub use spec::{
     Activation, Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device,
     EmaSpec, EvaluateEvery, FoldMode, IdxSource, Initialiser, JobSpec, LastBatch, LinearSpec, Loss,
-    MlpSpec, ModelSpec, OutputSpec, Overlap, Precision, Scale, TestData, TextSource, Tokeniser,
-    TrainDuration, TrainSpec,
+    MlpSpec, ModelSpec, OutputSpec, Overlap, Precision, Scale, TableFormat, TableSource, TestData,
+    TextSource, Tokeniser, TrainDuration, TrainSpec,
 };
 pub use state::{Cause, Failure, JobState, Phase, Reason};
 pub use text_model::{GptSpec, LstmSpec};

@@ -2,7 +2,8 @@
 
 use ringfold_common::job::{
     Architecture, ClusterSpec, ColumnRef, CsvSource, DataSource, DataSpec, Device, FoldMode,
-    IdxSource, JobSpec, OutputSpec, Overlap, Scale, TestData, TextSource, Tokeniser,
+    IdxSource, JobSpec, OutputSpec, Overlap, Scale, TableFormat, TableSource, TestData, TextSource,
+    Tokeniser,
 };
 
 use crate::error::{FieldError, required};
@@ -41,6 +42,7 @@ mod schedule;
 mod train;
 
 wire_enum!(Tokeniser, Tokeniser, "spec.data.source.text.tokeniser", { Byte, Character });
+wire_enum!(TableFormat, TableFormat, "spec.data.source.table.format", { Jsonl, Parquet, Arrow });
 wire_enum!(Device, Device, "spec.cluster.device", { Auto, Cpu });
 wire_enum!(Overlap, Overlap, "spec.cluster.overlap", { Auto, On, Off });
 wire_enum!(FoldMode, FoldMode, "spec.cluster.mode", { Auto, Fast, Reproducible });
@@ -139,6 +141,7 @@ fn require_absolute_paths(spec: &JobSpec) -> Result<(), FieldError> {
             absolute(&format!("{prefix}.labels"), &idx.labels)
         }
         DataSource::Text(text) => absolute(&format!("{prefix}.path"), &text.path),
+        DataSource::Table(table) => absolute(&format!("{prefix}.path"), &table.path),
     };
     source("spec.data", &spec.data.source)?;
     if let TestData::Files(files) = &spec.data.test {
@@ -241,6 +244,14 @@ impl From<&DataSource> for v1::DataSource {
                 context: text.context,
                 stride: text.stride,
             }),
+            DataSource::Table(table) => v1::data_source::Format::Table(v1::TableSource {
+                format: v1::TableFormat::from(table.format).into(),
+                path: table.path.clone(),
+                label: Some(match &table.label {
+                    ColumnRef::Name(name) => v1::table_source::Label::LabelName(name.clone()),
+                    ColumnRef::Index(index) => v1::table_source::Label::LabelIndex(*index),
+                }),
+            }),
         };
         Self {
             format: Some(format),
@@ -286,6 +297,14 @@ fn source_from_wire(source: v1::DataSource, field: &str) -> Result<DataSource, F
             } else {
                 text.stride
             },
+        })),
+        v1::data_source::Format::Table(table) => Ok(DataSource::Table(TableSource {
+            format: table.format().try_into()?,
+            label: match required(table.label, &format!("{field}.table.label"))? {
+                v1::table_source::Label::LabelName(name) => ColumnRef::Name(name),
+                v1::table_source::Label::LabelIndex(index) => ColumnRef::Index(index),
+            },
+            path: table.path,
         })),
     }
 }

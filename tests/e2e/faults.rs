@@ -90,7 +90,7 @@ fn a_job_that_fails_or_is_cancelled_leaves_the_timeline_of_those_that_are_alive(
     for kills in [true, false] {
         let timeline = cluster.path(&format!("timeline-{kills}.json"));
         let flags = ["--workers", "3", "--timeline", &timeline];
-        let id = cluster.submit(&[&ENDLESS[..], &flags].concat());
+        let id = cluster.submit(&[&FRAGILE[..], &flags].concat());
         let job = cluster.job_in_training(&id);
         match kills {
             true => signal(pid_of_rank(&job, 1), Signal::KILL),

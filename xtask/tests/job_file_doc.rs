@@ -28,7 +28,30 @@ learning_rate = 0.1
 "#;
 
 /// The parts of files that together have a place for every key.
-const PARTS: [&[&str]; 29] = [
+const PARTS: [&[&str]; 31] = [
+    &[
+        MLP,
+        r#"[data]
+format = "parquet"
+path = "d.parquet"
+label = "y"
+"#,
+        EPOCHS,
+        SGD,
+    ],
+    &[
+        MLP,
+        r#"[data]
+format = "jsonl"
+path = "d.jsonl"
+label = "y"
+"#,
+        EPOCHS,
+        SGD,
+        "[cluster]
+workers = 2
+",
+    ],
     &[
         r#"[model]
 kind = "onnx"

@@ -313,12 +313,60 @@ pub struct DataSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DataSource {
-    /// `"csv"`: one record a line, plain or gzip.
+    /// `"csv"` and `"tsv"`: one record a line, plain or compressed.
     Csv(CsvSource),
-    /// `"idx"`: the format of MNIST, plain or gzip.
+    /// `"idx"`: the format of MNIST, plain or compressed.
     Idx(IdxSource),
-    /// `"text"`: one running text, plain or gzip.
+    /// `"text"`: one running text, plain or compressed.
     Text(TextSource),
+    /// A table whose file says how its columns lie.
+    Table(TableSource),
+}
+
+/// A table whose file says how its columns lie.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TableSource {
+    /// How the file is laid out.
+    pub format: TableFormat,
+    /// The file.
+    pub path: String,
+    /// The column that holds the label.
+    pub label: ColumnRef,
+}
+
+/// `data.format` of a [`TableSource`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TableFormat {
+    /// JSON lines: one object a line, a column is a key of the first one.
+    Jsonl,
+    /// Parquet.
+    Parquet,
+    /// Arrow IPC, a file or a stream.
+    Arrow,
+}
+
+impl TableFormat {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Jsonl, Self::Parquet, Self::Arrow];
+
+    /// Its name in a job file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
+            Self::Arrow => "arrow",
+        }
+    }
+
+    /// Whether its columns have names.
+    #[must_use]
+    pub fn has_names(self) -> bool {
+        match self {
+            Self::Jsonl | Self::Parquet | Self::Arrow => true,
+        }
+    }
 }
 
 /// A CSV file.
@@ -334,11 +382,11 @@ pub struct CsvSource {
     pub delimiter: u8,
 }
 
-/// A column of a CSV file.
+/// A column of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ColumnRef {
-    /// By the name in the header.
+    /// By its name.
     Name(String),
     /// By position, from 0.
     Index(u32),

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use super::compression;
 use super::spec::{
-    ColumnRef, CsvSource, DataSource, DataSpec, JobSpec, Scale, TestData, TextSource,
+    ColumnRef, CsvSource, DataSource, DataSpec, JobSpec, Scale, TableSource, TestData, TextSource,
 };
 
 /// Caps on what a job may ask for. Each is far above what this version is tested at.
@@ -256,7 +256,7 @@ impl JobSpec {
             ),
         )?;
         let classes = match self.data.source {
-            DataSource::Csv(_) => None,
+            DataSource::Csv(_) | DataSource::Table(_) => None,
             DataSource::Idx(_) => Some("\"idx\", whose labels are classes"),
             DataSource::Text(_) => Some("\"text\", whose labels are tokens"),
         };
@@ -279,6 +279,7 @@ impl JobSpec {
 fn validate_data(data: &DataSpec) -> Result<(), SpecError> {
     match &data.source {
         DataSource::Csv(csv) => validate_csv("data.path", csv)?,
+        DataSource::Table(table) => validate_table("data.path", table)?,
         DataSource::Idx(idx) => {
             check_path("data.images", &idx.images)?;
             check_path("data.labels", &idx.labels)?;
@@ -320,6 +321,11 @@ fn validate_data(data: &DataSpec) -> Result<(), SpecError> {
         (TestData::Files(DataSource::Text(text)), DataSource::Text(_)) => {
             validate_text("data.test.path", text)
         }
+        (TestData::Files(DataSource::Table(test)), DataSource::Table(table))
+            if test.format == table.format =>
+        {
+            validate_table("data.test.path", test)
+        }
         (TestData::Files(_), _) => check(
             false,
             "data.test",
@@ -334,6 +340,19 @@ fn validate_text(field: &'static str, text: &TextSource) -> Result<(), SpecError
     let max = u64::from(limits::CONTEXT_MAX);
     check_count("data.context", text.context.into(), 1, max)?;
     check_count("data.stride", text.stride.into(), 1, max)
+}
+
+fn validate_table(field: &'static str, table: &TableSource) -> Result<(), SpecError> {
+    check_path(field, &table.path)?;
+    check(
+        table.format.has_names() || matches!(table.label, ColumnRef::Index(_)),
+        "data.label",
+        "a name",
+        format!(
+            "a column number from 0, because columns of data.format {:?} have no names",
+            table.format.name()
+        ),
+    )
 }
 
 fn validate_csv(field: &'static str, csv: &CsvSource) -> Result<(), SpecError> {

@@ -9,18 +9,24 @@ use super::reader::Reader;
 use crate::job::{
     Architecture, ClusterSpec, ColumnRef, CompressionMethod, CompressionSpec, CsvSource,
     DataSource, DataSpec, Device, FoldMode, IdxSource, JobSpec, OutputSpec, Overlap, Scale,
-    TestData, TextSource, Tokeniser, limits,
+    TableFormat, TableSource, TestData, TextSource, Tokeniser, limits,
 };
 
 #[derive(Clone, Copy, PartialEq)]
 enum Format {
     Csv,
+    Tsv,
+    Table(TableFormat),
     Idx,
     Text,
 }
 
-const FORMATS: [(&str, Format); 3] = [
+const FORMATS: [(&str, Format); 7] = [
     ("csv", Format::Csv),
+    ("tsv", Format::Tsv),
+    ("jsonl", Format::Table(TableFormat::Jsonl)),
+    ("parquet", Format::Table(TableFormat::Parquet)),
+    ("arrow", Format::Table(TableFormat::Arrow)),
     ("idx", Format::Idx),
     ("text", Format::Text),
 ];
@@ -49,11 +55,19 @@ pub(super) fn job(root: &Item, default_name: &str) -> Result<JobSpec, Located> {
 
 fn data(table: Reader<'_>) -> Result<DataSpec, Located> {
     let source = match table.choice("format", &FORMATS)? {
-        Format::Csv => DataSource::Csv(CsvSource {
-            path: table.string("path", "the path of a CSV file")?,
+        format @ (Format::Csv | Format::Tsv) => DataSource::Csv(CsvSource {
+            path: table.string("path", "the path of a file with one record a line")?,
             label: label(&table)?,
             header: table.boolean_or("header", true)?,
-            delimiter: delimiter(&table)?,
+            delimiter: match format {
+                Format::Tsv => b'\t',
+                _ => delimiter(&table)?,
+            },
+        }),
+        Format::Table(format) => DataSource::Table(TableSource {
+            format,
+            path: table.string("path", "the path of a file of this format")?,
+            label: label(&table)?,
         }),
         Format::Idx => DataSource::Idx(IdxSource {
             images: table.string("images", "the path of an IDX file")?,
@@ -134,7 +148,7 @@ fn scale(table: &Reader<'_>) -> Result<Scale, Located> {
 
 fn test_data(table: Reader<'_>, source: &DataSource) -> Result<TestData, Located> {
     let files_key = match source {
-        DataSource::Csv(_) | DataSource::Text(_) => "path",
+        DataSource::Csv(_) | DataSource::Text(_) | DataSource::Table(_) => "path",
         DataSource::Idx(_) => "images",
     };
     table.exclusive("fraction", files_key)?;
@@ -152,6 +166,10 @@ fn test_data(table: Reader<'_>, source: &DataSource) -> Result<TestData, Located
             DataSource::Csv(csv) => TestData::Files(DataSource::Csv(CsvSource {
                 path: table.string("path", "the path of a CSV file, or `fraction`")?,
                 ..csv.clone()
+            })),
+            DataSource::Table(like) => TestData::Files(DataSource::Table(TableSource {
+                path: table.string("path", "the path of a file of this format, or `fraction`")?,
+                ..like.clone()
             })),
             DataSource::Idx(_) => TestData::Files(DataSource::Idx(IdxSource {
                 images: table.string("images", "the path of an IDX file, or `fraction`")?,
@@ -291,6 +309,7 @@ fn resolve_source(source: &mut DataSource, base_dir: &str) {
             resolve(&mut idx.labels, base_dir);
         }
         DataSource::Text(text) => resolve(&mut text.path, base_dir),
+        DataSource::Table(table) => resolve(&mut table.path, base_dir),
     }
 }
 

@@ -1,8 +1,8 @@
 use super::*;
 use crate::job::{
     Architecture, ColumnRef, CompressionMethod, DataSource, Decay, EvaluateEvery, GptSpec,
-    LstmSpec, OptimizerSpec, Overlap, Period, Scale, TestData, TextSource, Tokeniser,
-    TrainDuration,
+    LstmSpec, OptimizerSpec, Overlap, Period, Scale, TableFormat, TableSource, TestData,
+    TextSource, Tokeniser, TrainDuration,
 };
 
 const MINIMAL: &str = r#"
@@ -265,6 +265,34 @@ timeline = "t.json"
     assert!(spec.cluster.tls);
     assert_eq!(spec.output.dir, "/base/o");
     assert_eq!(spec.output.timeline.as_deref(), Some("/base/t.json"));
+}
+
+#[test]
+fn tables_are_read() {
+    let of = |data: &str| {
+        let csv = "format = \"csv\"\npath = \"d.csv\"\nlabel = \"y\"";
+        read(&MINIMAL.replace(csv, data))
+    };
+    for format in TableFormat::ALL {
+        let name = format.name();
+        let data = format!("format = \"{name}\"\npath = \"d\"\nlabel = 2\n");
+        let spec = of(&format!("{data}[data.test]\npath = \"t\"")).unwrap();
+        let table = |path: &str| {
+            DataSource::Table(TableSource {
+                format,
+                path: path.to_owned(),
+                label: ColumnRef::Index(2),
+            })
+        };
+        assert_eq!(spec.data.source, table("/base/d"));
+        assert_eq!(spec.data.test, TestData::Files(table("/base/t")));
+        let error = of(&format!("{data}header = true")).unwrap_err();
+        assert!(error.to_string().contains("header"), "{error}");
+    }
+    let tsv = of("format = \"tsv\"\npath = \"d\"\nlabel = \"y\"").unwrap();
+    assert!(matches!(&tsv.data.source, DataSource::Csv(csv) if csv.delimiter == b'\t'));
+    let error = of("format = \"tsv\"\npath = \"d\"\nlabel = \"y\"\ndelimiter = \",\"");
+    assert!(error.unwrap_err().to_string().contains("delimiter"));
 }
 
 #[test]

@@ -432,6 +432,52 @@ fn what_is_missing_in_a_layer_is_named() {
 }
 
 #[test]
+fn tables_round_trip_and_need_a_format_and_a_label() {
+    for (format, label) in TableFormat::ALL.into_iter().zip(
+        [ColumnRef::Name("y".into()), ColumnRef::Index(3)]
+            .into_iter()
+            .cycle(),
+    ) {
+        let mut spec = full();
+        let label = if format.has_names() {
+            label
+        } else {
+            ColumnRef::Index(3)
+        };
+        let source = DataSource::Table(TableSource {
+            format,
+            path: "/data/t".into(),
+            label,
+        });
+        spec.data.test = TestData::Files(source.clone());
+        spec.data.source = source;
+        assert_eq!(
+            JobSpec::try_from(v1::JobSpec::from(&spec)),
+            Ok(spec.clone())
+        );
+
+        let refused = |change: fn(&mut v1::TableSource)| {
+            let mut wire = v1::JobSpec::from(&spec);
+            let data = wire.data.as_mut().unwrap();
+            match &mut data.source.as_mut().unwrap().format {
+                Some(v1::data_source::Format::Table(table)) => change(table),
+                other => panic!("{other:?}"),
+            }
+            JobSpec::try_from(wire).unwrap_err().field
+        };
+        assert_eq!(
+            refused(|table| table.format = 0),
+            "spec.data.source.table.format"
+        );
+        assert_eq!(
+            refused(|table| table.label = None),
+            "spec.data.source.table.label"
+        );
+        assert_eq!(refused(|table| table.path = "t".into()), "spec.data.path");
+    }
+}
+
+#[test]
 fn texts_round_trip_and_a_missing_stride_is_the_context() {
     let source = TextSource {
         path: "/data/t".into(),

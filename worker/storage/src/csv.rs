@@ -6,9 +6,10 @@ use std::path::Path;
 
 use ::csv::{ByteRecord, ReaderBuilder, Terminator};
 
-use crate::error::{Column, FieldPlace, FieldRole, StorageError};
+use crate::error::{FieldRole, StorageError};
 use crate::limits::Limits;
 use crate::stream::{FileStream, Pass};
+use crate::table::{Field, Table};
 
 /// A CSV file of which the columns are known and the records are read one after the other.
 ///
@@ -78,116 +79,6 @@ impl<'p> CsvFile<'p> {
         Ok(file)
     }
 
-    pub fn path(&self) -> &Path {
-        self.reader.get_ref().stream.path()
-    }
-
-    /// Fields of a record.
-    pub fn columns(&self) -> usize {
-        self.columns
-    }
-
-    /// Names of the columns, from the header.
-    pub fn names(&self) -> Option<&[String]> {
-        self.names.as_deref()
-    }
-
-    /// Goes to the next record; false at the end of the file.
-    pub fn advance(&mut self) -> Result<bool, StorageError> {
-        if !std::mem::take(&mut self.is_ahead) && !self.read_record()? {
-            return Ok(false);
-        }
-        self.number += 1;
-        if self.number > self.limits.records_max {
-            return Err(StorageError::TooManyRecords {
-                path: self.path().to_owned(),
-                records_max: self.limits.records_max,
-            });
-        }
-        if self.record.len() != self.columns {
-            return Err(StorageError::RaggedRecord {
-                path: self.path().to_owned(),
-                line: self.line(),
-                record: self.number,
-                expected: self.columns,
-                got: self.record.len(),
-            });
-        }
-        Ok(true)
-    }
-
-    /// Appends the numbers of the current record's columns, but for `label`, to `out`.
-    pub fn features(&self, label: Option<usize>, out: &mut Vec<f32>) -> Result<(), StorageError> {
-        for column in (0..self.columns).filter(|&column| Some(column) != label) {
-            out.push(self.number_at(column, FieldRole::Feature)?);
-        }
-        Ok(())
-    }
-
-    /// The finite number in a column of the current record.
-    pub fn number_at(&self, column: usize, role: FieldRole) -> Result<f32, StorageError> {
-        let text = self.text_at(column, role)?;
-        match text.parse::<f32>() {
-            Ok(number) if number.is_finite() => Ok(number),
-            Ok(_) => Err(StorageError::NotFinite {
-                place: self.place(column, role),
-                text: text.to_owned(),
-            }),
-            Err(_) => Err(StorageError::NotANumber {
-                place: self.place(column, role),
-                text: text.to_owned(),
-            }),
-        }
-    }
-
-    /// The class label in a column of the current record.
-    pub fn class_at(&self, column: usize) -> Result<&str, StorageError> {
-        let role = FieldRole::ClassLabel;
-        let text = self.text_at(column, role)?;
-        if text.contains('\n') {
-            return Err(StorageError::LabelHasLineBreak {
-                place: self.place(column, role),
-                text: text.to_owned(),
-            });
-        }
-        if text.len() > self.limits.label_bytes_max {
-            return Err(StorageError::LabelTooLong {
-                place: self.place(column, role),
-                text: text.to_owned(),
-                bytes_max: self.limits.label_bytes_max,
-            });
-        }
-        Ok(text)
-    }
-
-    /// The place of a column of the current record.
-    pub fn place(&self, column: usize, role: FieldRole) -> Box<FieldPlace> {
-        let names = self.names.as_ref();
-        Box::new(FieldPlace {
-            path: self.path().to_owned(),
-            line: Some(self.line()),
-            record: self.number,
-            column: Some(Column {
-                index: column,
-                name: names.and_then(|names| names.get(column).cloned()),
-            }),
-            role,
-        })
-    }
-
-    /// A field of the current record that isn't empty, as text without blanks around it.
-    fn text_at(&self, column: usize, role: FieldRole) -> Result<&str, StorageError> {
-        let field = trim(&self.record[column]);
-        if field.is_empty() {
-            return Err(StorageError::EmptyField {
-                place: self.place(column, role),
-            });
-        }
-        std::str::from_utf8(field).map_err(|_| StorageError::NotUtf8 {
-            place: self.place(column, role),
-        })
-    }
-
     fn header_names(&self) -> Result<Vec<String>, StorageError> {
         let name = |(column, field)| {
             let text = std::str::from_utf8(trim(field));
@@ -199,7 +90,7 @@ impl<'p> CsvFile<'p> {
     }
 
     /// The line where the current record starts, from 1.
-    fn line(&self) -> u64 {
+    fn first_line(&self) -> u64 {
         // The stream ends every record with a line break; other breaks of it are in its fields. If
         // a quote is still open at the end of the file, the last one is in a field too.
         let breaks = self.record.as_slice().iter().filter(|&&byte| byte == b'\n');
@@ -238,6 +129,67 @@ impl<'p> CsvFile<'p> {
             },
             error => error,
         }
+    }
+}
+
+impl Table for CsvFile<'_> {
+    fn path(&self) -> &Path {
+        self.reader.get_ref().stream.path()
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
+
+    fn names(&self) -> Option<&[String]> {
+        self.names.as_deref()
+    }
+
+    fn advance(&mut self) -> Result<bool, StorageError> {
+        if !std::mem::take(&mut self.is_ahead) && !self.read_record()? {
+            return Ok(false);
+        }
+        self.number += 1;
+        if self.number > self.limits.records_max {
+            return Err(StorageError::TooManyRecords {
+                path: self.path().to_owned(),
+                records_max: self.limits.records_max,
+            });
+        }
+        if self.record.len() != self.columns {
+            return Err(StorageError::RaggedRecord {
+                path: self.path().to_owned(),
+                line: self.first_line(),
+                record: self.number,
+                expected: self.columns,
+                got: self.record.len(),
+            });
+        }
+        Ok(true)
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn line(&self) -> Option<u64> {
+        Some(self.first_line())
+    }
+
+    fn record(&self) -> u64 {
+        self.number
+    }
+
+    /// Text without blanks around it.
+    fn field(&self, column: usize, role: FieldRole) -> Result<Field<'_>, StorageError> {
+        let field = trim(&self.record[column]);
+        if field.is_empty() {
+            return Ok(Field::Missing);
+        }
+        let text = std::str::from_utf8(field).map_err(|_| StorageError::NotUtf8 {
+            place: self.place(column, role),
+        });
+        text.map(Field::Text)
     }
 }
 

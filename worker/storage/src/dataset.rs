@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ringfold_common::dataset::{DatasetInfo, Target};
-use ringfold_common::job::{DataSource, DataSpec, Loss, TestData, TextSource};
+use ringfold_common::job::{DataSource, DataSpec, Loss, TableFormat, TestData, TextSource};
 use ringfold_common::order::Permutation;
 use ringfold_common::random::{Domain, stream_key};
 use serde::{Deserialize, Serialize};
@@ -12,22 +12,24 @@ use serde::{Deserialize, Serialize};
 use crate::error::StorageError;
 use crate::labels::LabelKind;
 use crate::limits::ReadOptions;
-use crate::part::{Keep, Part, open_csv, read_csv, read_idx};
+use crate::part::{Keep, Part, open_table, read_idx, read_table};
 use crate::records::{Labels, Records};
 use crate::scaler::Scaler;
 use crate::stream::Pass;
+use crate::table::Opener;
 use crate::text::{Text, read_text};
 
 /// What the columns of a dataset are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Columns {
-    /// Names of the features, in order, where a CSV header gives them.
+    /// Names of the features, in order, where the file gives them.
     pub feature_names: Option<Vec<String>>,
-    /// Name of the label, where a CSV header gives it.
+    /// Name of the label, where the file gives it.
     pub label_name: Option<String>,
     /// What the files look like, for readers of more such files.
     pub format: SourceFormat,
-    /// The dimensions of a record, where the files give them: height and width of IDX images.
+    /// The dimensions of a record, where the files give them: height and width of
+    /// IDX images.
     #[serde(default)]
     pub dims: Vec<u32>,
 }
@@ -42,6 +44,13 @@ pub enum SourceFormat {
         header: bool,
         /// The byte between fields.
         delimiter: u8,
+        /// The label's column, from 0.
+        label_column: u32,
+    },
+    /// A table whose file says how its columns lie.
+    Table {
+        /// How the file is laid out.
+        format: TableFormat,
         /// The label's column, from 0.
         label_column: u32,
     },
@@ -123,7 +132,7 @@ pub struct Dataset {
 
 impl Dataset {
     /// Reads the files that `spec` names: the pass of [`inspect`], with the records kept. Features
-    /// of IDX files take one byte in memory, those of CSV files four, tokens one or two.
+    /// of IDX files take one byte in memory, those of tables four, tokens one or two.
     ///
     /// # Errors
     /// Those of [`inspect`], and those of fitting the scaler: [`StorageError::Divisor`],
@@ -224,23 +233,32 @@ impl Contents {
         let mut kind = LabelKind::of_loss(loss);
         let pass = Pass::new(&paths(spec), options)?;
         let (columns, mut train, files) = match &spec.source {
-            DataSource::Csv(source) => {
-                let (file, layout) = open_csv(&pass, source)?;
-                let train = read_csv(&pass, file, &layout, &mut kind, keep)?;
+            source @ (DataSource::Csv(_) | DataSource::Table(_)) => {
+                let (mut file, layout) = open_table(&pass, source)?;
+                let train = read_table(&pass, &mut *file, &layout, &mut kind, keep)?;
+                let opener = Opener::of(source);
                 let test = match &spec.test {
-                    TestData::Files(DataSource::Csv(test)) => {
-                        let (file, test_layout) = open_csv(&pass, test)?;
-                        let (path, train_path) = (Path::new(&test.path), Path::new(&source.path));
-                        test_layout.check_same(path, &layout, train_path)?;
-                        Some(read_csv(&pass, file, &test_layout, &mut kind, keep)?)
+                    TestData::Files(test) if Opener::of(test).is_some() => {
+                        if format_name(test) != format_name(source) {
+                            return Err(formats_differ(format_name(source), format_name(test)));
+                        }
+                        let (mut test_file, test_layout) = open_table(&pass, test)?;
+                        test_layout.check_same(test_file.path(), &layout, file.path())?;
+                        Some(read_table(
+                            &pass,
+                            &mut *test_file,
+                            &test_layout,
+                            &mut kind,
+                            keep,
+                        )?)
                     }
                     TestData::Files(other) => {
-                        return Err(formats_differ("csv", format_name(other)));
+                        return Err(formats_differ(format_name(source), format_name(other)));
                     }
                     TestData::None | TestData::Fraction { .. } => None,
                 };
-                let columns = layout.to_columns(source.header, source.delimiter);
-                (columns, train, test)
+                let opener = opener.expect("a source of a table");
+                (layout.to_columns(opener), train, test)
             }
             DataSource::Idx(source) => {
                 let (images, labels) = (Path::new(&source.images), Path::new(&source.labels));
@@ -344,6 +362,7 @@ fn paths(spec: &DataSpec) -> Vec<&Path> {
     }
     let paths = sources.into_iter().flat_map(|source| match source {
         DataSource::Csv(source) => vec![source.path.as_str()],
+        DataSource::Table(source) => vec![source.path.as_str()],
         DataSource::Idx(source) => vec![source.images.as_str(), source.labels.as_str()],
         DataSource::Text(source) => vec![source.path.as_str()],
     });
@@ -354,6 +373,7 @@ fn paths(spec: &DataSpec) -> Vec<&Path> {
 pub(crate) fn format_name(source: &DataSource) -> &'static str {
     match source {
         DataSource::Csv(_) => "csv",
+        DataSource::Table(source) => source.format.name(),
         DataSource::Idx(_) => "idx",
         DataSource::Text(_) => "text",
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use ringfold_common::job::ColumnRef;
 use ringfold_common::vocabulary::CharactersError;
 
-pub use place::{Column, FieldPlace, FieldRole};
+pub use place::{Column, Compression, FieldPlace, FieldRole};
 use place::{dims, label_text, list, quoted};
 
 /// What a reader or writer of this crate refuses, and why.
@@ -63,23 +63,27 @@ pub enum StorageError {
         /// The file.
         path: PathBuf,
     },
-    /// A gzip file that ends too early.
+    /// A compressed file that ends too early.
     #[error(
-        "{}: the gzip data is cut off: it ends after {decompressed_bytes} decompressed bytes \
+        "{}: the {format} data is cut off: it ends after {decompressed_bytes} decompressed bytes \
          without its trailer",
         path.display()
     )]
-    TruncatedGzip {
+    TruncatedCompression {
         /// The file.
         path: PathBuf,
+        /// How it is compressed.
+        format: Compression,
         /// What could be decompressed.
         decompressed_bytes: u64,
     },
-    /// A gzip file whose content is damaged.
-    #[error("{}: the gzip data is damaged after {decompressed_bytes} decompressed bytes", path.display())]
-    CorruptGzip {
+    /// A compressed file whose content is damaged.
+    #[error("{}: the {format} data is damaged after {decompressed_bytes} decompressed bytes", path.display())]
+    CorruptCompression {
         /// The file.
         path: PathBuf,
+        /// How it is compressed.
+        format: Compression,
         /// What could be decompressed.
         decompressed_bytes: u64,
         /// The decoder's words.
@@ -138,9 +142,9 @@ pub enum StorageError {
     /// Training and test data, or model and data, of different formats.
     #[error("the data is {got}, expected {expected}")]
     FormatsDiffer {
-        /// `"csv"`, `"idx"`, `"text"`, or what they have in common.
+        /// A format of a job file, or what several have in common.
         expected: &'static str,
-        /// `"csv"`, `"idx"`, `"text"`, or what they have in common.
+        /// A format of a job file, or what several have in common.
         got: &'static str,
     },
 
@@ -324,6 +328,81 @@ pub enum StorageError {
         expected: usize,
         /// The column here.
         got: usize,
+    },
+
+    // Tables.
+    /// A line that is no JSON object.
+    #[error("{}: line {line}: not a JSON object", path.display())]
+    JsonLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong, with the column in the line.
+        source: serde_json::Error,
+    },
+    /// An object with two values of one key.
+    #[error("{}: line {line}: the key {} is there twice", path.display(), quoted(key))]
+    JsonKeyTwice {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The key.
+        key: String,
+    },
+    /// A key that the first object of the file doesn't have.
+    #[error("{}: line {line}: the key {} is not in the first record", path.display(), quoted(key))]
+    JsonUnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The key.
+        key: String,
+    },
+    /// A list or an object where a number or text should be.
+    #[error("{place}: a list or an object, expected {}", place.role.expected())]
+    NestedValue {
+        /// Where.
+        place: Box<FieldPlace>,
+    },
+
+    /// A file of a format with its own compression that is compressed once more.
+    #[error("{}: is compressed with {compression}, a file of {format} is read as it is", path.display())]
+    CompressedWhole {
+        /// The file.
+        path: PathBuf,
+        /// How it is compressed.
+        compression: Compression,
+        /// What it should be, as a job file names it.
+        format: &'static str,
+    },
+    /// A file that its format's decoder refuses.
+    #[error("{}: not a valid file of {format}, after record {record}", path.display())]
+    Undecodable {
+        /// The file.
+        path: PathBuf,
+        /// The format, as a job file names it.
+        format: &'static str,
+        /// Records before the place.
+        record: u64,
+        /// The decoder's words.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A column whose type is no number, truth value or text.
+    #[error(
+        "{}: column {column} is of type {got}, expected numbers, truth values, text, or lists of \
+         one fixed length of those",
+        path.display()
+    )]
+    ColumnType {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: Column,
+        /// Its type, in Arrow's words.
+        got: String,
     },
 
     // Text.

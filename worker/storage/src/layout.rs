@@ -1,18 +1,18 @@
-//! Which column of a CSV file is what, and whether two files agree on it.
+//! Which column of a table is what, and whether two files agree on it.
 
 use std::path::Path;
 
 use ringfold_common::job::ColumnRef;
 
-use crate::csv::CsvFile;
 use crate::dataset::{Columns, SourceFormat};
 use crate::error::StorageError;
 use crate::limits::Limits;
+use crate::table::{Opener, Table};
 
 /// Column names that an error shows.
 const SHOWN_NAMES_MAX: usize = 8;
 
-/// The columns of a labelled CSV file.
+/// The columns of a labelled table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     /// All columns, the label's included.
@@ -21,19 +21,23 @@ pub(crate) struct Layout {
     pub label: usize,
     /// Names of all columns, the label's included.
     pub names: Option<Vec<String>>,
+    /// The dimensions of a record, where the file gives them.
+    pub dims: Vec<u32>,
 }
 
 impl Layout {
     /// Finds the label's column in `file`.
     pub fn find(
-        file: &CsvFile<'_>,
+        file: &dyn Table,
         label: &ColumnRef,
         limits: &Limits,
     ) -> Result<Self, StorageError> {
+        let label = find_label(file, label)?;
         let layout = Self {
             columns: file.columns(),
-            label: find_label(file, label)?,
+            label,
             names: file.names().map(<[String]>::to_vec),
+            dims: file.dims(Some(label)),
         };
         check_width(file.path(), file.columns() - 1, limits)?;
         Ok(layout)
@@ -52,16 +56,23 @@ impl Layout {
     }
 
     /// The public form of it.
-    pub fn to_columns(&self, header: bool, delimiter: u8) -> Columns {
+    pub fn to_columns(&self, opener: Opener) -> Columns {
+        let label_column = self.label as u32;
         Columns {
             feature_names: self.feature_names(),
             label_name: self.names.as_ref().map(|names| names[self.label].clone()),
-            format: SourceFormat::Csv {
-                header,
-                delimiter,
-                label_column: self.label as u32,
+            format: match opener {
+                Opener::Csv { header, delimiter } => SourceFormat::Csv {
+                    header,
+                    delimiter,
+                    label_column,
+                },
+                Opener::Table(format) => SourceFormat::Table {
+                    format,
+                    label_column,
+                },
             },
-            dims: Vec::new(),
+            dims: self.dims.clone(),
         }
     }
 
@@ -134,7 +145,7 @@ pub(crate) fn check_width(path: &Path, width: usize, limits: &Limits) -> Result<
     Ok(())
 }
 
-fn find_label(file: &CsvFile<'_>, label: &ColumnRef) -> Result<usize, StorageError> {
+fn find_label(file: &dyn Table, label: &ColumnRef) -> Result<usize, StorageError> {
     let names = file.names().unwrap_or_default();
     let missing = |nearest| StorageError::MissingLabelColumn {
         path: file.path().to_owned(),

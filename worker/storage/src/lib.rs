@@ -7,14 +7,20 @@
 //! the records: every rank does so. Both give the same [`DatasetInfo`](ringfold_common::dataset),
 //! whose fingerprint covers every decompressed byte, or the same [`StorageError`].
 //!
-//! - **CSV**: UTF-8 text, plain or gzip (told by its first bytes, not its name), with or without a
+//! A file is plain, gzip or Zstandard, told by its first bytes, not its name.
+//!
+//! - **CSV**, and TSV with tabs for commas: UTF-8 text, with or without a
 //!   byte order mark and a header; lines end in LF or CRLF; fields may be quoted as in RFC 4180,
 //!   the quote being a field's first byte; spaces and tabs around a field don't count; blank lines are skipped. Every column but the
 //!   label's is a feature and must hold finite numbers. Columns count from 0, lines and records
 //!   from 1.
-//! - **IDX**, the format of MNIST: unsigned bytes, plain or gzip. Images have one dimension or
+//! - **JSON lines**: one object a line. Columns are the keys of the first object, which later ones
+//!   may have in any order or leave out.
+//! - **Parquet** and **Arrow** IPC: numbers, truth values, text, and lists of one fixed length of
+//!   those, each spread over as many columns. They are not compressed as a whole.
+//! - **IDX**, the format of MNIST: unsigned bytes. Images have one dimension or
 //!   more, the first is the record; labels have one.
-//! - **Text**, plain or gzip, one running text taken as it is: bytes, or the characters of UTF-8.
+//! - **Text**, one running text taken as it is: bytes, or the characters of UTF-8.
 //!   A record is a window of `context` + 1 tokens at a multiple of `stride`: it is found in O(1),
 //!   and windows that overlap share their memory. The vocabulary of characters is that of the
 //!   whole training file; another file with a character that isn't in it is refused. Bytes of a
@@ -40,14 +46,18 @@
 //!
 //! # What isn't here
 //!
+//! Formats are rows of a table (`table.rs`): layouts, labels and prediction know none of them.
+//!
 //! No training, no network, no clocks, no threads. Nothing is read in pieces: a dataset fits in
 //! the memory of each rank.
 
+mod arrow;
 pub mod checkpoint;
 mod csv;
 mod dataset;
 mod error;
 mod idx;
+mod jsonl;
 mod labels;
 mod layout;
 mod limits;
@@ -57,11 +67,12 @@ mod predict;
 mod records;
 mod scaler;
 mod stream;
+mod table;
 mod text;
 mod windows;
 
 pub use dataset::{Columns, Dataset, SourceFormat, inspect, inspect_columns};
-pub use error::{Column, FieldPlace, FieldRole, StorageError};
+pub use error::{Column, Compression, FieldPlace, FieldRole, StorageError};
 pub use limits::{BytesRead, Limits, ProgressHook, ReadOptions};
 pub use model::{
     FORMAT_VERSION, MetricsWriter, Model, ModelDescription, ModelFiles, ModelSources, NamedTensor,

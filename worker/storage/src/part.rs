@@ -1,16 +1,16 @@
-//! One part of a dataset: the labelled records of one CSV file or of one pair of IDX files.
+//! One part of a dataset: the labelled records of one table or of one pair of IDX files.
 
 use std::path::Path;
 
-use ringfold_common::job::CsvSource;
+use ringfold_common::job::{CsvSource, DataSource, TableSource};
 
-use crate::csv::CsvFile;
 use crate::error::{FieldPlace, FieldRole, StorageError};
 use crate::idx::IdxFile;
 use crate::labels::LabelKind;
 use crate::layout::Layout;
 use crate::records::{Features, Labels, Values};
 use crate::stream::Pass;
+use crate::table::{Opener, Table};
 
 /// Whether records are kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +35,10 @@ pub(crate) struct Part {
     pub labels: Labels,
 }
 
-/// Reads the labelled records of an open CSV file.
-pub(crate) fn read_csv(
+/// Reads the labelled records of an open table.
+pub(crate) fn read_table(
     pass: &Pass<'_>,
-    mut file: CsvFile<'_>,
+    file: &mut dyn Table,
     layout: &Layout,
     kind: &mut LabelKind<'_>,
     keep: Keep,
@@ -53,8 +53,8 @@ pub(crate) fn read_csv(
                 let place = || file.place(column, FieldRole::ClassLabel);
                 let label = file.class_at(column)?;
                 numbers.push(match kind {
-                    LabelKind::Find(classes) => classes.number(label, &pass.limits, place)?,
-                    LabelKind::Known(classes) => classes.number(label, place)?,
+                    LabelKind::Find(classes) => classes.number(&label, &pass.limits, place)?,
+                    LabelKind::Known(classes) => classes.number(&label, place)?,
                     LabelKind::Values | LabelKind::Bounded(_) => {
                         unreachable!("labels are of the kind")
                     }
@@ -84,20 +84,28 @@ pub(crate) fn read_csv(
     Ok(Part {
         records,
         width: layout.width(),
-        dims: Vec::new(),
+        dims: layout.dims.clone(),
         features: Features::new(layout.width(), Values::F32(values)),
         labels,
     })
 }
 
-/// Opens a CSV file and finds its label column.
-pub(crate) fn open_csv<'p>(
+/// Opens a table and finds its label column.
+///
+/// # Panics
+/// If the source is no table.
+pub(crate) fn open_table<'p>(
     pass: &'p Pass<'p>,
-    source: &CsvSource,
-) -> Result<(CsvFile<'p>, Layout), StorageError> {
-    let path = Path::new(&source.path);
-    let file = CsvFile::open(pass, path, source.header, source.delimiter)?;
-    let layout = Layout::find(&file, &source.label, &pass.limits)?;
+    source: &DataSource,
+) -> Result<(Box<dyn Table + 'p>, Layout), StorageError> {
+    let (DataSource::Csv(CsvSource { path, label, .. })
+    | DataSource::Table(TableSource { path, label, .. })) = source
+    else {
+        panic!("a source of a table");
+    };
+    let opener = Opener::of(source).expect("a source of a table");
+    let file = opener.open(pass, Path::new(path))?;
+    let layout = Layout::find(&*file, label, &pass.limits)?;
     Ok((file, layout))
 }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use ringfold_common::dataset::Target;
 use ringfold_common::job::ColumnRef;
 
-use crate::csv::CsvFile;
 use crate::dataset::{SourceFormat, formats_differ};
 use crate::error::{Column, StorageError};
 use crate::idx::IdxFile;
@@ -14,9 +13,10 @@ use crate::labels::LabelKind;
 use crate::layout::{Layout, check_names};
 use crate::limits::ReadOptions;
 use crate::model::ModelDescription;
-use crate::part::{Keep, check_like, read_csv, read_idx};
+use crate::part::{Keep, check_like, read_idx, read_table};
 use crate::records::{Features, Records, Values};
 use crate::stream::Pass;
+use crate::table::{Opener, Table};
 use crate::text::read_windows;
 use crate::windows::WindowShape;
 
@@ -35,8 +35,8 @@ pub struct Unlabelled {
 /// Files of labelled records, in the format of the model's training data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LabelledFiles<'a> {
-    /// A CSV file with the header, delimiter and columns of the training file; or a text, read as
-    /// the training text was.
+    /// A table of the format and columns of the training file; or a text, read as the training
+    /// text was.
     File(&'a Path),
     /// A pair of IDX files.
     Idx {
@@ -47,7 +47,7 @@ pub enum LabelledFiles<'a> {
     },
 }
 
-/// Reads records to predict labels for. A CSV file holds the model's feature columns in their
+/// Reads records to predict labels for. A table holds the model's feature columns in their
 /// order, with the label's column among them or without: told by the name of the label where the
 /// model has a header, else by the number of columns. An IDX file holds images. A text is not for
 /// prediction: every token in it has its label.
@@ -74,11 +74,10 @@ pub fn read_unlabelled(
                 ignored_label: None,
             }
         }
-        SourceFormat::Csv {
-            header, delimiter, ..
-        } => {
-            let mut file = CsvFile::open(&pass, path, header, delimiter)?;
-            let label = find_optional_label(&file, description)?;
+        SourceFormat::Csv { .. } | SourceFormat::Table { .. } => {
+            let (opener, label_column) = opener_of(&description.columns.format);
+            let mut file = opener.open(&pass, path)?;
+            let label = find_optional_label(&*file, label_column, description)?;
             let mut values = Vec::new();
             while file.advance()? {
                 file.features(label, &mut values)?;
@@ -111,22 +110,19 @@ pub fn read_labelled(
     let part = match (*files, &description.columns.format) {
         (
             LabelledFiles::File(path),
-            SourceFormat::Csv {
-                header,
-                delimiter,
-                label_column,
-            },
+            format @ (SourceFormat::Csv { .. } | SourceFormat::Table { .. }),
         ) => {
+            let (opener, label_column) = opener_of(format);
             let pass = Pass::new(&[path], options)?;
-            let file = CsvFile::open(&pass, path, *header, *delimiter)?;
-            check_columns(&file, width + 1)?;
+            let mut file = opener.open(&pass, path)?;
+            check_columns(&*file, width + 1)?;
             let label = match &description.columns.label_name {
-                Some(name) if *header => ColumnRef::Name(name.clone()),
-                _ => ColumnRef::Index(*label_column),
+                Some(name) if file.names().is_some() => ColumnRef::Name(name.clone()),
+                _ => ColumnRef::Index(label_column),
             };
-            let layout = Layout::find(&file, &label, &pass.limits)?;
-            check_feature_names(&file, Some(layout.label), description)?;
-            let part = read_csv(&pass, file, &layout, &mut kind, Keep::Records)?;
+            let layout = Layout::find(&*file, &label, &pass.limits)?;
+            check_feature_names(&*file, Some(layout.label), description)?;
+            let part = read_table(&pass, &mut *file, &layout, &mut kind, Keep::Records)?;
             pass.report()?;
             part
         }
@@ -157,8 +153,12 @@ pub fn read_labelled(
             return Ok(Records::of_text(windows));
         }
         (LabelledFiles::File(_), SourceFormat::Idx) => return Err(formats_differ("idx", "csv")),
-        (LabelledFiles::Idx { .. }, SourceFormat::Csv { .. }) => {
-            return Err(formats_differ("csv", "idx"));
+        (
+            LabelledFiles::Idx { .. },
+            format @ (SourceFormat::Csv { .. } | SourceFormat::Table { .. }),
+        ) => {
+            let (opener, _) = opener_of(format);
+            return Err(formats_differ(opener.name(), "idx"));
         }
         (LabelledFiles::Idx { .. }, SourceFormat::Text { .. }) => {
             return Err(formats_differ("text", "idx"));
@@ -167,18 +167,35 @@ pub fn read_labelled(
     Ok(Records::all(Arc::new(part.features), Arc::new(part.labels)))
 }
 
+/// How files of a table are opened, and where their label was in the training file.
+///
+/// # Panics
+/// If files aren't tables.
+fn opener_of(format: &SourceFormat) -> (Opener, u32) {
+    match *format {
+        SourceFormat::Csv {
+            header,
+            delimiter,
+            label_column,
+        } => (Opener::Csv { header, delimiter }, label_column),
+        SourceFormat::Table {
+            format,
+            label_column,
+        } => (Opener::Table(format), label_column),
+        SourceFormat::Idx | SourceFormat::Text { .. } => panic!("files of a table"),
+    }
+}
+
 /// The label's column in a file that may have none, once its columns are those of the model.
 fn find_optional_label(
-    file: &CsvFile<'_>,
+    file: &dyn Table,
+    label_column: u32,
     description: &ModelDescription,
 ) -> Result<Option<usize>, StorageError> {
     let width = description.features as usize;
     let label = match (file.names(), &description.columns.label_name) {
         (Some(names), Some(label)) => names.iter().position(|name| name == label),
-        _ if file.columns() == width + 1 => match description.columns.format {
-            SourceFormat::Csv { label_column, .. } => Some(label_column as usize),
-            SourceFormat::Idx | SourceFormat::Text { .. } => None,
-        },
+        _ if file.columns() == width + 1 => Some(label_column as usize),
         _ => None,
     };
     check_feature_names(file, label, description)?;
@@ -186,7 +203,7 @@ fn find_optional_label(
     Ok(label)
 }
 
-fn check_columns(file: &CsvFile<'_>, expected: usize) -> Result<(), StorageError> {
+fn check_columns(file: &dyn Table, expected: usize) -> Result<(), StorageError> {
     if file.columns() == expected {
         return Ok(());
     }
@@ -200,7 +217,7 @@ fn check_columns(file: &CsvFile<'_>, expected: usize) -> Result<(), StorageError
 
 /// Refuses feature columns whose names aren't the model's, where both have names.
 fn check_feature_names(
-    file: &CsvFile<'_>,
+    file: &dyn Table,
     label: Option<usize>,
     description: &ModelDescription,
 ) -> Result<(), StorageError> {

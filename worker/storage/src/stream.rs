@@ -2,13 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
-use crate::error::StorageError;
+use crate::error::{Compression, StorageError};
 use crate::limits::{BytesRead, Limits, ProgressHook, ReadOptions};
 
 /// Bytes read from disk between two calls of the progress hook.
@@ -16,6 +16,12 @@ const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// The first bytes of a gzip file (RFC 1952, section 2.3.1).
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// The first bytes of a Zstandard frame (RFC 8878, section 3.1.1).
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// The largest window that a Zstandard frame may ask memory for: 128 MiB, as the `zstd` command.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// What the files of one pass share.
 pub(crate) struct Pass<'a> {
@@ -83,6 +89,32 @@ fn file_len(path: &Path) -> Result<u64, StorageError> {
     Ok(metadata.len())
 }
 
+/// Hashes all bytes of a file that isn't compressed as a whole, and hands it over at its start, for
+/// decoders that go back and forth in it. `format` is what it should be.
+pub(crate) fn hash_plain(
+    pass: &Pass<'_>,
+    path: &Path,
+    format: &'static str,
+) -> Result<File, StorageError> {
+    let mut stream = FileStream::open(pass, path)?;
+    if let Some(compression) = stream.compression() {
+        return Err(StorageError::CompressedWhole {
+            path: path.to_owned(),
+            compression,
+            format,
+        });
+    }
+    let mut chunk = vec![0; Limits::BUFFER_BYTES];
+    while stream.read_full(&mut chunk)? > 0 {}
+    let Decoder::Plain(disk) = stream.decoder else {
+        unreachable!("it isn't compressed");
+    };
+    let mut file = disk.into_inner().file;
+    file.rewind()
+        .map_err(|error| StorageError::from_read(path, error))?;
+    Ok(file)
+}
+
 /// A file's bytes on disk.
 struct DiskFile<'p> {
     file: File,
@@ -118,10 +150,11 @@ pub(crate) struct FileStream<'p> {
 enum Decoder<'p> {
     Plain(BufReader<DiskFile<'p>>),
     Gzip(Box<MultiGzDecoder<BufReader<DiskFile<'p>>>>),
+    Zstd(Box<zstd::Decoder<'static, BufReader<DiskFile<'p>>>>),
 }
 
 impl<'p> FileStream<'p> {
-    /// Opens a plain or gzip file that holds at least one byte.
+    /// Opens a plain or compressed file that holds at least one byte.
     pub fn open(pass: &'p Pass<'p>, path: &Path) -> Result<Self, StorageError> {
         file_len(path)?;
         let file = File::open(path).map_err(|error| StorageError::from_open(path, error))?;
@@ -136,6 +169,13 @@ impl<'p> FileStream<'p> {
         }
         let decoder = if head.starts_with(&GZIP_MAGIC) {
             Decoder::Gzip(Box::new(MultiGzDecoder::new(disk)))
+        } else if head.starts_with(&ZSTD_MAGIC) {
+            let failed = |error| StorageError::from_read(path, error);
+            let mut decoder = zstd::Decoder::with_buffer(disk).map_err(failed)?;
+            decoder
+                .window_log_max(ZSTD_WINDOW_LOG_MAX)
+                .map_err(failed)?;
+            Decoder::Zstd(Box::new(decoder))
         } else {
             Decoder::Plain(disk)
         };
@@ -149,6 +189,15 @@ impl<'p> FileStream<'p> {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How the file is compressed, if it is.
+    pub fn compression(&self) -> Option<Compression> {
+        match self.decoder {
+            Decoder::Plain(_) => None,
+            Decoder::Gzip(_) => Some(Compression::Gzip),
+            Decoder::Zstd(_) => Some(Compression::Zstd),
+        }
     }
 
     /// Decompressed bytes read so far.
@@ -170,20 +219,29 @@ impl<'p> FileStream<'p> {
     }
 
     fn decode_error(&self, source: io::Error) -> StorageError {
-        if matches!(self.decoder, Decoder::Plain(_)) {
+        let Some(format) = self.compression() else {
             return StorageError::from_read(&self.path, source);
-        }
+        };
         let (path, decompressed_bytes) = (self.path.clone(), self.bytes);
+        let is_ours = source
+            .get_ref()
+            .is_some_and(|inner| inner.is::<StorageError>());
         match source.kind() {
-            io::ErrorKind::UnexpectedEof => StorageError::TruncatedGzip {
+            _ if is_ours => StorageError::from_read(&self.path, source),
+            io::ErrorKind::UnexpectedEof => StorageError::TruncatedCompression {
                 path,
+                format,
                 decompressed_bytes,
             },
-            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => StorageError::CorruptGzip {
-                path,
-                decompressed_bytes,
-                source,
-            },
+            // Zstandard's own errors are of the last kind.
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::Other => {
+                StorageError::CorruptCompression {
+                    path,
+                    format,
+                    decompressed_bytes,
+                    source,
+                }
+            }
             _ => StorageError::from_read(&self.path, source),
         }
     }
@@ -194,6 +252,7 @@ impl Read for FileStream<'_> {
         let result = match &mut self.decoder {
             Decoder::Plain(reader) => reader.read(buffer),
             Decoder::Gzip(reader) => reader.read(buffer),
+            Decoder::Zstd(reader) => reader.read(buffer),
         };
         let count = result.map_err(|error| io::Error::other(self.decode_error(error)))?;
         self.bytes += count as u64;

@@ -25,9 +25,11 @@ impl StorageError {
             Self::PermissionDenied { .. } => {
                 "the user that the worker or coordinator runs as must be allowed to read it"
             }
-            Self::TruncatedGzip { .. } | Self::CorruptGzip { .. } | Self::IdxTruncated { .. } => {
-                "copy or download the file again"
-            }
+            Self::TruncatedCompression { .. }
+            | Self::CorruptCompression { .. }
+            | Self::IdxTruncated { .. } => "copy or download the file again",
+            Self::CompressedWhole { .. } => "decompress it; columns may be compressed within it",
+            Self::ColumnType { .. } => "leave the column out, or convert it to numbers or text",
             Self::MissingLabelColumn {
                 nearest: Some(nearest),
                 ..

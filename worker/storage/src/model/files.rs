@@ -294,10 +294,12 @@ fn check_document(path: &Path, document: &ModelDocument<'_>) -> Result<(), Stora
             "1 or more",
         )?;
     }
-    if let SourceFormat::Csv { label_column, .. } = columns.format {
+    if let SourceFormat::Csv { label_column, .. } | SourceFormat::Table { label_column, .. } =
+        columns.format
+    {
         check(
             label_column <= description.features,
-            "description.columns.format.csv.label_column",
+            "description.columns.format.label_column",
             label_column.to_string(),
             &format!("at most {features}, as description.features"),
         )?;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use ringfold_common::error::ErrorCode;
 use ringfold_common::job::{DataSource, TestData};
-use ringfold_storage::{BytesRead, ReadOptions, StorageError};
+use ringfold_storage::{BytesRead, Compression, ReadOptions, StorageError, inspect};
 
 use crate::support::*;
 
@@ -57,9 +57,48 @@ fn gzip_cut_off_anywhere_is_an_error() {
     for len in 2..whole.len() {
         let error = csv_refusal(&whole[..len], CLASSES);
         assert!(
-            matches!(error, StorageError::TruncatedGzip { .. }),
+            matches!(error, StorageError::TruncatedCompression { .. }),
             "{len}: {error}"
         );
+    }
+}
+
+#[test]
+fn zstd_cut_off_or_damaged_anywhere_is_an_error_or_the_same() {
+    let text: String = (0..200)
+        .map(|n| format!("{},{}\n", n * 7919 % 1000, n % 3))
+        .collect();
+    let text = format!("a,y\n{text}");
+    let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    encoder.include_checksum(true).unwrap();
+    std::io::Write::write_all(&mut encoder, text.as_bytes()).unwrap();
+    let whole = encoder.finish().unwrap();
+    for len in 4..whole.len() {
+        let error = csv_refusal(&whole[..len], CLASSES);
+        assert!(
+            matches!(
+                error,
+                StorageError::TruncatedCompression {
+                    format: Compression::Zstd,
+                    ..
+                }
+            ),
+            "{len}: {error}"
+        );
+    }
+    let dir = Dir::new();
+    for at in 4..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        let spec = spec(DataSource::Csv(csv_named(&dir.file("d.csv", bytes), "y")));
+        match inspect(&spec, CLASSES, &ReadOptions::default()) {
+            // A bit that says nothing of the content.
+            Ok(info) => assert_eq!(info.fingerprint, *blake3::hash(text.as_bytes()).as_bytes()),
+            Err(
+                StorageError::TruncatedCompression { .. } | StorageError::CorruptCompression { .. },
+            ) => {}
+            Err(other) => panic!("{at}: {other}"),
+        }
     }
 }
 
@@ -70,11 +109,17 @@ fn damaged_gzip_is_an_error() {
     let at = bytes.len() - 8;
     bytes[at] ^= 1;
     let error = csv_refusal(&bytes, CLASSES);
-    assert!(matches!(error, StorageError::CorruptGzip { .. }), "{error}");
+    assert!(
+        matches!(error, StorageError::CorruptCompression { .. }),
+        "{error}"
+    );
     let mut bytes = gzip("a,y\n1,2\n3,4\n");
     bytes.extend(b"more than a header");
     let error = csv_refusal(&bytes, CLASSES);
-    assert!(matches!(error, StorageError::CorruptGzip { .. }), "{error}");
+    assert!(
+        matches!(error, StorageError::CorruptCompression { .. }),
+        "{error}"
+    );
 }
 
 #[test]

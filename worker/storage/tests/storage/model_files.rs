@@ -373,7 +373,7 @@ fn values_that_contradict_each_other() {
         (
             "/description/columns/format/csv/label_column",
             json!(3),
-            "description.columns.format.csv.label_column",
+            "description.columns.format.label_column",
         ),
     ];
     for (pointer, value, expected) in cases {

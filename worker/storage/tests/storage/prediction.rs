@@ -2,31 +2,13 @@
 
 use std::path::Path;
 
-use ringfold_common::job::{
-    Activation, Architecture, DataSource, DataSpec, Initialiser, Loss, MlpSpec, ModelSpec,
-};
+use ringfold_common::job::DataSource;
 use ringfold_storage::{
     Column, LabelledFiles, ModelDescription, ReadOptions, Records, Scaler, StorageError,
     Unlabelled, read_labelled, read_unlabelled,
 };
 
 use crate::support::*;
-
-fn describe(spec: &DataSpec, loss: Loss) -> ModelDescription {
-    let model = ModelSpec {
-        architecture: Architecture::Mlp(MlpSpec {
-            hidden: vec![],
-            activation: Activation::Relu,
-            dropout: 0.0,
-            initialiser: Initialiser::HeUniform,
-        }),
-        loss,
-        loss_options: ringfold_common::job::LossOptions::default(),
-        input: Vec::new(),
-        weights: None,
-    };
-    ModelDescription::new("job".to_owned(), model, &load(spec, loss))
-}
 
 /// A model of columns `a`, `y`, `b` with classes `no` and `yes`.
 fn csv_model(dir: &Dir) -> ModelDescription {

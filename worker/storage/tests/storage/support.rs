@@ -8,9 +8,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ringfold_common::job::{
     Activation, Architecture, ColumnRef, CsvSource, DataSource, DataSpec, IdxSource, Initialiser,
-    Loss, MlpSpec, ModelSpec, Scale, TestData, TextSource, Tokeniser,
+    Loss, MlpSpec, ModelSpec, Scale, TableFormat, TableSource, TestData, TextSource, Tokeniser,
 };
-use ringfold_storage::{Dataset, LabelsOut, ReadOptions, Records, Scaler, StorageError, inspect};
+use ringfold_storage::{
+    Dataset, LabelsOut, ModelDescription, ReadOptions, Records, Scaler, StorageError, inspect,
+};
 
 pub const CLASSES: Loss = Loss::CrossEntropy;
 pub const VALUES: Loss = Loss::MeanSquaredError;
@@ -39,6 +41,29 @@ pub fn gzip(bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes.as_ref()).unwrap();
     encoder.finish().unwrap()
+}
+
+pub fn zstd(bytes: impl AsRef<[u8]>) -> Vec<u8> {
+    zstd::encode_all(bytes.as_ref(), 1).unwrap()
+}
+
+/// A table of the format of this name, whose label is named.
+pub fn table_named(path: &Path, format: &str, label: &str) -> DataSource {
+    let format = TableFormat::ALL.into_iter().find(|f| f.name() == format);
+    DataSource::Table(TableSource {
+        format: format.unwrap(),
+        path: text(path),
+        label: ColumnRef::Name(label.to_owned()),
+    })
+}
+
+/// A model trained on a dataset; storage doesn't look into it.
+pub fn describe(spec: &DataSpec, loss: Loss) -> ModelDescription {
+    let model = ModelSpec {
+        loss,
+        ..model_spec()
+    };
+    ModelDescription::new("job".to_owned(), model, &load(spec, loss))
 }
 
 /// An IDX file.
