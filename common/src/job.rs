@@ -17,8 +17,8 @@ mod validate;
 
 pub use compression::{CompressionMethod, CompressionSpec};
 pub use model::{
-    CnnBlock, CnnSpec, ConvLayer, DenseLayer, Layer, LayerSpec, LossOptions, OnnxInput, OnnxSpec,
-    PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem,
+    AttentionLayer, CnnBlock, CnnSpec, ConvLayer, DenseLayer, Layer, LayerSpec, LossOptions,
+    OnnxInput, OnnxSpec, PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem,
 };
 pub use optimizer::{
     AdaGradOptions, AdamOptions, BarzilaiBorweinFormula, BarzilaiBorweinOptions, GroupSpec,

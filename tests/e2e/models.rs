@@ -354,8 +354,21 @@ fn networks_of_images_train_and_come_back() {
                   { kind = \"batch_norm\" }, { kind = \"flatten\" }, { kind = \"dense\", units = 10 }]";
     let cnn = format!("{{ kind = \"cnn\", input = [1, 8, 8], hidden = [32], blocks = {blocks} }}");
     let sequential = format!("{{ kind = \"sequential\", input = [1, 8, 8], layers = {layers} }}");
+    // The rows of an image as positions.
+    let block = "{ kind = \"residual\", layers = [{ kind = \"layer_norm\" }, \
+                 { kind = \"attention\", heads = 2, dropout = 0.1 }] }";
+    let layers = format!(
+        "[{{ kind = \"reshape\", shape = [8, 8] }}, {{ kind = \"positions\" }}, {block}, {block}, \
+         {{ kind = \"flatten\" }}, {{ kind = \"dense\", units = 10 }}]"
+    );
+    let attention = format!("{{ kind = \"sequential\", input = [1, 8, 8], layers = {layers} }}");
     let resnet = "{ kind = \"resnet18\", input = [1, 8, 8], width = 4 }".to_owned();
-    for (model, accuracy_min) in [(cnn, 0.93), (sequential, 0.84), (resnet, 0.8)] {
+    for (model, accuracy_min) in [
+        (cnn, 0.93),
+        (sequential, 0.84),
+        (attention, 0.65),
+        (resnet, 0.8),
+    ] {
         let dir = temp_dir();
         let out = text(&dir.path().join("out"));
         let (job, set) = (digits(), format!("model={model}"));

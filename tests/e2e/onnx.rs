@@ -141,6 +141,37 @@ fn initial_weights_come_from_the_file_that_the_job_names() {
     );
 }
 
+/// A record is cut for a model of two inputs; the model that comes out takes whole records.
+#[test]
+fn a_model_of_two_inputs_trains_and_runs_elsewhere() {
+    let dir = temp_dir();
+    let job = example(dir.path());
+    let out = text(&dir.path().join("out"));
+    let cut = |above: &str, below: &str| {
+        let net = text(&repository("tests/e2e/two_inputs.onnx"));
+        format!(
+            "model={{ kind = \"onnx\", path = \"{net}\", loss = \"cross_entropy\", inputs = [\
+             {{ name = \"above\", features = {above} }}, {{ name = \"below\", features = {below} }}] }}"
+        )
+    };
+    let train = |model: &str| {
+        let flags = ["train", &job, "--json", "--epochs", "8", "--output", &out];
+        ringfold(&args(&[&flags, &["--set", model]]))
+    };
+    let summary = train(&cut("[0, 32]", "[32, 64]")).succeeded().finished();
+    let accuracy = number(&summary["metrics"]["test_accuracy"]);
+    assert!(accuracy > 0.85, "{accuracy}");
+    let evaluate = ["evaluate", "--model", &out, "--job", &job, "--json"];
+    let evaluated = ringfold(&evaluate).succeeded().json();
+    let again = number(&evaluated["metrics"]["test_accuracy"]);
+    assert!((again - accuracy).abs() < 1e-9, "{evaluated}");
+    assert_runs_elsewhere(&out, &format!("{out}/model.onnx"), dir.path());
+
+    // What an input can't take is refused by its name.
+    let error = train(&cut("[0, 32]", "[32, 60]")).error(2);
+    assert!(error.contains("below"), "{error}");
+}
+
 #[test]
 fn running_statistics_are_written_as_onnx() {
     let dir = temp_dir();

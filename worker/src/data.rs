@@ -8,6 +8,7 @@ use ringfold_common::ids::SpecHash;
 use ringfold_common::job::{Cause, JobSpec};
 use ringfold_storage::{BytesRead, Dataset, ReadOptions, StorageError};
 use ringfold_train::TrainError;
+use ringfold_train::network::check_precision;
 
 use crate::ring_start::KeyError;
 
@@ -26,8 +27,10 @@ impl JobData<'_> {
     /// Loads the data and checks that it is what the coordinator saw.
     ///
     /// # Errors
-    /// If it can't be read, is something else, or `abort` was raised.
+    /// If it can't be read, is something else, or `abort` was raised; before it is read, if this host's
+    /// processor can't compute what the job asks for.
     pub fn load(&self, abort: &AbortSignal) -> Result<Dataset, RankError> {
+        check_precision(self.spec.train.precision).map_err(TrainError::from)?;
         let hook = |_: BytesRead| match abort.reason() {
             None => ControlFlow::Continue(()),
             Some(_) => ControlFlow::Break(()),

@@ -220,6 +220,9 @@ kind = "embedding"
 vocabulary = 4
 width = 3
 [[model.layers]]
+kind = "attention"
+heads = 4
+[[model.layers]]
 kind = "dense"
 units = 4
 "#,

@@ -79,6 +79,7 @@ fn gpt() -> Result<Graph, GraphError> {
         bias: true,
         input: WEIGHT,
         output: WEIGHT,
+        dropout: None,
     };
     for layer in 0..LAYERS {
         let named = |part: &str| format!("layers.{layer}.{part}");

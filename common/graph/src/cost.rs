@@ -51,6 +51,11 @@ pub fn flops(op: &Op, operands: &[Vec<usize>], results: &[Vec<usize>]) -> u64 {
             dy.saturating_mul((pool.kernel[0] * pool.kernel[1]) as u64)
         }
         Op::Fused(op) => y.saturating_mul(op.steps.len() as u64),
+        Op::FusedProduct(op) => {
+            let own = op.operands.min(operands.len());
+            let product = flops(&op.product.op(), &operands[..own], results);
+            product.saturating_add(y.saturating_mul(op.chain.steps.len() as u64))
+        }
         Op::UnaryGrad(_) | Op::BinaryGrad(_) => y.saturating_mul(2),
         Op::Unary(_) | Op::Binary(_) | Op::Compare(_) | Op::Logic(_) | Op::Where(_) => y,
         Op::Dropout(_) | Op::Spread(_) | Op::ArgMax(_) | Op::Cast(_) => x.max(y),

@@ -28,7 +28,22 @@ pub(crate) fn infer(node: NodeId, op: &Op, float: DType, types: &[&TensorType]) 
     op.operator().infer(&operands)
 }
 
-impl Operands<'_> {
+impl<'a> Operands<'a> {
+    /// The types of all operands.
+    pub(crate) fn types(&self) -> &'a [&'a TensorType] {
+        self.types
+    }
+
+    /// Other operands, for an operator that is a part of this one.
+    pub(crate) fn with<'b>(&self, types: &'b [&'b TensorType]) -> Operands<'b> {
+        Operands {
+            node: self.node,
+            op: self.op,
+            float: self.float,
+            types,
+        }
+    }
+
     /// The number of operands.
     pub(crate) fn len(&self) -> usize {
         self.types.len()

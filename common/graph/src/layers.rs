@@ -4,7 +4,8 @@ use crate::error::GraphError;
 use crate::graph::{Graph, ValueId};
 use crate::init::Initialiser;
 use crate::op::{
-    Attention, Binary, Cell, Concat, Conv, Dense, Expand, Norm, NormOver, Recurrent, Reshape, Unary,
+    Attention, Binary, Cell, Concat, Conv, Dense, Dropout, Expand, Norm, NormOver, Recurrent,
+    Reshape, Unary,
 };
 use crate::shape::{Dim, Shape};
 
@@ -68,6 +69,8 @@ pub struct SelfAttention {
     pub input: Initialiser,
     /// How the weight of the projection of the result starts.
     pub output: Initialiser,
+    /// What the weights of attention are dropped by in training.
+    pub dropout: Option<Dropout>,
 }
 
 /// Multi-head self-attention of `x [.., t, width] -> [.., t, width]` with the parameters of PyTorch's
@@ -99,7 +102,10 @@ pub fn self_attention(
     };
     let names = ["in_proj_weight", "in_proj_bias"];
     let qkv = project(graph, x, names, width.saturating_mul(3), options.input)?;
-    let attention = Attention::packed(options.heads, options.causal);
+    let attention = Attention {
+        dropout: options.dropout,
+        ..Attention::packed(options.heads, options.causal)
+    };
     let y = graph.apply_all(attention, &[qkv])?[0];
     let names = ["out_proj.weight", "out_proj.bias"];
     project(graph, y, names, width, options.output)

@@ -266,6 +266,7 @@ impl Graph {
             let here: Vec<u64> = match &node.op {
                 Op::Dropout(Dropout { key, .. }) => vec![*key],
                 Op::Fused(fused) => fused.dropout_keys().collect(),
+                Op::FusedProduct(fused) => fused.chain.dropout_keys().collect(),
                 Op::Attention(attention) => attention.dropout.iter().map(|d| d.key).collect(),
                 _ => continue,
             };

@@ -161,6 +161,10 @@ pub enum Layer {
         /// Elements of a vector.
         width: u32,
     },
+    /// Self-attention over positions, `[positions, width]`.
+    Attention(AttentionLayer),
+    /// A learned vector for each position, added to it.
+    Positions,
     /// The sum of the input and of what these layers make of it.
     Residual(Vec<LayerSpec>),
 }
@@ -190,6 +194,8 @@ impl Layer {
             Self::Flatten => "flatten",
             Self::Reshape(_) => "reshape",
             Self::Embedding { .. } => "embedding",
+            Self::Attention(_) => "attention",
+            Self::Positions => "positions",
             Self::Residual(_) => "residual",
         }
     }
@@ -202,6 +208,19 @@ pub struct DenseLayer {
     pub units: u32,
     /// Whether something is added.
     pub bias: bool,
+}
+
+/// [`Layer::Attention`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttentionLayer {
+    /// How many heads share the width.
+    pub heads: u32,
+    /// A position sees itself and those before.
+    pub causal: bool,
+    /// Whether both projections add something.
+    pub bias: bool,
+    /// The share of the weights of attention set to zero in training.
+    pub dropout: f64,
 }
 
 /// [`Layer::Conv1d`] and its kin.

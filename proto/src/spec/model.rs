@@ -1,9 +1,9 @@
 //! `ModelSpec` both ways.
 
 use ringfold_common::job::{
-    Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, GptSpec, Initialiser,
-    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxInput,
-    OnnxSpec, PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
+    Activation, Architecture, AttentionLayer, CnnBlock, CnnSpec, ConvLayer, DenseLayer, GptSpec,
+    Initialiser, Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec,
+    OnnxInput, OnnxSpec, PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
 };
 
 use crate::error::{FieldError, required};
@@ -415,6 +415,18 @@ impl From<&LayerSpec> for v1::Layer {
             &Layer::Embedding { vocabulary, width } => {
                 Kind::Embedding(v1::EmbeddingLayer { vocabulary, width })
             }
+            &Layer::Attention(AttentionLayer {
+                heads,
+                causal,
+                bias,
+                dropout,
+            }) => Kind::Attention(v1::AttentionLayer {
+                heads,
+                causal,
+                bias,
+                dropout,
+            }),
+            Layer::Positions => Kind::Positions(v1::Unit {}),
             Layer::Residual(inner) => Kind::Residual(v1::ResidualLayer {
                 layers: inner.iter().map(Into::into).collect(),
             }),
@@ -481,6 +493,13 @@ fn layer_from_wire(kind: Kind, field: &str, depth: usize) -> Result<Layer, Field
             vocabulary: embedding.vocabulary,
             width: embedding.width,
         },
+        Kind::Attention(attention) => Layer::Attention(AttentionLayer {
+            heads: attention.heads,
+            causal: attention.causal,
+            bias: attention.bias,
+            dropout: attention.dropout,
+        }),
+        Kind::Positions(_) => Layer::Positions,
         Kind::Residual(residual) => {
             let field = format!("{field}.layers");
             Layer::Residual(layers_from_wire(residual.layers, &field, depth + 1)?)

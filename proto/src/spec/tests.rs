@@ -307,6 +307,8 @@ layers = [
     { kind = "flatten" },
     { kind = "reshape", shape = [2, 3] },
     { kind = "embedding", vocabulary = 9, width = 4 },
+    { kind = "positions" },
+    { kind = "attention", heads = 2, causal = true, bias = false, dropout = 0.1 },
     { kind = "residual", layers = [{ kind = "dense", units = 4 }, { kind = "hard_swish" }] },
     { kind = "dense", units = 3, bias = false },
 ]

@@ -8,8 +8,8 @@ use ringfold_graph::Op;
 use ringfold_graph::op::{ConvRelu, Unary};
 
 use super::kernels::{
-    attention, conv, dense, dropout, elements, elementwise, fused, layout, loss, matmul, norm,
-    pair_loss, pool, recurrent, reduce, rows,
+    attention, conv, dense, dropout, elements, elementwise, fused, fused_product, layout, loss,
+    matmul, norm, pair_loss, pool, recurrent, reduce, rows,
 };
 use super::memory::{Memory, Operands, Results, WRITES_MAX};
 use crate::backend::{Precision, RunArgs};
@@ -86,6 +86,7 @@ pub(crate) fn lower<T: Element>(call: &Call, options: KernelOptions) -> Arc<dyn 
         Op::L2Penalty(op) => loss::penalty(op.lambda),
         Op::L2PenaltyGrad(op) => loss::penalty_grad(op.lambda),
         Op::Fused(op) => fused::lower(op, call, threads),
+        Op::FusedProduct(op) => fused_product::lower(op, call, options),
     }
 }
 

@@ -6,6 +6,7 @@
 //! Invariant of the unsafe code: a [`Shared`] slice is borrowed mutably for as long as it is there, and
 //! no element of it is reached by two threads at once: its callers promise that.
 
+use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::{AddAssign, Range};
 
@@ -58,6 +59,18 @@ impl<'a, T> Shared<'a, T> {
             len: slice.len(),
             of: PhantomData,
         }
+    }
+
+    /// The same slice, if its elements are `f32`. What is promised of one is promised of both.
+    pub(crate) fn as_f32(&self) -> Option<Shared<'a, f32>>
+    where
+        T: 'static,
+    {
+        (TypeId::of::<T>() == TypeId::of::<f32>()).then(|| Shared {
+            start: self.start.cast(),
+            len: self.len,
+            of: PhantomData,
+        })
     }
 
     /// A part, to write.

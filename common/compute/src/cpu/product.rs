@@ -21,6 +21,7 @@ use std::arch::x86_64::{
     _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::parallel::Shared;
 
@@ -88,6 +89,19 @@ pub(crate) struct Target<'a> {
     pub start: Start<'a>,
     /// Factor of the sums.
     pub factor: f32,
+    /// Is told of each block of rows and columns as soon as it is written; all together they are the
+    /// result. It may use the elements of the block until it returns.
+    pub written: Option<&'a dyn Fn(Range<usize>, Range<usize>)>,
+}
+
+/// Elements of a block that `written` is told of, in about: a part of the second-level cache.
+const BLOCK: usize = 96 * 1024;
+/// Columns of a block are a multiple of this, but for the last.
+const BLOCK_COLUMNS: usize = 512;
+
+/// The columns of a block of so many rows.
+pub(super) fn block_columns(rows: usize) -> usize {
+    (BLOCK / rows.max(1) / BLOCK_COLUMNS * BLOCK_COLUMNS).max(BLOCK_COLUMNS)
 }
 
 thread_local! {
@@ -143,6 +157,7 @@ pub(crate) unsafe fn multiply(
                     };
                     pack::<ROWS>(proof, lhs_panels, turned, rows, k);
                 }
+                let mut begun = 0;
                 for column in (0..columns).step_by(COLUMNS) {
                     let width = COLUMNS.min(columns - column);
                     let (b, b_step) = match pack_rhs {
@@ -183,6 +198,13 @@ pub(crate) unsafe fn multiply(
                         };
                         run(proof, &tile, height);
                         done += height;
+                    }
+                    let end = column + width;
+                    if let Some(written) = to.written
+                        && (end == columns || end - begun >= block_columns(rows))
+                    {
+                        written(row..row + rows, first + begun..first + end);
+                        begun = end;
                     }
                 }
             }

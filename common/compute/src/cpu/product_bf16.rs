@@ -31,7 +31,8 @@ use std::cell::RefCell;
 
 use super::parallel::Shared;
 use super::product::{
-    COLUMNS, LHS_PANELS, RHS_COLUMNS, ROWS, Start, Target, View, each_row, tile_rows, turn_16,
+    COLUMNS, LHS_PANELS, RHS_COLUMNS, ROWS, Start, Target, View, block_columns, each_row,
+    tile_rows, turn_16,
 };
 
 /// The proof that the processor has AVX-512 F, BW and BF16.
@@ -113,7 +114,9 @@ pub(crate) unsafe fn multiply(
                     };
                     pack::<ROWS>(proof, lhs_panels, turned, rows, k);
                 }
+                let mut begun = 0;
                 for column in (0..columns).step_by(COLUMNS) {
+                    let width = COLUMNS.min(columns - column);
                     let b = rhs_panels[column * pairs..].as_ptr();
                     let mut done = 0;
                     while done < rows {
@@ -126,7 +129,7 @@ pub(crate) unsafe fn multiply(
                         let to_tile = origin + (row + done) * to.stride + first + column;
                         let tile = Tile {
                             pairs,
-                            columns: COLUMNS.min(columns - column),
+                            columns: width,
                             a: lhs_panels[at..].as_ptr(),
                             a_row,
                             a_step,
@@ -142,6 +145,13 @@ pub(crate) unsafe fn multiply(
                         };
                         run(proof, &tile, height);
                         done += height;
+                    }
+                    let end = column + width;
+                    if let Some(written) = to.written
+                        && (end == columns || end - begun >= block_columns(rows))
+                    {
+                        written(row..row + rows, first + begun..first + end);
+                        begun = end;
                     }
                 }
             }
@@ -466,6 +476,7 @@ mod tests {
             stride,
             start: [Start::Zero, Start::Result, Start::Row(&row)][start],
             factor: 0.5,
+            written: None,
         };
         let mut got = before.clone();
         // SAFETY: nobody else reaches the result.
@@ -529,6 +540,7 @@ mod tests {
             stride: 1,
             start: Start::Zero,
             factor: 1.0,
+            written: None,
         };
         let mut got = [0.0];
         let dst = Shared::new(&mut got);

@@ -1,10 +1,12 @@
 //! A graph under construction: layers with their parameters, named and started.
 
+use ringfold_common::job::AttentionLayer;
+
 use super::{Frame, objective};
 use crate::error::GraphError;
 use crate::graph::{Graph, ValueId};
 use crate::init::{Initialiser, InitialiserScheme};
-use crate::layers;
+use crate::layers::{self, SelfAttention, self_attention};
 use crate::op::{
     Conv, ConvPart, Dense, Dropout, Pool, Pooling, Reduce, Reduction, Reshape, Unary, Windows,
 };
@@ -346,6 +348,48 @@ impl<'a> Builder<'a> {
         let key = self.dropouts;
         self.dropouts += 1;
         self.graph.apply(Dropout { rate, key }, &[x])
+    }
+
+    /// Self-attention of `x [.., positions, width]` with the names of PyTorch's `MultiheadAttention`;
+    /// see [`self_attention`]. Biases start as zeros, as there.
+    pub fn attention(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        layer: &AttentionLayer,
+    ) -> Result<ValueId, GraphError> {
+        let (rank, heads) = (self.rank(x), layer.heads as usize);
+        let fixed = |back: usize| {
+            let axis = rank.checked_sub(back).filter(|&axis| axis > 0);
+            axis.and_then(|axis| self.dim(x, axis))
+        };
+        let (Some(_), Some(width)) = (fixed(2), fixed(1)) else {
+            return Err(self.misfit(x, "[positions, width]"));
+        };
+        if !width.is_multiple_of(heads.max(1)) {
+            return Err(self.misfit(x, "a width that the heads divide"));
+        }
+        let key = self.dropouts;
+        let dropout = (layer.dropout > 0.0).then_some(Dropout {
+            rate: layer.dropout,
+            key,
+        });
+        self.dropouts += u64::from(dropout.is_some());
+        let options = SelfAttention {
+            heads,
+            causal: layer.causal,
+            bias: layer.bias,
+            input: self.scheme.weight_of(&[3 * width, width]),
+            output: self.scheme.weight_of(&[width, width]),
+            dropout,
+        };
+        let first = self.graph.parameters().len();
+        let y = self_attention(&mut self.graph, name, x, &options)?;
+        let added = self.graph.parameters()[first..].iter();
+        // Matrices, not biases.
+        let weights = added.filter(|p| p.name.ends_with("weight"));
+        self.weights.extend(weights.map(|p| p.value));
+        Ok(y)
     }
 
     pub fn pool2d(

@@ -129,6 +129,8 @@ fn apply(
         Layer::Embedding { vocabulary, width } => {
             embedding(builder, name, x, *vocabulary as usize, *width as usize)
         }
+        Layer::Attention(attention) => builder.attention(name, x, attention),
+        Layer::Positions => positions(builder, name, x),
         // Handled by the caller, which knows the path.
         Layer::Residual(_) => Ok(x),
     }
@@ -193,6 +195,25 @@ fn embedding(
     )?;
     let tokens = builder.graph.apply(Cast { to: DType::I32 }, &[x])?;
     builder.graph.apply(Gather { axis: 0 }, &[table, tokens])
+}
+
+/// `x [positions, width]` plus `NAME.weight`, of the same shape, which starts normal with deviation 0.02,
+/// as those of GPT-2.
+fn positions(builder: &mut Builder<'_>, name: &str, x: ValueId) -> Result<ValueId, GraphError> {
+    let rank = builder.graph.value(x).ty.shape.rank();
+    let dims = [2, 1].map(|back: usize| {
+        let axis = rank.checked_sub(back).filter(|&axis| axis > 0);
+        axis.and_then(|axis| builder.dim(x, axis))
+    });
+    let [Some(positions), Some(width)] = dims else {
+        return Err(builder.misfit(x, "[positions, width]"));
+    };
+    let vectors = builder.graph.add_parameter(
+        &format!("{name}.weight"),
+        Shape::fixed(&[positions, width]),
+        Initialiser::Normal { deviation: 0.02 },
+    )?;
+    builder.graph.apply(Binary::Add, &[x, vectors])
 }
 
 fn pair(pair: [u32; 2]) -> [usize; 2] {

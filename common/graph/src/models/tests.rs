@@ -2,8 +2,8 @@
 //! `tests/conformance`.
 
 use ringfold_common::job::{
-    CnnBlock, CnnSpec, ConvLayer, DenseLayer, Initialiser, Layer, LayerSpec, LinearSpec, PoolLayer,
-    Resnet18Spec, SequentialSpec, Stem,
+    AttentionLayer, CnnBlock, CnnSpec, ConvLayer, DenseLayer, Initialiser, Layer, LayerSpec,
+    LinearSpec, PoolLayer, Resnet18Spec, SequentialSpec, Stem,
 };
 
 use super::*;
@@ -247,6 +247,69 @@ fn tokens_are_embedded() {
     let graph = sequential(&spec, &Frame::classifier(6, 2)).unwrap();
     differentiate(&graph, LOSS).unwrap().verify().unwrap();
     assert_eq!(names(&graph)[..2], ["0.weight [30, 4]", "2.weight [2, 24]"]);
+}
+
+/// A transformer's block as a list of layers.
+#[test]
+fn positions_and_attention_have_the_names_of_pytorch() {
+    let attention = |heads, dropout| {
+        Layer::Attention(AttentionLayer {
+            heads,
+            causal: true,
+            bias: true,
+            dropout,
+        })
+    };
+    let inner = sequential_of(vec![Layer::LayerNorm { eps: 1e-5 }, attention(2, 0.1)]);
+    let spec = sequential_of(vec![
+        Layer::Embedding {
+            vocabulary: 30,
+            width: 4,
+        },
+        Layer::Positions,
+        Layer::Residual(inner.layers.clone()),
+        Layer::Residual(inner.layers),
+        Layer::Flatten,
+        dense(2),
+    ]);
+    let mut frame = Frame::classifier(6, 2);
+    frame.l2 = 0.5;
+    let graph = sequential(&spec, &frame).unwrap();
+    differentiate(&graph, LOSS).unwrap().verify().unwrap();
+    let names = names(&graph);
+    for name in [
+        "1.weight [6, 4]",
+        "2.1.in_proj_weight [12, 4]",
+        "2.1.in_proj_bias [12]",
+        "3.1.out_proj.weight [4, 4]",
+        "3.1.out_proj.bias [4]",
+    ] {
+        assert!(names.contains(&name.to_owned()), "{name} in {names:?}");
+    }
+    // The penalty is on the matrices of both attentions and of the dense layer.
+    let ops = graph.nodes().iter().map(|node| node.op.name());
+    assert_eq!(ops.filter(|name| *name == "l2_penalty").count(), 5);
+    let refused = |layers| {
+        sequential(&sequential_of(layers), &frame)
+            .unwrap_err()
+            .to_string()
+    };
+    let said = refused(vec![attention(2, 0.0), dense(2)]);
+    assert!(
+        said.contains("attention") && said.contains("[positions, width]"),
+        "{said}"
+    );
+    let said = refused(vec![
+        Layer::Reshape(vec![2, 3]),
+        attention(2, 0.0),
+        dense(2),
+    ]);
+    assert!(said.contains("a width that the heads divide"), "{said}");
+    let said = refused(vec![Layer::Positions, dense(2)]);
+    assert!(
+        said.contains("positions") && said.contains("[positions, width]"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -102,11 +102,24 @@ impl Fused {
         })
     }
 
-    fn printed(&self) -> String {
+    /// Without its dropout steps; `None` if it has none.
+    pub(crate) fn without_dropout(&self) -> Option<Self> {
+        self.dropout_keys().next()?;
+        let mut op = self.clone();
+        for step in &mut op.steps {
+            if let Function::Dropout(_) = step.function {
+                step.function = Function::Unary(Unary::Identity);
+            }
+        }
+        Some(op)
+    }
+
+    /// The steps, with operands named by `operand`.
+    pub(crate) fn printed(&self, operand: impl Fn(usize) -> String) -> String {
         let mut text = String::new();
         for (i, step) in self.steps.iter().enumerate() {
             let args = step.args.iter().map(|arg| match arg {
-                Arg::Operand(i) => format!("a{i}"),
+                Arg::Operand(i) => operand(*i),
                 Arg::Step(i) => format!("t{i}"),
             });
             let args: Vec<String> = args.collect();
@@ -125,7 +138,8 @@ impl Operator for Fused {
     }
 
     fn attributes(&self) -> Vec<(&'static str, String)> {
-        vec![("program", format!("{{ {} }}", self.printed()))]
+        let printed = self.printed(|operand| format!("a{operand}"));
+        vec![("program", format!("{{ {printed} }}"))]
     }
 
     fn infer(&self, o: &Operands<'_>) -> Inferred {
@@ -159,14 +173,7 @@ impl Operator for Fused {
     }
 
     fn in_inference(&self) -> Option<Op> {
-        self.dropout_keys().next()?;
-        let mut op = self.clone();
-        for step in &mut op.steps {
-            if let Function::Dropout(_) = step.function {
-                step.function = Function::Unary(Unary::Identity);
-            }
-        }
-        Some(op.into())
+        self.without_dropout().map(Op::from)
     }
 
     fn is_random(&self) -> bool {

@@ -10,6 +10,7 @@ mod attention;
 mod binary;
 mod dense;
 mod fused;
+mod fused_product;
 mod gather;
 mod gather_elements;
 mod image;
@@ -31,6 +32,7 @@ pub use self::attention::{Attention, AttentionGrad, AttentionLayout};
 pub use self::binary::{Binary, BinaryGrad, Cast, Compare, Expand, Logic, Side, SumTo, Where};
 pub use self::dense::Dense;
 pub use self::fused::{Arg, ConvRelu, FUSED_OPERANDS_MAX, FUSED_STEPS_MAX, Function, Fused, Step};
+pub use self::fused_product::{FusedProduct, Product};
 pub use self::gather::{Gather, GatherGrad};
 pub use self::gather_elements::{GatherElements, GatherElementsGrad};
 pub use self::image::{Conv, ConvPart, Pool, PoolGrad, Pooling, Windows};
@@ -240,6 +242,8 @@ operators! {
     Fused(Fused),
     /// A convolution with ReLU.
     ConvRelu(ConvRelu),
+    /// A product of matrices with a chain of element-wise operators.
+    FusedProduct(FusedProduct),
 }
 
 impl Op {

@@ -171,6 +171,6 @@ impl Fusing<'_> {
 }
 
 /// True if a node can be steps of a fused one.
-fn is_elementwise(node: &Node) -> bool {
+pub(super) fn is_elementwise(node: &Node) -> bool {
     matches!(node.op, Op::Fused(_)) || Function::of(&node.op).is_some()
 }

@@ -22,15 +22,17 @@
 //! | [`rewrite`] | algebra, stable forms, moves that cancel | as listed there |
 //! | [`merge`] | one node for nodes that compute the same | yes |
 //! | `dead` | drops what nobody reads | yes |
-//! | `epilogue` | ReLU becomes part of the convolution that it follows | yes |
+//! | `conv_relu` | ReLU becomes part of the convolution that it follows | yes |
 //! | [`fuse`] | one node for a chain of element-wise nodes | yes |
+//! | [`epilogue`] | a chain becomes part of the product of matrices that it follows | yes |
 //!
 //! [`simplify`] runs the passes up to `dead` on a graph that isn't differentiated, without cutting
 //! anything: the stable forms are then what is differentiated. [`recompute`] isn't one of the
 //! passes: whoever plans memory chooses its values.
 
+mod conv_relu;
 mod dead;
-mod epilogue;
+pub mod epilogue;
 pub mod fold;
 pub mod fuse;
 pub mod merge;
@@ -122,14 +124,18 @@ pub const SIMPLIFYING: [Pass; 5] = [
 ];
 
 /// The passes that make larger nodes; they run after those that simplify.
-pub const FUSING: [Pass; 3] = [
+pub const FUSING: [Pass; 4] = [
     Pass {
-        name: "epilogue",
-        run: epilogue::run,
+        name: "conv_relu",
+        run: conv_relu::run,
     },
     Pass {
         name: "fuse",
         run: fuse::run,
+    },
+    Pass {
+        name: "epilogue",
+        run: epilogue::run,
     },
     Pass {
         name: "dead",

@@ -208,7 +208,7 @@ fn a_mode_keeps_what_it_computes() {
     assert!(predict.gradients().is_empty());
     let names = predict.nodes().iter().map(|node| node.op.name());
     let names: Vec<&str> = names.collect();
-    assert_eq!(names, ["affine", "relu", "affine", "softmax"]);
+    assert_eq!(names, ["affine_fused", "affine", "softmax"]);
 }
 
 #[test]

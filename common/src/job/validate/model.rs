@@ -264,8 +264,14 @@ fn layer(layer: &Layer, path: &str, depth: usize, count: &mut usize) -> Result<(
         | Layer::AvgPool1d(pool)
         | Layer::MaxPool2d(pool)
         | Layer::AvgPool2d(pool) => self::pool(pool, path),
-        Layer::GlobalMaxPool | Layer::GlobalAvgPool | Layer::Flatten | Layer::Activation(_) => {
-            Ok(())
+        Layer::GlobalMaxPool
+        | Layer::GlobalAvgPool
+        | Layer::Flatten
+        | Layer::Positions
+        | Layer::Activation(_) => Ok(()),
+        Layer::Attention(attention) => {
+            check_count(field("heads"), attention.heads.into(), 1, width_max)?;
+            check_share(field("dropout"), attention.dropout)
         }
         Layer::BatchNorm { eps, momentum } => {
             check_positive(field("eps"), *eps)?;

@@ -1,9 +1,9 @@
 //! `[model]`.
 
 use crate::job::{
-    Activation, Architecture, CnnBlock, CnnSpec, ConvLayer, DenseLayer, GptSpec, Initialiser,
-    Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec, OnnxInput,
-    OnnxSpec, PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
+    Activation, Architecture, AttentionLayer, CnnBlock, CnnSpec, ConvLayer, DenseLayer, GptSpec,
+    Initialiser, Layer, LayerSpec, LinearSpec, Loss, LossOptions, LstmSpec, MlpSpec, ModelSpec,
+    OnnxInput, OnnxSpec, PoolLayer, Resnet18Spec, SequentialSpec, SourceFile, Stem, limits,
 };
 use crate::job_file::Origin;
 use crate::job_file::document::{Item, Located, Value};
@@ -280,12 +280,14 @@ enum LayerKind {
     Flatten,
     Reshape,
     Embedding,
+    Attention,
+    Positions,
     Residual,
     Activation(Activation),
 }
 
 /// Layers other than activations.
-const LAYERS: [(&str, LayerKind); 20] = [
+const LAYERS: [(&str, LayerKind); 22] = [
     ("dense", LayerKind::Dense),
     ("conv1d", LayerKind::Conv1d),
     ("conv2d", LayerKind::Conv2d),
@@ -305,6 +307,8 @@ const LAYERS: [(&str, LayerKind); 20] = [
     ("flatten", LayerKind::Flatten),
     ("reshape", LayerKind::Reshape),
     ("embedding", LayerKind::Embedding),
+    ("attention", LayerKind::Attention),
+    ("positions", LayerKind::Positions),
     ("residual", LayerKind::Residual),
 ];
 
@@ -367,6 +371,13 @@ fn layer(kind: LayerKind, table: &Reader<'_>, depth: usize) -> Result<Layer, Loc
             vocabulary: required_u32(table, "vocabulary")?,
             width: required_u32(table, "width")?,
         },
+        LayerKind::Attention => Layer::Attention(AttentionLayer {
+            heads: required_u32(table, "heads")?,
+            causal: table.boolean_or("causal", false)?,
+            bias: table.boolean_or("bias", true)?,
+            dropout: table.number_or("dropout", 0.0)?,
+        }),
+        LayerKind::Positions => Layer::Positions,
         LayerKind::Activation(activation) => Layer::Activation(activation),
         LayerKind::Residual => {
             let expected = "a list of layers";

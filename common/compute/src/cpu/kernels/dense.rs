@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use ringfold_graph::op::Dense;
 
+use super::matmul::{ProductKernel, Products};
 use super::rows;
 use crate::backend::RunArgs;
-use crate::cpu::gemm::{MatMul, matmul, matmul_bias};
+use crate::cpu::gemm::MatMul;
 use crate::cpu::kernel::{Kernel, KernelOptions};
 use crate::cpu::memory::{Operands, Results};
 use crate::element::Element;
@@ -17,6 +18,20 @@ pub(crate) fn lower<T: Element>(
     call: &Call,
     options: KernelOptions,
 ) -> Arc<dyn Kernel<T>> {
+    match op {
+        Dense::GradBias => Arc::new(ColumnSum),
+        _ => Arc::new(ProductKernel(product(
+            op,
+            call.operands.len(),
+            call,
+            options,
+        ))),
+    }
+}
+
+/// The product of an operator that isn't [`Dense::GradBias`], of a call whose first `operands` operands
+/// and first result are those of `op`.
+pub(super) fn product(op: Dense, operands: usize, call: &Call, options: KernelOptions) -> Products {
     let rows = |operand: usize| -> usize {
         let dims = &call.operands[operand].shape;
         dims[..dims.len() - 1].iter().product()
@@ -42,7 +57,7 @@ pub(crate) fn lower<T: Element>(
             rhs_transposed: true,
             ..product
         },
-        Dense::GradInput => MatMul {
+        Dense::GradInput | Dense::GradBias => MatMul {
             n: columns(1),
             k: columns(0),
             ..product
@@ -54,26 +69,8 @@ pub(crate) fn lower<T: Element>(
             lhs_transposed: true,
             ..product
         },
-        Dense::GradBias => return Arc::new(ColumnSum),
     };
-    Arc::new(AffineKernel { spec })
-}
-
-/// Result = lhs · rhs, plus the bias in every row.
-#[derive(Debug)]
-struct AffineKernel {
-    spec: MatMul,
-}
-
-impl<T: Element> Kernel<T> for AffineKernel {
-    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, _: &RunArgs) {
-        let dst = results.take(0);
-        let (lhs, rhs) = (operands.slice(0), operands.slice(1));
-        match operands.len() {
-            3 => matmul_bias(&self.spec, dst, lhs, rhs, operands.slice(2)),
-            _ => matmul(&self.spec, dst, lhs, rhs),
-        }
-    }
+    Products::one(spec, op == Dense::Affine && operands == 3)
 }
 
 #[derive(Debug)]

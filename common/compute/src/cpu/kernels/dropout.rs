@@ -36,7 +36,7 @@ pub fn dropout<T: Element>(spec: &Dropout, args: &RunArgs, dst: &mut [T], src: S
     dropout_from(spec, args, 0, dst, src);
 }
 
-/// [`dropout`] of the elements from `start` on, a multiple of [`DRAWN`].
+/// [`dropout`] of the elements from `start` on.
 pub fn dropout_from<T: Element>(
     spec: &Dropout,
     args: &RunArgs,
@@ -44,30 +44,47 @@ pub fn dropout_from<T: Element>(
     dst: &mut [T],
     src: Source<'_, T>,
 ) {
-    debug_assert_eq!(start % DRAWN, 0);
     let factors = Factors::new(spec, args);
+    // What is drawn together before `start`.
+    let before = start % DRAWN;
+    let head = match before {
+        0 => 0,
+        _ => (DRAWN - before).min(dst.len()),
+    };
+    let (head, rest) = dst.split_at_mut(head);
+    let (head_src, rest_src) = (src.part(0, head.len()), src.part(head.len(), rest.len()));
+    if !head.is_empty() {
+        let drawn = factors.draw::<T>((start - before) as u64);
+        multiply(head, head_src, &drawn[before..]);
+    }
+    let start = start + head.len();
     widest(
         #[inline(always)]
         || {
-            for (run, chunk) in dst.chunks_mut(DRAWN).enumerate() {
+            for (run, chunk) in rest.chunks_mut(DRAWN).enumerate() {
                 let first = run * DRAWN;
                 let factors = factors.draw::<T>((start + first) as u64);
-                match src {
-                    Source::InPlace => {
-                        for (x, &factor) in chunk.iter_mut().zip(&factors) {
-                            *x *= factor;
-                        }
-                    }
-                    Source::Apart(src) => {
-                        let src = &src[first..first + chunk.len()];
-                        for ((d, &x), &factor) in chunk.iter_mut().zip(src).zip(&factors) {
-                            *d = x * factor;
-                        }
-                    }
-                }
+                multiply(chunk, rest_src.part(first, chunk.len()), &factors);
             }
         },
     );
+}
+
+/// `dst = src · factors`, as many as there are elements.
+#[inline(always)]
+fn multiply<T: Element>(dst: &mut [T], src: Source<'_, T>, factors: &[T]) {
+    match src {
+        Source::InPlace => {
+            for (x, &factor) in dst.iter_mut().zip(factors) {
+                *x *= factor;
+            }
+        }
+        Source::Apart(src) => {
+            for ((d, &x), &factor) in dst.iter_mut().zip(src).zip(factors) {
+                *d = x * factor;
+            }
+        }
+    }
 }
 
 /// What the elements of a tensor are multiplied by: 0, or `1 / (1 - rate)`.
@@ -169,10 +186,26 @@ mod tests {
     fn a_part_of_a_tensor_has_its_part_of_the_mask() {
         let args = RunArgs::default();
         let all = mask(0.5, 3, &args);
-        let mut part = vec![1.0f32; 100];
         let spec = Dropout { rate: 0.5, key: 3 };
-        dropout_from(&spec, &args, 3 * DRAWN, &mut part, Source::InPlace);
-        assert_eq!(part, all[3 * DRAWN..][..100]);
+        for (start, len) in [
+            (3 * DRAWN, 100),
+            (1, 200),
+            (DRAWN + 63, 1),
+            (17, 5),
+            (70, 58),
+        ] {
+            let mut part = vec![1.0f32; len];
+            dropout_from(&spec, &args, start, &mut part, Source::InPlace);
+            assert_eq!(part, all[start..][..len]);
+            dropout_from(
+                &spec,
+                &args,
+                start,
+                &mut part,
+                Source::Apart(&vec![1.0; len]),
+            );
+            assert_eq!(part, all[start..][..len]);
+        }
     }
 
     #[test]

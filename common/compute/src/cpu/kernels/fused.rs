@@ -19,7 +19,7 @@ use crate::backend::RunArgs;
 use crate::cpu::kernel::Kernel;
 use crate::cpu::memory::{Operands, Results};
 use crate::element::Element;
-use crate::plan::Call;
+use crate::plan::{Call, Located};
 
 /// Elements of a tile; a multiple of what dropout draws at a time.
 const TILE: usize = 512;
@@ -27,19 +27,36 @@ const TILE: usize = 512;
 /// A row on the stack, which starts with a cache line: vectors don't straddle lines.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Row<T>([T; TILE]);
+pub(super) struct Row<T>([T; TILE]);
+
+impl<T: Element> Row<T> {
+    const ZERO: Self = Self([T::ZERO; TILE]);
+}
 
 /// The most rows on the stack.
 const ROWS_MAX: usize = FUSED_OPERANDS_MAX + FUSED_STEPS_MAX;
 
 pub(crate) fn lower<T: Element>(op: &Fused, call: &Call, threads: usize) -> Arc<dyn Kernel<T>> {
-    let program = Program::new(op, call, threads);
-    // A small program needs a small stack.
-    match program.rows {
-        0..=4 => Arc::new(FusedKernel::<4>(program)),
-        5..=8 => Arc::new(FusedKernel::<8>(program)),
-        _ => Arc::new(FusedKernel::<ROWS_MAX>(program)),
-    }
+    let to = &call.results[0];
+    let operands = call.operands.iter().map(|operand| {
+        if operand.place == to.place {
+            Operand::InPlace
+        } else {
+            Operand::Apart(operand)
+        }
+    });
+    let program = Program::new(op, to, operands);
+    Arc::new(FusedKernel { program, threads })
+}
+
+/// What a program reads.
+pub(super) enum Operand<'a> {
+    /// What the result's place holds.
+    InPlace,
+    /// A piece as long as the result's, given with it.
+    Given,
+    /// A value that stands elsewhere.
+    Apart(&'a Located),
 }
 
 /// Where an operand's row comes from.
@@ -47,6 +64,8 @@ pub(crate) fn lower<T: Element>(op: &Fused, call: &Call, threads: usize) -> Arc<
 enum Feed {
     /// The operand is as long as the result, and stands elsewhere.
     Whole,
+    /// It comes piece by piece.
+    Given,
     /// It stands where the result does, whose tile the last step alone writes.
     InPlace,
     /// One element, which is copied once.
@@ -75,50 +94,131 @@ struct Placed {
     to: Option<usize>,
 }
 
+/// A fused chain with its operands and rows resolved.
 #[derive(Debug)]
-struct Program {
+pub(super) struct Program {
     feeds: Vec<Feed>,
     steps: Vec<Placed>,
     /// Rows on the stack.
     rows: usize,
-    /// The tiles are cut into so many runs for the team.
-    threads: usize,
 }
 
 impl Program {
-    fn new(op: &Fused, call: &Call, threads: usize) -> Self {
-        let to = &call.results[0];
+    /// The program of a chain whose result is `to`.
+    pub(super) fn new<'a>(
+        op: &Fused,
+        to: &Located,
+        operands: impl Iterator<Item = Operand<'a>>,
+    ) -> Self {
         let len = to.place.len;
         let mut rows = 0;
         let mut row = || {
             rows += 1;
             rows - 1
         };
-        let feeds = call.operands.iter().map(|operand| {
-            if operand.place == to.place {
-                Feed::InPlace
-            } else if operand.place.len == 1 {
-                Feed::Scalar { row: row() }
-            } else if operand.place.len == len {
-                Feed::Whole
-            } else {
+        let feeds = operands.map(|operand| match operand {
+            Operand::InPlace => Feed::InPlace,
+            Operand::Given => Feed::Given,
+            Operand::Apart(operand) if operand.place.len == 1 => Feed::Scalar { row: row() },
+            Operand::Apart(operand) if operand.place.len == len => Feed::Whole,
+            Operand::Apart(operand) => {
                 let walk = Walk::new(&to.shape, [&operand.shape]);
                 Feed::Repeated { row: row(), walk }
             }
         });
         let feeds: Vec<Feed> = feeds.collect();
         let reads = feeds.iter().enumerate().map(|(operand, feed)| match feed {
-            Feed::Whole | Feed::Repeated { .. } => Read::Operand(operand),
+            Feed::Whole | Feed::Given | Feed::Repeated { .. } => Read::Operand(operand),
             Feed::InPlace => Read::InPlace,
             Feed::Scalar { row } => Read::Row(*row),
         });
         let reads: Vec<Read> = reads.collect();
         let (steps, rows) = place(&op.steps, &reads, rows);
-        Self {
-            feeds,
-            steps,
+        Self { feeds, steps, rows }
+    }
+
+    /// Calls `f` with the program's rows and what they and its operands hold, for pieces of the result.
+    /// The operand of the chain at position i is the node's at i + `offset`.
+    pub(super) fn with<T: Element>(
+        &self,
+        operands: &Operands<'_, T>,
+        offset: usize,
+        args: &RunArgs,
+        f: impl FnOnce(Running<'_, T>),
+    ) {
+        // A small program needs a small stack.
+        match self.rows {
+            0..=4 => self.with_rows(&mut [Row::ZERO; 4], (operands, offset), args, f),
+            5..=8 => self.with_rows(&mut [Row::ZERO; 8], (operands, offset), args, f),
+            _ => self.with_rows(&mut [Row::ZERO; ROWS_MAX], (operands, offset), args, f),
+        }
+    }
+
+    fn with_rows<T: Element>(
+        &self,
+        rows: &mut [Row<T>],
+        (operands, offset): (&Operands<'_, T>, usize),
+        args: &RunArgs,
+        f: impl FnOnce(Running<'_, T>),
+    ) {
+        let mut whole: [&[T]; FUSED_OPERANDS_MAX] = [&[]; FUSED_OPERANDS_MAX];
+        for (operand, feed) in self.feeds.iter().enumerate() {
+            match feed {
+                Feed::InPlace | Feed::Given => {}
+                Feed::Scalar { row } => rows[*row].0.fill(operands.scalar(operand + offset)),
+                Feed::Whole | Feed::Repeated { .. } => {
+                    whole[operand] = operands.slice(operand + offset);
+                }
+            }
+        }
+        f(Running {
+            program: self,
             rows,
-            threads,
+            whole,
+            args,
+        });
+    }
+}
+
+/// A program while it runs.
+pub(super) struct Running<'a, T> {
+    program: &'a Program,
+    rows: &'a mut [Row<T>],
+    whole: [&'a [T]; FUSED_OPERANDS_MAX],
+    args: &'a RunArgs,
+}
+
+impl<T: Element> Running<'_, T> {
+    /// Computes the result's elements from `first` on, which are `dst`; `given` is the piece of the
+    /// operand that is [`Operand::Given`], if there is one.
+    pub(super) fn piece(&mut self, first: usize, dst: &mut [T], given: &[T]) {
+        for (tile, dst) in dst.chunks_mut(TILE).enumerate() {
+            let (done, len) = (tile * TILE, dst.len());
+            let start = first + done;
+            let mut parts = [Part::Row(0); FUSED_OPERANDS_MAX];
+            for (operand, feed) in self.program.feeds.iter().enumerate() {
+                match feed {
+                    Feed::Whole => {
+                        parts[operand] = Part::Slice(&self.whole[operand][start..start + len]);
+                    }
+                    Feed::Given => parts[operand] = Part::Slice(&given[done..done + len]),
+                    Feed::Repeated { row, walk } => {
+                        // A tile within a run needs no copy.
+                        parts[operand] = match walk.piece(start, len) {
+                            Some(at) => Part::Slice(&self.whole[operand][at..at + len]),
+                            None => {
+                                let to = &mut self.rows[*row].0[..len];
+                                walk.copy(start, to, self.whole[operand]);
+                                Part::Row(*row)
+                            }
+                        };
+                    }
+                    Feed::InPlace | Feed::Scalar { .. } => {}
+                }
+            }
+            for step in &self.program.steps {
+                run_step(step, self.rows, &parts, start, dst, self.args);
+            }
         }
     }
 }
@@ -162,59 +262,19 @@ fn place(steps: &[Step], reads: &[Read], first_free: usize) -> (Vec<Placed>, usi
 }
 
 #[derive(Debug)]
-struct FusedKernel<const ROWS: usize>(Program);
-
-impl<T: Element, const ROWS: usize> Kernel<T> for FusedKernel<ROWS> {
-    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, args: &RunArgs) {
-        each_run(self.0.threads, results.take(0), TILE, |tile, dst| {
-            self.run_tiles(tile, dst, operands, args);
-        });
-    }
+struct FusedKernel {
+    program: Program,
+    /// The tiles are cut into so many runs for the team.
+    threads: usize,
 }
 
-impl<const ROWS: usize> FusedKernel<ROWS> {
-    /// The tiles from `first` on, whose elements are `dst`.
-    fn run_tiles<T: Element>(
-        &self,
-        first: usize,
-        dst: &mut [T],
-        operands: &Operands<'_, T>,
-        args: &RunArgs,
-    ) {
-        let mut rows = [Row([T::ZERO; TILE]); ROWS];
-        let mut whole: [&[T]; FUSED_OPERANDS_MAX] = [&[]; FUSED_OPERANDS_MAX];
-        for (operand, feed) in self.0.feeds.iter().enumerate() {
-            match feed {
-                Feed::InPlace => {}
-                Feed::Scalar { row } => rows[*row].0.fill(operands.scalar(operand)),
-                Feed::Whole | Feed::Repeated { .. } => whole[operand] = operands.slice(operand),
-            }
-        }
-        for (tile, dst) in dst.chunks_mut(TILE).enumerate() {
-            let (start, len) = ((first + tile) * TILE, dst.len());
-            let mut parts = [Part::Row(0); FUSED_OPERANDS_MAX];
-            for (operand, feed) in self.0.feeds.iter().enumerate() {
-                match feed {
-                    Feed::Whole => {
-                        parts[operand] = Part::Slice(&whole[operand][start..start + len])
-                    }
-                    Feed::Repeated { row, walk } => {
-                        // A tile within a run needs no copy.
-                        parts[operand] = match walk.piece(start, len) {
-                            Some(at) => Part::Slice(&whole[operand][at..at + len]),
-                            None => {
-                                walk.copy(start, &mut rows[*row].0[..len], whole[operand]);
-                                Part::Row(*row)
-                            }
-                        };
-                    }
-                    Feed::InPlace | Feed::Scalar { .. } => {}
-                }
-            }
-            for step in &self.0.steps {
-                run_step(step, &mut rows, &parts, start, dst, args);
-            }
-        }
+impl<T: Element> Kernel<T> for FusedKernel {
+    fn run(&self, results: &mut Results<'_, T>, operands: &Operands<'_, T>, args: &RunArgs) {
+        each_run(self.threads, results.take(0), TILE, |tile, dst| {
+            self.program.with(operands, 0, args, |mut program| {
+                program.piece(tile * TILE, dst, &[]);
+            });
+        });
     }
 }
 

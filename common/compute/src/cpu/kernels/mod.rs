@@ -13,6 +13,7 @@ pub(crate) mod elements;
 pub(crate) mod elementwise;
 pub mod functions;
 pub(crate) mod fused;
+pub(crate) mod fused_product;
 mod halve;
 pub(crate) mod layout;
 pub mod loss;

@@ -338,6 +338,7 @@ fn a_layer_of_self_attention_differentiates() {
         bias: true,
         input: weight,
         output: weight,
+        dropout: None,
     };
     let y = self_attention(&mut graph, "attention", x, &options).unwrap();
     let target = input(&mut graph, "target", Shape::batched(&[5, 6]));

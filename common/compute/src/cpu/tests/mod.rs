@@ -1,6 +1,7 @@
 mod attention;
 mod composed;
 mod convolutions;
+mod epilogues;
 mod gradients;
 mod networks;
 mod parts;

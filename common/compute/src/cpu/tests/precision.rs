@@ -62,6 +62,7 @@ fn gpt() -> Graph {
         bias: true,
         input: WEIGHT,
         output: WEIGHT,
+        dropout: None,
     };
     for layer in 0..2 {
         let normal = layer_norm(&mut graph, &format!("{layer}.norm1"), h);
