@@ -15,9 +15,10 @@
 //!   committed. Slots, leases, queue reasons, how many ranks are ready, and progress are soft;
 //!   the last progress becomes durable with the job's end.
 //! - **Restart.** [`Core::restore`] starts from a [`Snapshot`] with no slots: workers register
-//!   again. A job that was starting or running is queued again at its old place, with
-//!   [`Reason::CoordinatorRestarted`], and goes on in a higher membership epoch with the state that
-//!   its workers keep.
+//!   again. A job that ran, and may survive faults, stays running: its ranks go on, and their places
+//!   are kept as slots that are away, for one lease. Any other that was starting or running is queued
+//!   again at its old place, with [`Reason::CoordinatorRestarted`], and goes on in a higher membership
+//!   epoch with the state that its workers keep.
 //! - **Slots.** The shell hands out slot ids, never the same twice in the life of a core. It
 //!   turns everything that a worker says into an event that names the slot; each renews the
 //!   slot's lease. Leases are checked on [`Event::Tick`]: drain what has been received before
@@ -48,8 +49,8 @@
 //! its ranks and goes on with them and the joiners; that is no fault. A node on which it has lost a
 //! rank is asked again after [`CoreConfig::hold_off`], which doubles with each loss.
 //!
-//! After a restart of the coordinator a job that ran waits for as many slots as it has workers, but
-//! for [`CoreConfig::rejoin_wait`] only.
+//! After a restart of the coordinator a job that ran before and is queued waits for as many slots as it
+//! has workers, but for [`CoreConfig::rejoin_wait`] only.
 //!
 //! [`Reason::Recovering`]: ringfold_common::job::Reason::Recovering
 //!

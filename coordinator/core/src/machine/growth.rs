@@ -16,6 +16,7 @@ use super::{Core, Turn};
 use crate::config::CoreConfig;
 use crate::effect::{Command, Effect, Preparation};
 use crate::event::Now;
+use crate::record::JobRecord;
 
 impl Core {
     /// A slot says whether it is ready to join.
@@ -81,23 +82,17 @@ impl Core {
                 // The job is queued now.
                 return;
             }
-            for slot in self.candidates(job, lacking - joining.len().min(lacking), turn.now) {
-                let job = &self.jobs[&id].record;
-                let spec = Arc::new(job.spec.clone());
-                let dataset = Arc::new(job.dataset.clone());
-                let spec_hash = spec.hash(&dataset);
-                let preparation = Preparation {
-                    job: id,
-                    submitted: job.submitted,
-                    spec,
-                    dataset,
-                    spec_hash,
-                };
+            let asked = self.candidates(job, lacking - joining.len().min(lacking), turn.now);
+            if asked.is_empty() {
+                continue;
+            }
+            let preparation = preparation(&job.record);
+            for slot in asked {
                 if let Some(slot) = self.slots.get_mut(&slot) {
                     let ready = false;
                     slot.joining = Some(Joining { job: id, ready });
                 }
-                let command = Command::Prepare(preparation);
+                let command = Command::Prepare(preparation.clone());
                 turn.effects.push(Effect::Send { slot, command });
             }
         }
@@ -140,6 +135,19 @@ impl Core {
             job.wait = Some(Wait::ItsRanks(until));
         }
         self.queue_again(id, words, reason, turn);
+    }
+}
+
+/// What slots need to know to get ready for a job; copies share the spec.
+fn preparation(record: &JobRecord) -> Preparation {
+    let spec = Arc::new(record.spec.clone());
+    let dataset = Arc::new(record.dataset.clone());
+    Preparation {
+        job: record.id,
+        submitted: record.submitted,
+        spec_hash: spec.hash(&dataset),
+        spec,
+        dataset,
     }
 }
 

@@ -189,25 +189,22 @@ impl Rig {
     }
 
     pub fn listen(&mut self, slot: SlotId) -> Vec<Effect> {
-        let fence = self.fence(slot);
-        let address = format!("{slot}:1");
-        self.event(Event::RankListening {
-            slot,
-            fence,
-            address,
-            key: None,
-        })
+        self.listen_with(slot, None)
     }
 
     /// With a key of this byte.
     pub fn listen_with_key(&mut self, slot: SlotId, byte: u8) -> Vec<Effect> {
+        self.listen_with(slot, Some(RingKey([byte; 32])))
+    }
+
+    fn listen_with(&mut self, slot: SlotId, key: Option<RingKey>) -> Vec<Effect> {
         let fence = self.fence(slot);
         let address = format!("{slot}:1");
         self.event(Event::RankListening {
             slot,
             fence,
             address,
-            key: Some(RingKey([byte; 32])),
+            key,
         })
     }
 
