@@ -13,38 +13,9 @@ import pathlib
 import subprocess
 import sys
 
+from link import HOSTS, bucket, inside, make_link, remove_link, sh
+
 KINDS = [None, "bf16", "f16", "int8", "topk=0.01", "powersgd=4", None]
-HOSTS = [("rfcomp-a", "10.77.32.1"), ("rfcomp-b", "10.77.32.2")]
-
-
-def sh(*command, check=True):
-    done = subprocess.run(command, capture_output=True, text=True)
-    if check and done.returncode:
-        sys.exit(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
-    return done
-
-
-def inside(host, *command):
-    return ["ip", "netns", "exec", HOSTS[host][0], *command]
-
-
-def remove_link():
-    for name, _ in HOSTS:
-        sh("ip", "netns", "del", name, check=False)
-
-
-def make_link(gbit):
-    remove_link()
-    for name, _ in HOSTS:
-        sh("ip", "netns", "add", name)
-    (a, _), (b, _) = HOSTS
-    sh("ip", "link", "add", "rfveth", "netns", a, "type", "veth", "peer", "name", "rfveth", "netns", b)
-    for host, (_, address) in enumerate(HOSTS):
-        sh(*inside(host, "ip", "addr", "add", f"{address}/24", "dev", "rfveth"))
-        sh(*inside(host, "ip", "link", "set", "rfveth", "up"))
-        sh(*inside(host, "ip", "link", "set", "lo", "up"))
-        sh(*inside(host, "tc", "qdisc", "add", "dev", "rfveth", "root", "tbf", "rate", f"{gbit}gbit",
-                   "burst", "2mb", "latency", "20ms"))
 
 
 def sums(args, kind, gbit):
@@ -86,7 +57,7 @@ def main():
     try:
         for gbit in [None, *args.gbit]:
             if gbit:
-                make_link(gbit)
+                make_link(lambda host, qdisc: sh(*qdisc, *bucket(gbit)))
             table.append([sums(args, kind, gbit) for kind in KINDS])
     finally:
         remove_link()

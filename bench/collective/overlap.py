@@ -23,44 +23,21 @@ import sys
 import tempfile
 import time
 
-HOSTS = [("rfbench-a", "10.77.31.1"), ("rfbench-b", "10.77.31.2")]
+from link import HOSTS, bucket, inside, make_link, remove_link, sh
+
 PORT = 7431
 CONNECTS = 20
 
 
-def sh(*command, check=True):
-    done = subprocess.run(command, capture_output=True, text=True)
-    if check and done.returncode:
-        sys.exit(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
-    return done
-
-
-def inside(host, *command):
-    return ["ip", "netns", "exec", HOSTS[host][0], *command]
-
-
-def make_link(gbit, rtt_ms):
-    remove_link()
-    for name, _ in HOSTS:
-        sh("ip", "netns", "add", name)
-    (a, _), (b, _) = HOSTS
-    sh("ip", "link", "add", "rfveth", "netns", a, "type", "veth", "peer", "name", "rfveth", "netns", b)
-    for host, (_, address) in enumerate(HOSTS):
-        sh(*inside(host, "ip", "addr", "add", f"{address}/24", "dev", "rfveth"))
-        sh(*inside(host, "ip", "link", "set", "rfveth", "up"))
-        sh(*inside(host, "ip", "link", "set", "lo", "up"))
-        # Half of the round trip each way; as many packets may be on their way as the link holds.
-        qdisc = inside(host, "tc", "qdisc", "add", "dev", "rfveth", "root")
+def shaped(gbit, rtt_ms):
+    """Half of the round trip each way; as many packets may be on their way as the link holds."""
+    def shape(host, qdisc):
         netem = ["netem", "delay", f"{rtt_ms / 2}ms", "rate", f"{gbit}gbit", "limit", "20000"]
         if sh(*qdisc, *netem, check=False).returncode:
             if host == 0:
                 print("no netem in this kernel: the link has its rate, by tbf, and no delay")
-            sh(*qdisc, "tbf", "rate", f"{gbit}gbit", "burst", "2mb", "latency", "20ms")
-
-
-def remove_link():
-    for name, _ in HOSTS:
-        sh("ip", "netns", "del", name, check=False)
+            sh(*qdisc, *bucket(gbit))
+    return shape
 
 
 def serve(seconds):
@@ -183,7 +160,7 @@ def main():
         sys.exit("network namespaces need root")
     started = []
     try:
-        make_link(args.gbit, args.rtt_ms)
+        make_link(shaped(args.gbit, args.rtt_ms))
         measure(args, started)
     finally:
         for process in reversed(started):
