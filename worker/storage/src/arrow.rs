@@ -235,12 +235,7 @@ impl Table for ArrowFile {
             }
         }
         self.record += 1;
-        if self.record > self.limits.records_max {
-            return Err(StorageError::TooManyRecords {
-                path: self.path.clone(),
-                records_max: self.limits.records_max,
-            });
-        }
+        self.limits.check_records(&self.path, self.record)?;
         Ok(true)
     }
 

@@ -150,12 +150,7 @@ impl Table for CsvFile<'_> {
             return Ok(false);
         }
         self.number += 1;
-        if self.number > self.limits.records_max {
-            return Err(StorageError::TooManyRecords {
-                path: self.path().to_owned(),
-                records_max: self.limits.records_max,
-            });
-        }
+        self.limits.check_records(self.path(), self.number)?;
         if self.record.len() != self.columns {
             return Err(StorageError::RaggedRecord {
                 path: self.path().to_owned(),

@@ -76,12 +76,7 @@ impl<'p> IdxFile<'p> {
                 path: path.to_owned(),
             });
         }
-        if records > pass.limits.records_max {
-            return Err(StorageError::TooManyRecords {
-                path: path.to_owned(),
-                records_max: pass.limits.records_max,
-            });
-        }
+        pass.limits.check_records(path, records)?;
         let width = usize::try_from(width).unwrap_or(usize::MAX);
         check_width(path, width, &pass.limits)?;
         Ok(Self {

@@ -249,12 +249,7 @@ impl Table for JsonlFile<'_> {
             self.parse(false)?;
         }
         self.record += 1;
-        if self.record > self.limits.records_max {
-            return Err(StorageError::TooManyRecords {
-                path: self.path.to_path_buf(),
-                records_max: self.limits.records_max,
-            });
-        }
+        self.limits.check_records(&self.path, self.record)?;
         Ok(true)
     }
 

@@ -1,8 +1,11 @@
 //! Caps on what is read, and the hook that watches a long read.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use ringfold_common::vocabulary::CHARACTERS_MAX;
+
+use crate::error::StorageError;
 
 /// Caps on a dataset. Each is far above what this version is tested at; tests lower them to see
 /// the full case.
@@ -40,6 +43,20 @@ impl Limits {
     pub const CLASSES_MAX: usize = 1 << 16;
     /// Bytes that are read at once.
     pub const BUFFER_BYTES: usize = 1 << 16;
+}
+
+impl Limits {
+    /// Checks the number of a file's records, or of those that were seen so far.
+    pub(crate) fn check_records(&self, path: &Path, records: u64) -> Result<(), StorageError> {
+        let records_max = self.records_max;
+        if records <= records_max {
+            return Ok(());
+        }
+        Err(StorageError::TooManyRecords {
+            path: path.to_owned(),
+            records_max,
+        })
+    }
 }
 
 impl Default for Limits {

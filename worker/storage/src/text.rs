@@ -116,13 +116,7 @@ fn check_length(
             context: shape.context as u64,
         });
     }
-    if records > limits.records_max {
-        return Err(StorageError::TooManyRecords {
-            path: path.to_owned(),
-            records_max: limits.records_max,
-        });
-    }
-    Ok(())
+    limits.check_records(path, records)
 }
 
 /// Tokens that were counted, and kept or not.
