@@ -189,19 +189,16 @@ fn a_key_for_each_rank_or_none() {
     assert_eq!(error.to_string(), "got 1 keys for a world of 2 ranks");
 }
 
-/// Passes bytes on, and changes one of those from the caller after `at` bytes.
-fn change_one(from: TcpStream, to: TcpStream, at: Option<usize>) {
+/// Passes bytes on; `on` sees them first, and may change them.
+fn pass_on(from: TcpStream, to: TcpStream, mut on: impl FnMut(&mut [u8])) {
     let (mut from, mut to) = (from, to);
-    let (mut passed, mut buffer) = (0, [0; 4096]);
+    let mut buffer = [0; 4096];
     loop {
         let read = match from.read(&mut buffer) {
             Ok(read) if read > 0 => read,
             _ => break,
         };
-        if let Some(at) = at.filter(|at| (passed..passed + read).contains(at)) {
-            buffer[at - passed] ^= 1;
-        }
-        passed += read;
+        on(&mut buffer[..read]);
         if to.write_all(&buffer[..read]).is_err() {
             break;
         }
@@ -209,11 +206,13 @@ fn change_one(from: TcpStream, to: TcpStream, at: Option<usize>) {
     let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
-#[test]
-fn a_byte_that_was_changed_on_the_way_is_found() {
-    let listeners = listeners(2);
+/// Two ranks join, rank 0 by a relay that shows `on` what it sends; then each does `then`.
+fn by_relay<T: Send>(
+    listeners: Vec<Listener>,
+    on: impl FnMut(&mut [u8]) + Send,
+    then: impl Fn(Ring) -> T + Sync,
+) -> Vec<T> {
     let mut peers: Vec<SocketAddr> = listeners.iter().map(Listener::addr).collect();
-    // Rank 0 reaches rank 1 by a relay, which changes a byte of the first message.
     let relay = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = std::mem::replace(&mut peers[1], relay.local_addr().unwrap());
     let options = RingOptions {
@@ -225,79 +224,56 @@ fn a_byte_that_was_changed_on_the_way_is_found() {
             let (caller, _) = relay.accept().unwrap();
             let callee = TcpStream::connect(target).unwrap();
             let back = (callee.try_clone().unwrap(), caller.try_clone().unwrap());
-            scope.spawn(move || change_one(back.0, back.1, None));
-            change_one(caller, callee, Some(100_000));
+            scope.spawn(move || pass_on(back.0, back.1, |_| {}));
+            pass_on(caller, callee, on);
         });
-        let errors = on_threads((0..2).zip(listeners).collect(), |(rank, listener)| {
+        on_threads((0..2).zip(listeners).collect(), |(rank, listener)| {
             let abort = AbortSignal::new().unwrap();
-            let mut ring = listener
-                .connect_ring(identity(rank, 2), &peers, options, abort)
-                .unwrap();
-            ring.keep_operands(true);
-            let mut values = vec![1.0_f32; 1 << 20];
-            let error = ring.all_reduce_sum_f32(&mut values).unwrap_err();
-            assert!(values.iter().all(|&value| value == 1.0));
-            error
-        });
-        let source = std::error::Error::source(&errors[1]).map(ToString::to_string);
-        let words = format!("{} {source:?}", errors[1]);
-        assert!(
-            words.contains("rank 0 at") && words.contains("decrypt"),
-            "{words}"
-        );
-    });
+            let ring = listener.connect_ring(identity(rank, 2), &peers, options, abort);
+            then(ring.unwrap())
+        })
+    })
 }
 
-/// Passes bytes on, and keeps them.
-fn keep(from: TcpStream, to: TcpStream) -> Vec<u8> {
-    let (mut from, mut to) = (from, to);
-    let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
-    loop {
-        let read = match from.read(&mut buffer) {
-            Ok(read) if read > 0 => read,
-            _ => break,
-        };
-        kept.extend_from_slice(&buffer[..read]);
-        if to.write_all(&buffer[..read]).is_err() {
-            break;
+#[test]
+fn a_byte_that_was_changed_on_the_way_is_found() {
+    // Of the first message.
+    let (at, mut passed) = (100_000, 0);
+    let change_one = |bytes: &mut [u8]| {
+        if (passed..passed + bytes.len()).contains(&at) {
+            bytes[at - passed] ^= 1;
         }
-    }
-    let _ = to.shutdown(std::net::Shutdown::Both);
-    kept
+        passed += bytes.len();
+    };
+    let errors = by_relay(listeners(2), change_one, |mut ring| {
+        ring.keep_operands(true);
+        let mut values = vec![1.0_f32; 1 << 20];
+        let error = ring.all_reduce_sum_f32(&mut values).unwrap_err();
+        assert!(values.iter().all(|&value| value == 1.0));
+        error
+    });
+    let source = std::error::Error::source(&errors[1]).map(ToString::to_string);
+    let words = format!("{} {source:?}", errors[1]);
+    assert!(
+        words.contains("rank 0 at") && words.contains("decrypt"),
+        "{words}"
+    );
 }
 
 /// What goes from rank 0 to rank 1 while both sum a vector.
 fn overheard(listeners: Vec<Listener>, values: &[f32]) -> Vec<u8> {
-    let mut peers: Vec<SocketAddr> = listeners.iter().map(Listener::addr).collect();
-    let relay = TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = std::mem::replace(&mut peers[1], relay.local_addr().unwrap());
-    let options = RingOptions {
-        direct: false,
-        ..RingOptions::default()
-    };
-    thread::scope(|scope| {
-        let heard = scope.spawn(|| {
-            let (caller, _) = relay.accept().unwrap();
-            let callee = TcpStream::connect(target).unwrap();
-            let back = (callee.try_clone().unwrap(), caller.try_clone().unwrap());
-            scope.spawn(move || keep(back.0, back.1));
-            keep(caller, callee)
-        });
-        on_threads((0..2).zip(listeners).collect(), |(rank, listener)| {
-            let abort = AbortSignal::new().unwrap();
-            let mut ring = listener
-                .connect_ring(identity(rank, 2), &peers, options, abort)
-                .unwrap();
-            let mut sums = values.to_vec();
-            ring.all_reduce(&mut sums, Reduce::Sum).unwrap();
-            assert!(
-                sums.iter()
-                    .zip(values)
-                    .all(|(sum, value)| *sum == 2.0 * value)
-            );
-        });
-        heard.join().unwrap()
-    })
+    let mut heard = Vec::new();
+    let keep = |bytes: &mut [u8]| heard.extend_from_slice(bytes);
+    by_relay(listeners, keep, |mut ring| {
+        let mut sums = values.to_vec();
+        ring.all_reduce(&mut sums, Reduce::Sum).unwrap();
+        assert!(
+            sums.iter()
+                .zip(values)
+                .all(|(sum, value)| *sum == 2.0 * value)
+        );
+    });
+    heard
 }
 
 #[test]
