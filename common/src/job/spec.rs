@@ -603,6 +603,12 @@ impl ClusterSpec {
     /// `cluster.restarts_max` of a job file that doesn't say.
     pub const RESTARTS_MAX: u32 = 16;
 
+    /// True if the job may go on after a fault.
+    #[must_use]
+    pub fn survives_faults(&self) -> bool {
+        self.restarts_max > 0
+    }
+
     /// `cluster.min_workers` of a job file that doesn't say.
     #[must_use]
     pub fn min_workers_default() -> u32 {

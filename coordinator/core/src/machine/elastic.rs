@@ -18,22 +18,17 @@ impl Core {
     /// Queues a job again whose ranks have been told to stop. False if it may not go on: what
     /// happened would happen again, or its faults are used up.
     pub(super) fn recover(&mut self, id: JobId, failure: &Failure, turn: &mut Turn) -> bool {
-        let until = turn.now.monotonic.saturating_add(self.config.stop_wait);
         let Some(job) = self.jobs.get_mut(&id) else {
             return false;
         };
-        let budget = job.record.spec.cluster.restarts_max;
+        let cluster = &job.record.spec.cluster;
+        let (survives, budget) = (cluster.survives_faults(), cluster.restarts_max);
         // A worker that leaves in order is no fault.
         let is_fault = failure.cause != Cause::WorkerStopped;
         let used = (job.record.restarts_used).saturating_add(u32::from(is_fault));
-        if !failure.cause.is_survivable() || budget == 0 || used > budget {
+        if !failure.cause.is_survivable() || !survives || used > budget {
             return false;
         }
-        let Some(run) = job.run.take() else {
-            return false;
-        };
-        job.last_seats = run.seats.iter().map(|seat| seat.slot).collect();
-        job.wait = Some(Wait::ItsRanks(until));
         job.record.restarts_used = used;
         if let (true, Some(node)) = (is_fault, &failure.node) {
             self.hold_off(id, node, turn.now);
@@ -45,21 +40,26 @@ impl Core {
             used,
             budget,
         };
-        self.queue_again(id, cause, reason, turn);
+        self.queue_again(id, &[], (cause, reason), turn);
         true
     }
 
-    /// Queues a job again whose run has been taken and whose ranks were told to stop.
+    /// Queues a job again whose ranks were told to stop: it goes on with them, and with these joiners.
     pub(super) fn queue_again(
         &mut self,
         id: JobId,
-        cause: String,
-        reason: Reason,
+        joiners: &[SlotId],
+        (cause, reason): (String, Reason),
         turn: &mut Turn,
     ) {
+        let until = turn.now.monotonic.saturating_add(self.config.stop_wait);
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
+        let seats = job.run.take().into_iter().flat_map(|run| run.seats);
+        let seats = seats.map(|seat| seat.slot);
+        job.last_seats = seats.chain(joiners.iter().copied()).collect();
+        job.wait = Some(Wait::ItsRanks(until));
         let record = &mut job.record;
         record.started = None;
         record.ranks.clear();
@@ -81,7 +81,7 @@ impl Core {
     /// ranks, free or not, are not for others.
     pub(super) fn may_recover(&self) -> bool {
         let jobs = self.active.iter().filter_map(|id| self.jobs.get(id));
-        let mut elastic = jobs.filter(|job| job.record.spec.cluster.restarts_max > 0);
+        let mut elastic = jobs.filter(|job| job.record.spec.cluster.survives_faults());
         elastic.any(|job| job.run.as_ref().is_some_and(|run| run.blame.is_some()))
     }
 

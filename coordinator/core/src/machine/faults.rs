@@ -99,7 +99,7 @@ impl Core {
         if job.record.membership_epoch != fence.membership_epoch {
             return;
         }
-        let elastic = job.record.spec.cluster.restarts_max > 0;
+        let elastic = job.record.spec.cluster.survives_faults();
         let Some(run) = job.run.as_mut() else {
             return;
         };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ringfold_common::ids::{JobId, NodeName, SlotId};
 use ringfold_common::job::{JobState, Reason};
 
-use super::state::{HoldOff, Job, Joining, Stage, Wait};
+use super::state::{HoldOff, Job, Joining, Stage};
 use super::{Core, Turn};
 use crate::config::CoreConfig;
 use crate::effect::{Command, Effect, Preparation};
@@ -82,7 +82,7 @@ impl Core {
                 // The job is queued now.
                 return;
             }
-            let asked = self.candidates(job, lacking - joining.len().min(lacking), turn.now);
+            let asked = self.candidates(job, lacking.saturating_sub(joining.len()), turn.now);
             if asked.is_empty() {
                 continue;
             }
@@ -112,7 +112,6 @@ impl Core {
 
     /// Stops a job's ranks; it goes on with them and with those that are ready to join.
     fn begin_growth(&mut self, id: JobId, turn: &mut Turn) {
-        let until = turn.now.monotonic.saturating_add(self.config.stop_wait);
         let joiners: Vec<_> = self
             .slots
             .iter()
@@ -127,14 +126,7 @@ impl Core {
         let reason = Reason::Growing { from, to };
         let words = reason.to_string();
         self.stop_ranks(id, &words, turn);
-        if let Some(job) = self.jobs.get_mut(&id)
-            && let Some(run) = job.run.take()
-        {
-            let seats = run.seats.iter().map(|seat| seat.slot);
-            job.last_seats = seats.chain(joiners).collect();
-            job.wait = Some(Wait::ItsRanks(until));
-        }
-        self.queue_again(id, words, reason, turn);
+        self.queue_again(id, &joiners, (words, reason), turn);
     }
 }
 
@@ -156,7 +148,7 @@ fn lacking(job: &Job) -> usize {
     let cluster = &job.record.spec.cluster;
     let Some(run) = &job.run else { return 0 };
     let grows = job.record.state == JobState::Running
-        && cluster.restarts_max > 0
+        && cluster.survives_faults()
         && run.blame.is_none()
         && run.all_at(Stage::Training);
     let missing = cluster.workers.saturating_sub(run.world());

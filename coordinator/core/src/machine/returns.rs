@@ -17,7 +17,7 @@ use crate::record::JobRecord;
 
 /// True if the ranks of a job that a former coordinator ran may still be going on.
 pub(super) fn may_go_on(record: &JobRecord) -> bool {
-    let survives = record.spec.cluster.restarts_max > 0;
+    let survives = record.spec.cluster.survives_faults();
     record.state == JobState::Running && survives && !record.ranks.is_empty()
 }
 
@@ -33,7 +33,7 @@ impl Core {
         };
         let seat = job.run.as_ref().and_then(|run| run.seat(fence.rank));
         let trains = seat.is_some_and(|seat| seat.stage == Stage::Training);
-        !stopping && trains && job.record.spec.cluster.restarts_max > 0
+        !stopping && trains && job.record.spec.cluster.survives_faults()
     }
 
     /// Begins with a job's ranks as a former coordinator knew them, all of them away.
